@@ -1,0 +1,68 @@
+# porin. `make` lists the targets; README.md begins with the two that matter, `demo` and `test`.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+CELLS := deadband threshold
+WASM := wasm32-unknown-unknown
+# Under PORIN_REQUIRE=all, which .ci/run sets, a test that would skip itself fails.
+SKIPPED := $(TARGET_DIR)/skipped-tests.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all test-arm check audit cells wit bench size fmt clean broker list-skipped
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: ## The main job on recorded data, with a broker of its own, in a minute after the build
+	@sh cross/with.sh $(WASM) $(CARGO) run -q --locked --release -p porin -- cell build $(CELLS:%=cells/%)
+	@$(CARGO) build -q --locked --release -p porind
+	@$(TARGET_DIR)/release/porin demo --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells
+
+test: cells broker ## All tests but the slow ones; installs what they need
+	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)
+	$(CARGO) build --locked -p porind -p porin
+	$(CARGO) test --locked --workspace
+	@$(MAKE) -s list-skipped
+
+test-all: test test-arm ## All tests
+
+test-arm: cells ## The tests of porin-core and porin-cell for aarch64 and armv7, under emulation
+	@sh cross/apt.sh qemu-user-static gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+	@for target in aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf; do \
+		sh cross/with.sh $$target sh -c '$(CARGO) test --locked -p porin-core -p porin-cell --lib --tests --target $$PORIN_TARGET' || exit 1; \
+	done
+
+check: ## Format, lints, dependencies, derived files, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; \
+	else echo "skipped: cargo-deny is not installed (cargo install cargo-deny)"; fi
+	$(CARGO) run -q --locked -p porin -- wit --check
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps -q
+
+audit: ## Known vulnerabilities in dependencies (needs cargo-deny and its database)
+	$(CARGO) deny --locked check advisories
+
+cells: ## Build the stock cells into target/cells
+	@sh cross/with.sh $(WASM) $(CARGO) run -q --locked -p porin -- cell build $(CELLS:%=cells/%)
+
+wit: ## Make again what is derived from wit/
+	$(CARGO) run -q --locked -p porin -- wit
+
+bench: cells ## Time per packet, as ratios to native code
+	$(CARGO) bench --locked -p porind
+
+size: cells ## Size of porind, its dependencies, its memory
+	@sh tests/size.sh
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+clean: ## Remove what was built
+	$(CARGO) clean
+
+broker:
+	@sh cross/apt.sh mosquitto mosquitto-clients
+
+list-skipped:
+	@if [ -s $(SKIPPED) ]; then echo "skipped tests:"; sort -u $(SKIPPED) | sed 's/^/  /'; else echo "no test was skipped"; fi

@@ -1,0 +1,79 @@
+//! Capabilities: what a cell may import. The list is complete; there is no other way out of a cell.
+//!
+//! To import is to ask. A slot's grants answer, and a cell that asks for more is refused before it runs.
+
+mod clock;
+mod log;
+
+pub use log::{Level, LogLine};
+
+use porin_core::{fault::Fault, limits::CellLimits, time::Unix};
+use wasmi::{Memory, ResourceLimiter, Store};
+use wasmi_core::LimiterError;
+
+/// One interface that a cell may import.
+pub(crate) struct Capability {
+    /// The name in a slot's `grants`.
+    pub(crate) grant: &'static str,
+    /// The import's name in the component.
+    pub(crate) interface: &'static str,
+    /// Makes the host's side of each function.
+    pub(crate) functions: &'static [(&'static str, MakeFunc)],
+}
+
+/// Makes a host function over the memory that the import was lowered with.
+pub(crate) type MakeFunc = fn(&mut Store<Host>, Option<Memory>) -> wasmi::Func;
+
+/// Every capability there is.
+pub(crate) const ALL: [Capability; 2] = [log::CAPABILITY, clock::CAPABILITY];
+
+/// What the host side of one cell holds: its limits, and what its imports read and write.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) limits: CellLimits,
+    /// Fuel that the running call was given.
+    pub(crate) budget: u64,
+    /// Whether memory or a table was refused since the call began: explains the trap that follows.
+    pub(crate) growth_refused: bool,
+    /// What `clock` answers.
+    pub(crate) now: Unix,
+    /// What the cell logged since the lines were last taken.
+    pub(crate) log: Vec<LogLine>,
+    /// Lines beyond the limit, counted only.
+    pub(crate) log_lines_dropped: u64,
+}
+
+impl ResourceLimiter for Host {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> Result<bool, LimiterError> {
+        let allowed = desired <= self.limits.memory_bytes;
+        self.growth_refused |= !allowed;
+        Ok(allowed)
+    }
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> Result<bool, LimiterError> {
+        let allowed = desired <= self.limits.table_elements;
+        self.growth_refused |= !allowed;
+        Ok(allowed)
+    }
+    // A component needs three instances (cell, shim, fixup) and a table for the shim; twice that is plenty.
+    fn instances(&self) -> usize {
+        8
+    }
+    fn tables(&self) -> usize {
+        4
+    }
+    fn memories(&self) -> usize {
+        1
+    }
+}
+
+/// A fault found inside a host function, on its way through the interpreter.
+#[derive(Debug)]
+pub(crate) struct HostFault(pub(crate) Fault);
+
+impl std::fmt::Display for HostFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl wasmi::errors::HostError for HostFault {}

@@ -1,0 +1,113 @@
+//! Whether a component is of the world `filter`: every import and export compared with a reference component.
+//!
+//! The reference is made from `wit/` by `porin wit` and embedded. Subtyping is wasmparser's, on the validated types,
+//! so that a record with one field more, or the fields swapped, is another type.
+
+#![allow(clippy::wildcard_enum_match_arm)] // the enums here are wasmparser's: most of what they list is refused or of no concern
+
+use wasmparser::{ComponentImport, Parser, Payload, Validator, component_types::ComponentEntityType, types::Types};
+
+use crate::{caps, engine, error::LoadError};
+
+/// The world's name, for messages.
+pub(crate) const FILTER: &str = "filter";
+
+/// Only types come from here; it is no capability.
+const TYPES: &str = "porin:cell/types@0.1.0";
+
+/// The exports of the world `filter`, in the order of `wit/filter.wit`.
+pub(crate) const EXPORTS: [&str; 7] = ["init", "streams-added", "process", "tick", "flush", "save", "restore"];
+
+const REFERENCE: &[u8] = include_bytes!("../../../wit/filter.ref.wasm");
+
+/// Validates the component and compares it with the world. Gives back the capabilities that it imports.
+pub(crate) fn check(bytes: &[u8]) -> Result<Vec<&'static caps::Capability>, LoadError> {
+    let ours = validate(REFERENCE).expect("the reference is made by our own tools, and every test loads it");
+    let theirs = validate(bytes)?;
+    let mut capabilities = Vec::new();
+    for import in imports(bytes)? {
+        let name = import.name.0;
+        let offered = ours.as_ref().component_entity_type_of_import(name);
+        let asked = theirs.as_ref().component_entity_type_of_import(name);
+        let (Some(offered), Some(asked)) = (offered, asked) else {
+            return Err(LoadError::UnknownImport(name.to_owned()));
+        };
+        if !is_subtype(&offered, &ours, &asked, &theirs) {
+            return Err(LoadError::ImportType(name.to_owned(), FILTER));
+        }
+        match caps::ALL.iter().find(|capability| capability.interface == name) {
+            Some(capability) => capabilities.push(capability),
+            None if name == TYPES || matches!(asked, ComponentEntityType::Type { .. }) => {}
+            None => return Err(LoadError::UnknownImport(name.to_owned())),
+        }
+    }
+    for name in EXPORTS {
+        let wanted = ours.as_ref().component_entity_type_of_export(name);
+        let wanted = wanted.expect("the reference has every export of its world");
+        let Some(given) = theirs.as_ref().component_entity_type_of_export(name) else {
+            return Err(LoadError::MissingExport(name, FILTER));
+        };
+        if !is_subtype(&given, &theirs, &wanted, &ours) {
+            return Err(LoadError::ExportType(name, FILTER));
+        }
+    }
+    Ok(capabilities)
+}
+
+/// Whether `a` can stand wherever `b` is asked for.
+fn is_subtype(a: &ComponentEntityType, a_types: &Types, b: &ComponentEntityType, b_types: &Types) -> bool {
+    ComponentEntityType::is_subtype_of(a, a_types.as_ref(), b, b_types.as_ref())
+}
+
+fn validate(bytes: &[u8]) -> Result<Types, LoadError> {
+    Validator::new_with_features(engine::features())
+        .validate_all(bytes)
+        .map_err(|error| LoadError::Invalid { message: error.message().to_owned(), offset: error.offset() })
+}
+
+/// The component's own imports, not those of what is nested in it.
+fn imports(bytes: &[u8]) -> Result<Vec<ComponentImport<'_>>, LoadError> {
+    let mut found = Vec::new();
+    top_level(bytes, |payload| {
+        if let Payload::ComponentImportSection(section) = payload {
+            for import in section {
+                found.push(import.map_err(malformed)?);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Calls `each` for the sections of the component itself. Nested modules come as one payload, unparsed.
+pub(crate) fn top_level<'a>(
+    bytes: &'a [u8],
+    mut each: impl FnMut(Payload<'a>) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
+    let mut parser = Parser::new(0);
+    let mut at = 0;
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let (payload, consumed) = match parser.parse(rest, true).map_err(malformed)? {
+            wasmparser::Chunk::Parsed { payload, consumed } => (payload, consumed),
+            wasmparser::Chunk::NeedMoreData(_) => {
+                return Err(LoadError::Malformed { message: "it ends too early".into(), offset: at });
+            }
+        };
+        at += consumed;
+        match &payload {
+            Payload::End(_) => return Ok(()),
+            // The parser reports a nested module or component and expects us to step over it.
+            Payload::ModuleSection { unchecked_range: range, .. }
+            | Payload::ComponentSection { unchecked_range: range, .. } => {
+                at = range.end;
+            }
+            _ => {}
+        }
+        each(payload)?;
+    }
+}
+
+pub(crate) fn malformed(error: wasmparser::BinaryReaderError) -> LoadError {
+    LoadError::Malformed { message: error.message().to_owned(), offset: error.offset() }
+}

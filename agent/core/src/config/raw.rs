@@ -1,0 +1,113 @@
+//! The configuration as written: what TOML and serde can check. `config.rs` checks the rest, once.
+//!
+//! No `flatten`, no `untagged`, no `tag`: they lose the position of what is wrong. Names that may dangle are `Spanned`.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) gateway: Gateway,
+    pub(super) uplink: Uplink,
+    #[serde(default)]
+    pub(super) outbox: Outbox,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) sources: BTreeMap<Spanned<String>, Source>,
+    #[serde(default)]
+    pub(super) streams: BTreeMap<Spanned<String>, Stream>,
+    #[serde(default)]
+    pub(super) slots: BTreeMap<Spanned<String>, Slot>,
+    #[serde(default)]
+    pub(super) routes: BTreeMap<Spanned<String>, Route>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gateway {
+    pub(super) id: Spanned<String>,
+    pub(super) socket: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Uplink {
+    pub(super) broker: Spanned<String>,
+    pub(super) client_id: Option<Spanned<String>>,
+    pub(super) topic: Option<Spanned<String>>,
+    pub(super) keep_alive: Option<Spanned<String>>,
+    pub(super) in_flight: Option<Spanned<u16>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outbox {
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) max_packets: Option<Spanned<u64>>,
+    pub(super) commit_every: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) max_streams: Option<Spanned<u32>>,
+}
+
+/// The kind is a table's name, `[sources.NAME.replay]`: a `type` key would lose the positions within.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Source {
+    Replay(Replay),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Replay {
+    pub(super) file: Spanned<String>,
+    pub(super) streams: Spanned<String>,
+    pub(super) speed: Option<Spanned<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stream {
+    pub(super) unit: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) params: BTreeMap<Spanned<String>, Spanned<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Slot {
+    pub(super) cell: Spanned<String>,
+    #[serde(default)]
+    pub(super) grants: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) params: BTreeMap<Spanned<String>, Spanned<Value>>,
+    #[serde(default)]
+    pub(super) outputs: Vec<Spanned<String>>,
+    pub(super) fault: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    pub(super) streams: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) slots: Vec<Spanned<String>>,
+    pub(super) topic: Option<Spanned<String>>,
+    pub(super) publish: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) batch: Batch,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Batch {
+    pub(super) packets: Option<Spanned<usize>>,
+    pub(super) wait: Option<Spanned<String>>,
+}

@@ -1,0 +1,108 @@
+//! Each way to be wrong, with the line and the words that the owner reads.
+
+use super::*;
+
+const GOOD: &str = r#"
+[gateway]
+id = "kitchen"
+
+[uplink]
+broker = "mqtt://localhost:1884"
+
+[sources.buoy.replay]
+file = "buoy.csv.gz"
+streams = "buoy/{channel}"
+speed = "max"
+
+[streams."buoy/sea_temperature_C"]
+unit = "Cel"
+params = { span = 20.0 }
+
+[slots.quiet]
+cell = "deadband.wasm"
+params = { percent = 1, max_silence_s = 3600.0 }
+grants = ["log"]
+
+[routes.sea]
+streams = ["buoy/#"]
+slots = ["quiet"]
+publish = "after-commit"
+batch = { packets = 60, wait = "1s" }
+"#;
+
+#[test]
+fn a_configuration_becomes_types() {
+    let config = Config::parse(GOOD).expect("it is good");
+    assert_eq!((config.gateway.uplink.host.as_str(), config.gateway.uplink.port), ("localhost", 1884));
+    assert_eq!(config.gateway.uplink.client_id, "porin-kitchen");
+    let route = &config.cells.routes[0];
+    assert_eq!(route.slots[0].params[1], Param { name: "percent".into(), value: Value::Integer(1) });
+    assert_eq!((route.batch_packets, route.batch_wait_us, route.publish), (60, 1_000_000, Publish::AfterCommit));
+    assert_eq!(route.topic.fill("kitchen", "sea", "x"), "porin/v1/gw/kitchen/data/sea");
+    assert_eq!(config.gateway.streams["buoy/sea_temperature_C"].unit, "Cel");
+}
+
+/// Replaces a piece of the good configuration and expects the error that names the line and the words.
+fn check(good: &str, bad: &str, expected: &str) {
+    assert!(GOOD.contains(good), "{good}");
+    let text = GOOD.replacen(good, bad, 1);
+    let error = Config::parse(&text).expect_err(expected).to_string();
+    assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_line() {
+    check("percent = 1,", "percent = [1],", "line 19: parameter `percent`: array cannot be given to a cell");
+    check("id = \"kitchen\"", "id = \"Kitchen\"", "line 3: gateway id `Kitchen`");
+    check("id = \"kitchen\"", "id = \"kitchen\"\nname = 1", "line 4: unknown field `name`");
+    check("broker =", "brokr =", "line 6: unknown field `brokr`");
+    check("broker =", "brokr =", "did you mean `broker`?");
+    check("mqtt://localhost:1884", "http://localhost", "line 6: broker `http://localhost`");
+    check("mqtt://localhost:1884", "mqtt://localhost:99999", "`99999` is no port");
+    check("[sources.buoy.replay]", "[sources.buoy.reply]", "did you mean `replay`?");
+    check("file = ", "fle = ", "line 9: unknown field `fle`");
+    check(
+        "\"buoy/{channel}\"",
+        "\"buoy/{chanel}\"",
+        "line 10: streams `buoy/{chanel}` of source `buoy`: it has the character '{'",
+    );
+    check("speed = \"max\"", "speed = -1", "line 11: speed -1");
+    check(
+        "unit = \"Cel\"",
+        "unit = \"Cell\"",
+        "line 14: unit `Cell` is no SenML unit (RFC 8428 and RFC 8798); did you mean `Cel`?",
+    );
+    check("slots = [\"quiet\"]", "slots = [\"quite\"]", "line 24: there is no slot `quite`; did you mean `quiet`?");
+    check("slots = [\"quiet\"]", "slots = [\"quiet\", \"quiet\"]", "slot `quiet` is used twice");
+    check("slots = [\"quiet\"]", "slots = []", "line 17: slot `quiet` is in no route");
+    check("grants = [\"log\"]", "grants = [\"lok\"]", "line 20: grant `lok`: known is log, clock; did you mean `log`?");
+    check("grants = [\"log\"]", "fault = \"pass\"", "line 20: fault `pass`: known is drop");
+    check("grants = [\"log\"]", "outputs = [\"alarm\"]", "line 20: output `alarm`: it must contain {stream}");
+    check("\"after-commit\"", "\"after-comit\"", "did you mean `after-commit`?");
+    check("wait = \"1s\"", "wait = \"1 sec\"", "line 26: `1 sec`: unknown unit of time `sec`");
+    check("packets = 60", "packets = 0", "line 26: 0: 1 to 1000");
+    check("[routes.sea]", "[slots.quiet]\ncell = \"x\"\n[routes.sea]", "duplicate key");
+    check(
+        "streams = [\"buoy/#\"]",
+        "streams = [\"buoy/#/x\"]",
+        "line 23: streams `buoy/#/x`: `#` stands only at the end",
+    );
+    check("streams = [\"buoy/#\"]", "streams = []", "route `sea` names no streams");
+    check(
+        "publish = ",
+        "topic = \"a/b/c/d/e/{stream}\"\npublish = ",
+        "line 25: topic `a/b/c/d/e/{stream}`: with the deepest stream name",
+    );
+    check("publish = ", "topic = \"a/{strem}\"\npublish = ", "the placeholders are {gw}, {route} and {stream}");
+    check("publish = ", "topic = \"a/#\"\npublish = ", "no wildcards");
+}
+
+#[test]
+fn no_text_makes_the_parser_panic() {
+    for cut in 0..GOOD.len() {
+        let _ = Config::parse(&GOOD[..cut]);
+    }
+    for bad in ["[", "a = ", "\u{0}", "gateway = 1", "[gateway]\nid = 99999999999999999999"] {
+        assert!(Config::parse(bad).is_err(), "{bad:?}");
+    }
+}

@@ -1,0 +1,20 @@
+//! What porin decides: packets, routes, configuration, the outbox's rules.
+//!
+//! Nothing here does I/O, reads a clock or waits: the moment is an argument and what is to be done is a result.
+//! `no_std` makes the compiler enforce that. `porind` is the thin shell that does it.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod config;
+pub mod fault;
+pub mod ids;
+pub mod limits;
+pub mod outbox;
+pub mod packet;
+pub mod payload;
+pub mod record;
+pub mod setup;
+pub mod status;
+pub mod stream;
+pub mod time;

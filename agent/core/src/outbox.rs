@@ -1,0 +1,684 @@
+//! The outbox: packets kept until the broker has them.
+//!
+//! This module decides; `porind::store` reads and writes. Appends are ordered by seq. A record leaves by
+//! acknowledgement, by eviction or by a refusal of the broker, each counted, never otherwise.
+//!
+//! A queue is three stretches of seqs, oldest first:
+//!
+//! ```text
+//!   acked_to          disk.start        disk.end             next
+//!      │ head: in memory, │ on disk only   │ fresh: in memory,  │
+//!      │ kept on disk too │ (a backlog)    │ not yet committed  │
+//! ```
+//!
+//! As long as the broker keeps up the middle stretch is empty and nothing is ever read back. A record acknowledged
+//! before its commit never touches the disk. When the broker is away, `head` and `fresh` stay small and the middle
+//! grows: memory is flat.
+
+use alloc::{
+    collections::{BTreeSet, VecDeque},
+    vec::Vec,
+};
+
+use crate::{
+    ids::{RouteId, Seq, StreamId},
+    record::Record,
+    time::Monotonic,
+};
+
+/// Records that `head` holds: enough for a full window of full batches, 0.5 MB at the most.
+pub const HEAD_RECORDS: usize = 8_192;
+
+/// How many waiting records are looked through for the next publish, so that routes that alternate fill their batches.
+const LOOK_AHEAD: usize = 1_024;
+
+/// Records that may wait for their commit. At twice a source's window the loop stops taking batches.
+pub const FRESH_RECORDS: usize = 65_536;
+
+/// When consecutive records of a route become a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchRule {
+    /// At most this many packets in a publish.
+    pub packets: usize,
+    /// An incomplete publish waits this long for more packets. 0: it leaves at once.
+    pub wait_us: u64,
+    /// Whether a packet may leave before its commit.
+    pub publish: Publish,
+    /// Whether each stream has publishes of its own, because the topic names it.
+    pub by_stream: bool,
+}
+
+/// Whether a packet may leave before what was decided about it is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Publish {
+    /// It may leave at once. After a power cut up to `commit_every` of input is decided again, under a new epoch.
+    #[default]
+    AtOnce,
+    /// It leaves after its commit: what the cloud has seen is never decided again.
+    AfterCommit,
+}
+
+/// A publish under way, by the order of sending. Unique within a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Records of one topic, in order, to be sent as one publish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parcel {
+    /// Comes back with the acknowledgement.
+    pub ticket: Ticket,
+    /// Of all its records.
+    pub route: RouteId,
+    /// In order.
+    pub records: Vec<(Seq, Record)>,
+}
+
+/// What became of the records. `appended` = `acknowledged` + `waiting` + `evicted` + `refused`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Handed over by the pipeline, or found on disk at the start.
+    pub appended: u64,
+    /// The broker has them.
+    pub acknowledged: u64,
+    /// Given up for newer ones because the outbox was full.
+    pub evicted: u64,
+    /// The broker refused them for good.
+    pub refused: u64,
+    /// Sent again after a lost connection: duplicates that the consumer may see.
+    pub resent: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    InFlight(Ticket),
+    Left,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    seq: Seq,
+    record: Record,
+    state: State,
+    since: Monotonic,
+}
+
+/// A publish under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    ticket: Ticket,
+    first: Seq,
+    last: Seq,
+    /// Acknowledged, but an older one is not.
+    done: bool,
+}
+
+/// A stretch of seqs that is on disk and not in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct DiskOnly {
+    start: Seq,
+    end: Seq,
+}
+
+impl DiskOnly {
+    fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+}
+
+/// What a commit writes for a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueCommit {
+    /// New records. Those that have left already are not among them.
+    pub records: Vec<(Seq, Record)>,
+    /// Everything before this seq has left and is deleted.
+    pub acked_to: Seq,
+    /// The next seq to be given out.
+    pub next: Seq,
+}
+
+/// Ask the store for records, and give them to [`Queue::loaded`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The first seq.
+    pub from: Seq,
+    /// Before this one.
+    pub to: Seq,
+    /// At most this many.
+    pub count: usize,
+}
+
+/// One queue: first in, first out.
+#[derive(Debug)]
+pub struct Queue {
+    head: VecDeque<Entry>,
+    disk: DiskOnly,
+    fresh: VecDeque<Entry>,
+    /// To be given out next.
+    next: Seq,
+    /// `next` as of the last commit.
+    durable_next: Seq,
+    /// To be sent next. Before it everything is under way or has left.
+    unsent: Seq,
+    /// Publishes under way, oldest first.
+    flights: VecDeque<Flight>,
+    next_ticket: u64,
+    /// How many of `fresh`, from the front, a running commit holds.
+    committing: usize,
+    /// Records within `disk` that have left: acknowledged out of order before a lost connection. At most a window.
+    left_on_disk: BTreeSet<Seq>,
+    waiting: usize,
+    max_records: usize,
+    counts: Counts,
+}
+
+impl Queue {
+    /// A queue as it is on disk: `records` of them in `start..next`. Keeps at most `max_records`.
+    #[must_use]
+    pub fn new(start: Seq, next: Seq, records: usize, max_records: usize) -> Self {
+        Self {
+            head: VecDeque::new(),
+            disk: DiskOnly { start, end: next },
+            fresh: VecDeque::new(),
+            next,
+            durable_next: next,
+            unsent: start,
+            flights: VecDeque::new(),
+            next_ticket: 0,
+            committing: 0,
+            left_on_disk: BTreeSet::new(),
+            waiting: records,
+            max_records,
+            counts: Counts { appended: records as u64, ..Counts::default() },
+        }
+    }
+
+    /// Appends a record under the next seq.
+    pub fn append(&mut self, record: Record, now: Monotonic) {
+        let seq = self.next;
+        self.next = seq.next();
+        self.waiting += 1;
+        self.counts.appended += 1;
+        self.fresh.push_back(Entry { seq, record, state: State::Waiting, since: now });
+    }
+
+    /// Whether so much waits for its commit that no more should be decided before it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.fresh.len() >= FRESH_RECORDS
+    }
+
+    /// Records that have not left, those under way among them.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Publishes from the oldest without acknowledgement to the newest.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// What became of the records so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether there is anything that a commit would write.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.next != self.durable_next || self.head.front().is_some_and(|entry| entry.state == State::Left)
+    }
+
+    /// Records to be read from the store before more can be sent.
+    #[must_use]
+    pub fn wants(&self) -> Option<Load> {
+        let starved = self.head.len() < HEAD_RECORDS / 2;
+        let count = HEAD_RECORDS.saturating_sub(self.head.len());
+        (starved && !self.disk.is_empty()).then_some(Load { from: self.disk.start, to: self.disk.end, count })
+    }
+
+    /// Takes what the store had for [`Queue::wants`]. Fewer than asked for means that there are no more.
+    pub fn loaded(&mut self, asked: Load, records: Vec<(Seq, Record)>, now: Monotonic) {
+        let complete = records.len() < asked.count;
+        for (seq, record) in records {
+            self.disk.start = seq.next();
+            if !self.left_on_disk.remove(&seq) {
+                self.head.push_back(Entry { seq, record, state: State::Waiting, since: now });
+            }
+        }
+        if complete || self.disk.is_empty() {
+            self.disk.start = self.disk.end;
+            self.left_on_disk.clear();
+        }
+    }
+
+    /// The next publish, if one is due. `rule` tells each route's rule.
+    pub fn take(&mut self, now: Monotonic, rule: impl Fn(RouteId) -> BatchRule) -> Option<Parcel> {
+        let run = self.next_run(&rule)?;
+        if now < run.due {
+            return None;
+        }
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.unsent = run.first;
+        let backlog = !self.disk.is_empty();
+        let Self { head, fresh, unsent, .. } = self;
+        let sendable = from_mut(head, *unsent).chain(from_mut(fresh, *unsent).filter(|_| !backlog));
+        let same = |entry: &&mut Entry| entry.state == State::Waiting && Topic::of(&entry.record, &rule) == run.topic;
+        let mut records = Vec::with_capacity(run.count);
+        for entry in sendable.filter(same).take(run.count) {
+            entry.state = State::InFlight(ticket);
+            records.push((entry.seq, entry.record));
+        }
+        let (first, last) = (records.first()?.0, records.last()?.0);
+        self.flights.push_back(Flight { ticket, first, last, done: false });
+        Some(Parcel { ticket, route: run.topic.route, records })
+    }
+
+    /// When [`Queue::take`] gives something, if nothing else happens.
+    pub fn due(&self, rule: impl Fn(RouteId) -> BatchRule) -> Option<Monotonic> {
+        self.next_run(&rule).map(|run| run.due)
+    }
+
+    /// The next publish: the first topic with a full batch, else the one whose oldest record has waited longest.
+    fn next_run(&self, rule: &impl Fn(RouteId) -> BatchRule) -> Option<Run> {
+        // What is not durable may leave early, but not before an older backlog.
+        let fresh = self.fresh.range(from(&self.fresh, self.unsent)..).filter(|_| self.disk.is_empty());
+        let durable = self.head.range(from(&self.head, self.unsent)..).map(|entry| (entry, true));
+        let sendable = durable.chain(fresh.map(|entry| (entry, false)));
+        let waiting = sendable.filter(|(entry, _)| entry.state == State::Waiting);
+        let mut first = None;
+        let mut runs: Vec<Run> = Vec::new();
+        for (entry, durable) in waiting.take(LOOK_AHEAD) {
+            let first = *first.get_or_insert(entry.seq);
+            let BatchRule { packets, wait_us, publish, .. } = rule(entry.record.route);
+            if !durable && publish == Publish::AfterCommit {
+                continue;
+            }
+            let topic = Topic::of(&entry.record, rule);
+            let index = runs.iter().position(|run| run.topic == topic).unwrap_or_else(|| {
+                runs.push(Run { first, topic, count: 0, due: entry.since.after(wait_us) });
+                runs.len() - 1
+            });
+            runs[index].count += 1;
+            if runs[index].count == packets {
+                return Some(Run { due: entry.since, ..runs.swap_remove(index) });
+            }
+        }
+        runs.into_iter().min_by_key(|run| run.due)
+    }
+
+    /// The broker has the publish. Gives the number of records that left.
+    pub fn ack(&mut self, ticket: Ticket) -> u64 {
+        let left = self.leave(ticket);
+        self.counts.acknowledged += left;
+        left
+    }
+
+    /// The broker refused the publish for good. Gives the number of records that are lost.
+    pub fn refuse(&mut self, ticket: Ticket) -> u64 {
+        let left = self.leave(ticket);
+        self.counts.refused += left;
+        left
+    }
+
+    fn leave(&mut self, ticket: Ticket) -> u64 {
+        let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket && !flight.done) else {
+            return 0;
+        };
+        flight.done = true;
+        let flight = *flight;
+        let left = self.restate(flight, State::Left);
+        while self.flights.front().is_some_and(|flight| flight.done) {
+            self.flights.pop_front();
+        }
+        self.waiting = self.waiting.saturating_sub(left);
+        // What a running commit holds stays until it ends; what left from `head` is deleted by the next commit.
+        while self.committing == 0 && self.fresh.front().is_some_and(|entry| entry.state == State::Left) {
+            self.fresh.pop_front();
+        }
+        left as u64
+    }
+
+    /// The connection is gone: everything under way will be sent again.
+    pub fn rewind(&mut self) {
+        for flight in core::mem::take(&mut self.flights) {
+            self.unsent = self.unsent.min(flight.first);
+            if !flight.done {
+                self.counts.resent += self.restate(flight, State::Waiting) as u64;
+            }
+        }
+    }
+
+    /// Gives the flight's records another state, and their number.
+    fn restate(&mut self, Flight { ticket, first, last, .. }: Flight, state: State) -> usize {
+        let mut count = 0;
+        for entries in [&mut self.head, &mut self.fresh] {
+            for entry in from_mut(entries, first).take_while(|entry| entry.seq <= last) {
+                if entry.state == State::InFlight(ticket) {
+                    entry.state = state;
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+
+    /// What the next commit writes. Until [`Queue::committed`] no other may begin.
+    pub fn commit(&mut self) -> QueueCommit {
+        self.committing = self.fresh.len();
+        let kept = self.fresh.iter().filter(|entry| entry.state != State::Left);
+        let records = kept.map(|entry| (entry.seq, entry.record)).collect();
+        QueueCommit { records, acked_to: self.acked_to(), next: self.next }
+    }
+
+    /// The first seq that has not left.
+    fn acked_to(&self) -> Seq {
+        let oldest =
+            |entries: &VecDeque<Entry>| entries.iter().find(|entry| entry.state != State::Left).map(|entry| entry.seq);
+        let on_disk = (!self.disk.is_empty()).then_some(self.disk.start);
+        oldest(&self.head).or(on_disk).or_else(|| oldest(&self.fresh)).unwrap_or(self.next)
+    }
+
+    /// What [`Queue::commit`] gave is durable.
+    pub fn committed(&mut self, acked_to: Seq, next: Seq) {
+        self.durable_next = next;
+        while self.head.front().is_some_and(|entry| entry.state == State::Left && entry.seq < acked_to) {
+            self.head.pop_front();
+        }
+        // What is under way stays in memory for its acknowledgement to find, and so does all before it: `head` is
+        // older than what is on disk only.
+        let under_way = self.fresh.iter().rposition(|entry| matches!(entry.state, State::InFlight(_)));
+        let mut to_head = under_way.map_or(0, |index| index + 1);
+        for _ in 0..core::mem::take(&mut self.committing) {
+            let Some(entry) = self.fresh.pop_front() else { break };
+            let backlog = !self.disk.is_empty() || self.head.len() >= HEAD_RECORDS;
+            if to_head > 0 || !backlog {
+                to_head = to_head.saturating_sub(1);
+                self.head.push_back(entry);
+                continue;
+            }
+            if self.disk.is_empty() {
+                self.disk.start = entry.seq;
+            }
+            self.disk.end = entry.seq.next();
+            if entry.state == State::Left {
+                self.left_on_disk.insert(entry.seq);
+            }
+        }
+    }
+
+    /// Nothing was written; the records wait for the next attempt.
+    pub fn commit_failed(&mut self) {
+        self.committing = 0;
+    }
+
+    /// Whether there is more than the bound allows.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.waiting > self.max_records
+    }
+
+    /// Gives up the oldest records that are not under way until the queue is within its bound. Gives their number.
+    ///
+    /// A record that is on disk only has to be loaded first: call again after [`Queue::loaded`].
+    pub fn evict(&mut self) -> u64 {
+        let over = self.waiting.saturating_sub(self.max_records);
+        let mut evicted = 0;
+        for entry in self.head.iter_mut().filter(|entry| entry.state == State::Waiting).take(over) {
+            entry.state = State::Left;
+            evicted += 1;
+        }
+        self.waiting -= evicted;
+        self.counts.evicted += evicted as u64;
+        evicted as u64
+    }
+}
+
+/// What records of one publish have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Topic {
+    route: RouteId,
+    stream: Option<StreamId>,
+}
+
+impl Topic {
+    fn of(record: &Record, rule: &impl Fn(RouteId) -> BatchRule) -> Self {
+        let stream = rule(record.route).by_stream.then_some(record.reading.stream);
+        Self { route: record.route, stream }
+    }
+}
+
+/// What the next publish would be.
+struct Run {
+    /// The first seq that waits, of whatever topic.
+    first: Seq,
+    topic: Topic,
+    count: usize,
+    due: Monotonic,
+}
+
+/// The position of the first entry from `seq` on.
+fn from(entries: &VecDeque<Entry>, seq: Seq) -> usize {
+    entries.partition_point(|entry| entry.seq < seq)
+}
+
+fn from_mut(entries: &mut VecDeque<Entry>, seq: Seq) -> impl Iterator<Item = &mut Entry> {
+    let start = from(entries, seq);
+    entries.range_mut(start..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::Reading;
+
+    const NOW: Monotonic = Monotonic(0);
+    const AT_ONCE: BatchRule = BatchRule { packets: 4, wait_us: 0, publish: Publish::AtOnce, by_stream: false };
+
+    fn record(route: u32) -> Record {
+        Record { route: RouteId(route), reading: Reading::default() }
+    }
+
+    fn queue(records: usize) -> Queue {
+        let mut queue = Queue::new(Seq(0), Seq(0), 0, usize::MAX);
+        (0..records).for_each(|_| queue.append(record(0), NOW));
+        queue
+    }
+
+    fn take(queue: &mut Queue) -> Vec<u64> {
+        queue
+            .take(NOW, |_| AT_ONCE)
+            .map_or_else(Vec::new, |parcel| parcel.records.iter().map(|(seq, _)| seq.0).collect())
+    }
+
+    fn commit(queue: &mut Queue) -> QueueCommit {
+        let commit = queue.commit();
+        queue.committed(commit.acked_to, commit.next);
+        commit
+    }
+
+    fn balanced(queue: &Queue) {
+        let Counts { appended, acknowledged, evicted, refused, .. } = queue.counts();
+        assert_eq!(appended, acknowledged + evicted + refused + queue.waiting() as u64);
+    }
+
+    #[test]
+    fn records_leave_in_order_and_by_acknowledgement_only() {
+        let mut queue = queue(6);
+        assert_eq!(take(&mut queue), [0, 1, 2, 3]);
+        assert_eq!(take(&mut queue), [4, 5]);
+        assert!(take(&mut queue).is_empty());
+        assert_eq!(queue.waiting(), 6);
+        assert_eq!((queue.ack(Ticket(0)), queue.ack(Ticket(1))), (4, 2));
+        assert_eq!((queue.ack(Ticket(1)), queue.ack(Ticket(9))), (0, 0));
+        assert_eq!(queue.waiting(), 0);
+        balanced(&queue);
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_its_commit_is_never_written() {
+        let mut queue = queue(6);
+        take(&mut queue);
+        queue.ack(Ticket(0));
+        let commit = commit(&mut queue);
+        assert_eq!(commit.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!((commit.acked_to, commit.next), (Seq(4), Seq(6)));
+        assert!(!queue.is_dirty());
+    }
+
+    #[test]
+    fn the_window_reaches_from_the_oldest_unacknowledged_to_the_newest() {
+        let mut queue = queue(12);
+        (0..3).for_each(|_| drop(take(&mut queue)));
+        queue.ack(Ticket(1));
+        assert_eq!(queue.window(), 3);
+        queue.ack(Ticket(0));
+        assert_eq!(queue.window(), 1);
+    }
+
+    #[test]
+    fn a_lost_connection_sends_again_what_was_not_acknowledged_and_nothing_else() {
+        let mut queue = queue(12);
+        (0..3).for_each(|_| drop(take(&mut queue)));
+        queue.ack(Ticket(1));
+        queue.rewind();
+        assert_eq!(take(&mut queue), [0, 1, 2, 3]);
+        assert_eq!(take(&mut queue), [8, 9, 10, 11]);
+        assert_eq!(queue.counts().resent, 8);
+        // The old connection's tickets mean nothing any more.
+        assert_eq!(queue.ack(Ticket(0)), 0);
+        balanced(&queue);
+    }
+
+    #[test]
+    fn a_publish_holds_records_of_one_route_and_routes_that_alternate_fill_theirs() {
+        let mut queue = Queue::new(Seq(0), Seq(0), 0, usize::MAX);
+        [1, 2, 1, 2, 1, 1].iter().for_each(|route| queue.append(record(*route), NOW));
+        assert_eq!(take(&mut queue), [0, 2, 4, 5]);
+        assert_eq!(take(&mut queue), [1, 3]);
+        assert_eq!(queue.ack(Ticket(1)), 2);
+        assert_eq!(commit(&mut queue).acked_to, Seq(0));
+        assert_eq!(queue.ack(Ticket(0)), 4);
+        balanced(&queue);
+    }
+
+    #[test]
+    fn an_incomplete_publish_waits_for_company_and_a_complete_one_does_not() {
+        let patient = |_| BatchRule { wait_us: 100, ..AT_ONCE };
+        let mut queue = queue(5);
+        assert_eq!(queue.take(Monotonic(0), patient).expect("four are complete").records.len(), 4);
+        assert_eq!(queue.take(Monotonic(99), patient), None);
+        assert_eq!(queue.due(patient), Some(Monotonic(100)));
+        (0..4).for_each(|_| queue.append(record(1), NOW));
+        assert_eq!(queue.take(NOW, patient).expect("complete").route, RouteId(1), "one that waits holds nobody up");
+        assert_eq!(queue.take(Monotonic(100), patient).expect("due").records.len(), 1);
+    }
+
+    #[test]
+    fn a_commit_in_the_middle_does_not_cut_a_publish() {
+        let patient = |_| BatchRule { wait_us: 100, ..AT_ONCE };
+        let mut queue = queue(2);
+        commit(&mut queue);
+        (0..3).for_each(|_| queue.append(record(0), NOW));
+        assert_eq!(queue.take(NOW, patient).expect("complete").records.len(), 4);
+    }
+
+    #[test]
+    fn after_commit_holds_packets_back_until_they_are_durable() {
+        let careful = |_| BatchRule { publish: Publish::AfterCommit, ..AT_ONCE };
+        let mut queue = queue(2);
+        assert_eq!(queue.take(NOW, careful), None);
+        commit(&mut queue);
+        assert_eq!(queue.take(NOW, careful).expect("durable").records.len(), 2);
+    }
+
+    /// Plays queue and store together against a plain list, with the broker away, back and lossy.
+    #[test]
+    fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
+        let mut queue = Queue::new(Seq(0), Seq(0), 0, usize::MAX);
+        let mut disk: Vec<(Seq, Record)> = Vec::new();
+        let mut received = Vec::new();
+        let total = 5 * HEAD_RECORDS;
+        let store = |queue: &mut Queue, disk: &mut Vec<(Seq, Record)>| {
+            let commit = queue.commit();
+            disk.extend(commit.records.iter().copied());
+            disk.retain(|(seq, _)| *seq >= commit.acked_to);
+            queue.committed(commit.acked_to, commit.next);
+        };
+        for index in 0..total {
+            queue.append(record(0), NOW);
+            if index % 1_000 == 0 {
+                store(&mut queue, &mut disk);
+            }
+        }
+        store(&mut queue, &mut disk);
+        assert_eq!(queue.head.len(), HEAD_RECORDS);
+        let mut round = 0;
+        while queue.waiting() > 0 {
+            round += 1;
+            assert!(round < 100_000, "it does not end");
+            if let Some(load) = queue.wants() {
+                let found = disk.iter().filter(|(seq, _)| (load.from..load.to).contains(seq)).take(load.count);
+                let found = found.copied().collect();
+                queue.loaded(load, found, NOW);
+            }
+            let parcels: Vec<_> = (0..8).filter_map(|_| queue.take(NOW, |_| AT_ONCE)).collect();
+            for (index, parcel) in parcels.iter().enumerate() {
+                // Every third round the connection dies with an acknowledgement out of order behind it.
+                if round % 3 == 0 && index == 2 {
+                    break;
+                }
+                received.extend(parcel.records.iter().map(|(seq, _)| seq.0));
+                queue.ack(parcel.ticket);
+            }
+            if round % 3 == 0 {
+                if let Some(parcel) = parcels.get(5) {
+                    received.extend(parcel.records.iter().map(|(seq, _)| seq.0));
+                    queue.ack(parcel.ticket);
+                }
+                queue.rewind();
+            }
+            if round % 7 == 0 {
+                queue.append(record(0), NOW);
+                store(&mut queue, &mut disk);
+            }
+            balanced(&queue);
+        }
+        received.sort_unstable();
+        assert_eq!(
+            received,
+            (0..queue.next.0).collect::<Vec<_>>(),
+            "each exactly once: none was lost after an acknowledgement"
+        );
+        store(&mut queue, &mut disk);
+        assert!(disk.is_empty());
+    }
+
+    #[test]
+    fn a_full_queue_gives_up_its_oldest_and_counts_them() {
+        let mut queue = Queue::new(Seq(0), Seq(0), 0, 5);
+        (0..8).for_each(|_| queue.append(record(0), NOW));
+        assert_eq!(queue.evict(), 0, "not before they are committed");
+        commit(&mut queue);
+        take(&mut queue);
+        assert_eq!(queue.evict(), 3);
+        assert_eq!(take(&mut queue), [7]);
+        balanced(&queue);
+    }
+
+    #[test]
+    fn a_queue_found_on_disk_is_sent_first() {
+        let mut queue = Queue::new(Seq(3), Seq(7), 4, usize::MAX);
+        queue.append(record(0), NOW);
+        assert!(take(&mut queue).is_empty());
+        let load = queue.wants().expect("it asks");
+        queue.loaded(load, (3..7).map(|seq| (Seq(seq), record(0))).collect(), NOW);
+        assert_eq!(take(&mut queue), [3, 4, 5, 6]);
+        assert_eq!(take(&mut queue), [7]);
+        balanced(&queue);
+    }
+}

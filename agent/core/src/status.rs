@@ -1,0 +1,267 @@
+//! What a gateway says of itself: counters for every fate of a packet, and whether they add up.
+//!
+//! Names and meaning are in `docs/status.md`. Version 1; a field may be added, none changes its meaning.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use serde::Serialize;
+
+use crate::outbox::Counts;
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// Version of this form: 1.
+    pub v: u8,
+    /// The gateway's id.
+    pub gateway: String,
+    /// porin's version.
+    pub version: String,
+    /// `<store>-<starts>`.
+    pub epoch: String,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// The MQTT connection.
+    pub uplink: UplinkStatus,
+    /// In the order of the configuration.
+    pub sources: Vec<SourceStatus>,
+    /// By id.
+    pub streams: Vec<StreamStatus>,
+    /// In the order of the configuration.
+    pub routes: Vec<RouteStatus>,
+    /// Where packets wait.
+    pub outbox: OutboxStatus,
+    /// What does not add up. Empty, or there is a defect in porin.
+    pub imbalance: Vec<String>,
+}
+
+/// The MQTT connection.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct UplinkStatus {
+    /// Whether there is one now.
+    pub connected: bool,
+    /// Connections made since the start.
+    pub connections: u64,
+    /// Why the last one ended, or why there is none.
+    pub last_error: Option<String>,
+    /// Publishes sent, those sent again among them.
+    pub publishes: u64,
+    /// Publishes under way.
+    pub in_flight: usize,
+}
+
+/// One source.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SourceStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Packets that it made.
+    pub received: u64,
+    /// Of them, those that no route wants.
+    pub unrouted: u64,
+    /// Of them, those on streams beyond `max_streams`.
+    pub refused: u64,
+    /// Of them, those that at least one route wants.
+    pub routed: u64,
+    /// Rows that could not be read.
+    pub bad_rows: u64,
+    /// The last of them: where and why.
+    pub last_bad_row: Option<String>,
+    /// Starts after a failure.
+    pub restarts: u64,
+    /// The last failure.
+    pub last_error: Option<String>,
+    /// Whether it has come to its end.
+    pub ended: bool,
+}
+
+/// One stream.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StreamStatus {
+    /// Its name.
+    pub name: String,
+    /// Packets that sources made on it.
+    pub received: u64,
+    /// Packets that routes appended to the outbox on it.
+    pub forwarded: u64,
+}
+
+/// One route.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RouteStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Packets that it wanted.
+    pub received: u64,
+    /// In order.
+    pub slots: Vec<SlotStatus>,
+    /// Packets that it appended to the outbox.
+    pub forwarded: u64,
+}
+
+/// One slot and the cell in it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SlotStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// SHA-256 of the component, in hex.
+    pub digest: String,
+    /// Packets fed in.
+    pub input: u64,
+    /// Of them, those that the cell has decided about.
+    pub processed: u64,
+    /// Of them, those on which the cell faulted alone.
+    pub faulted: u64,
+    /// Of the faulted, those dropped.
+    pub dropped: u64,
+    /// Packets that came out.
+    pub output: u64,
+    /// Calls of `process`.
+    pub calls: u64,
+    /// Calls of any export that failed.
+    pub faults: u64,
+    /// The last of them.
+    pub last_fault: Option<String>,
+    /// Fuel used by `process`.
+    pub fuel: u64,
+    /// Wall time of `process`, the way in and out of the cell included.
+    pub nanoseconds: u64,
+    /// Bytes of linear memory.
+    pub memory_bytes: usize,
+    /// Lines that the cell logged beyond what a call may log.
+    pub log_lines_dropped: u64,
+}
+
+/// Where packets wait.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OutboxStatus {
+    /// Handed over by the pipeline, or found on disk at the start.
+    pub appended: u64,
+    /// Found on disk at the start.
+    pub found: u64,
+    /// The broker has them.
+    pub acknowledged: u64,
+    /// Waiting, those under way among them.
+    pub waiting: u64,
+    /// Given up for newer ones because the outbox was full.
+    pub evicted: u64,
+    /// Refused by the broker for good.
+    pub refused: u64,
+    /// Sent again after a lost connection.
+    pub resent: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Records that commits wrote: those acknowledged before their commit are never written.
+    pub written: u64,
+}
+
+impl OutboxStatus {
+    /// The outbox's part of a snapshot.
+    #[must_use]
+    pub fn new(counts: Counts, waiting: usize, found: u64, commits: u64, written: u64) -> Self {
+        let Counts { appended, acknowledged, evicted, refused, resent } = counts;
+        Self { appended, found, acknowledged, waiting: waiting as u64, evicted, refused, resent, commits, written }
+    }
+}
+
+impl Snapshot {
+    /// Adds everything up. Gives what does not: the three balances of the architecture's first invariant.
+    #[must_use]
+    pub fn imbalances(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut check = |what: &str, left: u64, right: u64| {
+            if left != right {
+                found.push(format!("{what}: {left} is not {right}"));
+            }
+        };
+        for source in &self.sources {
+            let what = format!("source `{}`: received = unrouted + refused + routed", source.name);
+            check(&what, source.received, source.unrouted + source.refused + source.routed);
+        }
+        let mut appended = self.outbox.found;
+        for route in &self.routes {
+            let mut flowing = route.received;
+            for slot in &route.slots {
+                check(&format!("slot `{}`: input = what came before", slot.name), slot.input, flowing);
+                check(
+                    &format!("slot `{}`: input = processed + faulted", slot.name),
+                    slot.input,
+                    slot.processed + slot.faulted,
+                );
+                check(&format!("slot `{}`: faulted = dropped", slot.name), slot.faulted, slot.dropped);
+                flowing = slot.output;
+            }
+            check(&format!("route `{}`: forwarded = what came out last", route.name), route.forwarded, flowing);
+            appended += route.forwarded;
+        }
+        let outbox = &self.outbox;
+        check("outbox: appended = found + forwarded by routes", outbox.appended, appended);
+        let fates = outbox.acknowledged + outbox.waiting + outbox.evicted + outbox.refused;
+        check("outbox: appended = acknowledged + waiting + evicted + refused", outbox.appended, fates);
+        found
+    }
+
+    /// With version, and with what does not add up.
+    #[must_use]
+    pub fn finish(mut self) -> Self {
+        self.v = 1;
+        self.version = env!("CARGO_PKG_VERSION").to_string();
+        self.imbalance = self.imbalances();
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn balanced() -> Snapshot {
+        let slot = SlotStatus { input: 10, processed: 8, faulted: 2, dropped: 2, output: 3, ..SlotStatus::default() };
+        Snapshot {
+            sources: vec![SourceStatus {
+                received: 12,
+                unrouted: 1,
+                refused: 1,
+                routed: 10,
+                ..SourceStatus::default()
+            }],
+            routes: vec![RouteStatus { received: 10, slots: vec![slot], forwarded: 3, ..RouteStatus::default() }],
+            outbox: OutboxStatus {
+                appended: 5,
+                found: 2,
+                acknowledged: 1,
+                waiting: 2,
+                evicted: 1,
+                refused: 1,
+                ..OutboxStatus::default()
+            },
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn every_packet_has_one_fate() {
+        assert_eq!(balanced().imbalances(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_packet_without_a_fate_is_found_wherever_it_is_missing() {
+        let check = |spoil: fn(&mut Snapshot)| {
+            let mut snapshot = balanced();
+            spoil(&mut snapshot);
+            assert!(!snapshot.imbalances().is_empty());
+        };
+        check(|snapshot| snapshot.sources[0].unrouted += 1);
+        check(|snapshot| snapshot.routes[0].received += 1);
+        check(|snapshot| snapshot.routes[0].slots[0].faulted += 1);
+        check(|snapshot| snapshot.routes[0].slots[0].dropped += 1);
+        check(|snapshot| snapshot.routes[0].slots[0].output += 1);
+        check(|snapshot| snapshot.outbox.appended += 1);
+        check(|snapshot| snapshot.outbox.waiting -= 1);
+    }
+}

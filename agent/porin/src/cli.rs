@@ -1,0 +1,49 @@
+//! The command line: one variant per command, one file per command under `cmd/`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::cmd;
+
+/// Write, build and try cells; look at what a gateway sends.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work on cells
+    #[command(subcommand)]
+    Cell(CellCommand),
+    /// Make the files that are derived from `wit/` (for porin's own developers)
+    #[command(hide = true)]
+    Wit {
+        /// Compare with what is there instead of writing; exit 1 if they differ
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CellCommand {
+    /// Compile a cell to a component of at most 51,200 bytes
+    Build {
+        /// Folders of the cells' packages
+        #[arg(required = true)]
+        packages: Vec<PathBuf>,
+        /// Where `<name>.wasm` goes [default: `cells` in cargo's target folder]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Cell(CellCommand::Build { packages, out }) => cmd::cell_build::run(&packages, out.as_deref()),
+        Command::Wit { check } => cmd::wit::run(check),
+    }
+}

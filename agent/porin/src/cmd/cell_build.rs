@@ -1,0 +1,206 @@
+//! `porin cell build`: from a cell's package to a component, in one process but for cargo.
+//!
+//! cargo compiles the package to a core module; `wit-component` makes it a component of the world that the SDK
+//! names in a custom section; names and other custom sections are cut away; what is larger than a cell may be is
+//! refused, with the largest functions by name.
+
+#![allow(clippy::wildcard_enum_match_arm)] // wasmparser's enums: most of what they list is copied as it is
+
+use std::{
+    borrow::Cow,
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use wasm_encoder::{Component, ComponentSectionId, Module, RawSection, SectionId};
+use wasmparser_tools::{Chunk, Encoding, KnownCustom, Name, Parser, Payload};
+use wit_component::ComponentEncoder;
+
+use crate::failure::{Failure, REFUSED};
+
+/// "A cell is at most 50 KB": of the stripped component file.
+const MAX_BYTES: usize = 51_200;
+
+/// Stack of a cell. The default of 1 MiB would be 1.1 MB of RAM for each cell.
+const STACK_BYTES: usize = 16_384;
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Builds each package and writes `<name>.wasm`.
+pub(crate) fn run(packages: &[PathBuf], out: Option<&Path>) -> anyhow::Result<()> {
+    for package in packages {
+        build(package, out).with_context(|| format!("cannot build the cell in `{}`", package.display()))?;
+    }
+    Ok(())
+}
+
+fn build(package: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+    let compiled = compile(package)?;
+    let module = fs::read(&compiled.wasm).with_context(|| format!("reading {}", compiled.wasm.display()))?;
+    let component = strip(&ComponentEncoder::default().module(&module)?.validate(true).encode()?)?;
+    if component.len() > MAX_BYTES {
+        return Err(Failure {
+            code: REFUSED,
+            message: format!("the component has {} bytes, a cell may have {MAX_BYTES}", component.len()),
+            hint: Some(format!("the largest functions are\n{}", largest_functions(&module)?)),
+        }
+        .into());
+    }
+    let out = match out {
+        Some(out) => out.to_path_buf(),
+        // <target>/wasm32-unknown-unknown/cell/<name>.wasm → <target>/cells
+        None => compiled.wasm.ancestors().nth(3).context("cargo's target folder has an unknown shape")?.join("cells"),
+    };
+    fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
+    let path = out.join(format!("{}.wasm", compiled.name));
+    // Under another name first: a gateway that watches the folder never sees half a cell.
+    let partial = path.with_extension("wasm.partial");
+    fs::write(&partial, &component).with_context(|| format!("writing {}", partial.display()))?;
+    fs::rename(&partial, &path).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("{}: {} bytes of {MAX_BYTES}", path.display(), component.len());
+    Ok(())
+}
+
+struct Compiled {
+    name: String,
+    wasm: PathBuf,
+}
+
+/// The part of cargo's JSON messages that is read here.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
+    target: Option<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+fn compile(package: &Path) -> anyhow::Result<Compiled> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["rustc", "--lib", "--crate-type=cdylib", "--profile=cell", "--target", TARGET])
+        .arg("--message-format=json-render-diagnostics")
+        .arg("--manifest-path")
+        .arg(package.join("Cargo.toml"))
+        .args(["--", &format!("-Clink-arg=-zstack-size={STACK_BYTES}")])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        return Err(Failure {
+            code: 1,
+            message: "cargo failed".into(),
+            hint: Some(format!(
+                "if the target {TARGET} is missing: `sh cross/setup.sh {TARGET}`, or `rustup target add {TARGET}`"
+            )),
+        }
+        .into());
+    }
+    let mut compiled = None;
+    for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let message: Message = serde_json::from_slice(line).context("cargo's messages have an unknown shape")?;
+        let wasm = message.filenames.into_iter().find(|file| file.extension().is_some_and(|ext| ext == "wasm"));
+        if let ("compiler-artifact", Some(wasm), Some(target)) = (message.reason.as_str(), wasm, message.target) {
+            compiled = Some(Compiled { name: target.name.replace('_', "-"), wasm });
+        }
+    }
+    compiled.context("cargo made no wasm file")
+}
+
+/// The same component or module without custom sections, at every depth.
+pub(crate) fn strip(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut module = Module::new();
+    let mut component = None;
+    let mut parser = Parser::new(0);
+    let mut at = 0;
+    loop {
+        let Chunk::Parsed { consumed, payload } = parser.parse(&wasm[at..], true)? else {
+            bail!("the wasm ends within a section");
+        };
+        at += consumed;
+        let (id, data) = match &payload {
+            Payload::End(_) => return Ok(component.map_or_else(|| module.finish(), Component::finish)),
+            Payload::Version { encoding: Encoding::Component, .. } => {
+                component = Some(Component::new());
+                continue;
+            }
+            Payload::ModuleSection { unchecked_range: range, .. }
+            | Payload::ComponentSection { unchecked_range: range, .. } => {
+                // The parser would go on inside; the nested one is a whole of its own, so step over it.
+                at = usize::try_from(range.end)?;
+                let id = match payload {
+                    Payload::ModuleSection { .. } => ComponentSectionId::CoreModule as u8,
+                    _ => ComponentSectionId::Component as u8,
+                };
+                (id, Cow::Owned(strip(slice(wasm, range)?)?))
+            }
+            Payload::CustomSection(_) => continue,
+            Payload::CodeSectionStart { unchecked_range: range, .. } => {
+                // The parser would go on body by body; the section is copied as a whole.
+                parser.skip_section();
+                at = usize::try_from(range.end)?;
+                (SectionId::Code as u8, Cow::Borrowed(slice(wasm, range)?))
+            }
+            other => match other.as_section() {
+                Some((id, range)) => (id, Cow::Borrowed(slice(wasm, &range)?)),
+                None => continue,
+            },
+        };
+        let section = RawSection { id, data: &data };
+        match &mut component {
+            Some(component) => drop(component.section(&section)),
+            None => drop(module.section(&section)),
+        }
+    }
+}
+
+fn slice<'a>(wasm: &'a [u8], range: &Range<u64>) -> anyhow::Result<&'a [u8]> {
+    let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
+    wasm.get(range).context("a section reaches past the end of the wasm")
+}
+
+/// The ten largest functions of a core module, a line each, by the names of its `name` section.
+fn largest_functions(module: &[u8]) -> anyhow::Result<String> {
+    let mut names = std::collections::HashMap::new();
+    let mut imported = 0_u32;
+    let mut sizes = Vec::new();
+    for payload in Parser::new(0).parse_all(module) {
+        match payload? {
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    imported += u32::from(matches!(import?.ty, wasmparser_tools::TypeRef::Func(_)));
+                }
+            }
+            Payload::CodeSectionEntry(body) => sizes.push(body.range().end - body.range().start),
+            Payload::CustomSection(custom) => {
+                let KnownCustom::Name(sections) = custom.as_known() else { continue };
+                for section in sections {
+                    let Name::Function(functions) = section? else { continue };
+                    for function in functions {
+                        let function = function?;
+                        names.insert(function.index, function.name.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut functions: Vec<_> = (imported..).zip(sizes).map(|(index, size)| (size, index)).collect();
+    if functions.is_empty() {
+        bail!("the module has no functions");
+    }
+    functions.sort_unstable_by(|a, b| b.cmp(a));
+    let line = |(size, index): &(u64, u32)| {
+        let name = names.get(index).cloned().unwrap_or_else(|| format!("function {index}"));
+        format!("{size:>8} {name}")
+    };
+    Ok(functions.iter().take(10).map(line).collect::<Vec<_>>().join("\n"))
+}

@@ -1,0 +1,16 @@
+//! `porin`: the developer's and operator's command. The gateway itself runs only `porind`.
+
+mod cli;
+mod cmd;
+mod failure;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::run(cli::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

@@ -1,0 +1,90 @@
+//! Cells from their files: read, checked, compiled. `porind check` and the start of the agent do the same.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context, anyhow};
+use porin_cell::{Engine, Plan};
+use porin_core::{
+    config::{CellSet, Provenance, Route, Slot as SlotConfig},
+    ids::RouteId,
+    setup::Setup,
+};
+use ring::digest::{SHA256, digest};
+
+use crate::slot::Slot;
+
+/// A route whose components are loaded, not started.
+pub(crate) struct LoadedRoute {
+    pub(crate) id: RouteId,
+    pub(crate) config: Route,
+    pub(crate) slots: Vec<LoadedSlot>,
+}
+
+/// A slot whose component is loaded, not started.
+pub(crate) struct LoadedSlot {
+    pub(crate) config: SlotConfig,
+    plan: Plan,
+    digest: String,
+    state: Option<Vec<u8>>,
+}
+
+/// Loads every component. `id` gives a route's durable id, `state` what a slot's cell saved last.
+pub(crate) fn load(
+    cells: &CellSet,
+    mut id: impl FnMut(&str) -> anyhow::Result<RouteId>,
+    state: impl Fn(&str) -> anyhow::Result<Option<Vec<u8>>>,
+) -> anyhow::Result<Vec<LoadedRoute>> {
+    let engine = Engine::new();
+    let mut routes = Vec::new();
+    for route in &cells.routes {
+        let mut slots = Vec::new();
+        for config in &route.slots {
+            let Provenance::Local(path) = &config.cell;
+            let loaded = load_plan(&engine, config, path);
+            let (plan, digest) = loaded.with_context(|| format!("slot `{}`: cell {path}", config.name))?;
+            slots.push(LoadedSlot { config: config.clone(), plan, digest, state: state(&config.name)? });
+        }
+        routes.push(LoadedRoute { id: id(&route.name)?, config: route.clone(), slots });
+    }
+    Ok(routes)
+}
+
+fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result<(Plan, String)> {
+    let size = fs::metadata(path)?.len();
+    let limit = config.limits.component_bytes as u64;
+    // Before reading: a wrong path may name something huge.
+    anyhow::ensure!(size <= limit, "the file has {size} bytes, a cell may have {limit}");
+    let bytes = fs::read(Path::new(path))?;
+    let plan = Plan::load(engine, &bytes, &config.limits)?;
+    for grant in plan.grants() {
+        let granted = config.grants.iter().any(|g| g == grant);
+        anyhow::ensure!(
+            granted,
+            "it imports `{grant}`, which the slot does not grant; to allow it, add grants = [\"{grant}\"] to [slots.{}]",
+            config.name
+        );
+    }
+    Ok((plan, hex(digest(&SHA256, &bytes).as_ref())))
+}
+
+impl LoadedSlot {
+    /// Starts the cell with the streams known so far.
+    pub(crate) fn start(self, setup: Setup) -> anyhow::Result<Slot> {
+        let name = self.config.name.clone();
+        Slot::start(self.config, self.plan, self.digest, setup, self.state)
+            .map_err(|error| anyhow!("slot `{name}`: {error}"))
+    }
+
+    /// Starts the cell for a look: parameters are checked against the streams that the configuration names.
+    pub(crate) fn summary(&self) -> String {
+        format!("{} sha256:{}", self.config.name, &self.digest[..16])
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

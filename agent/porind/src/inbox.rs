@@ -1,0 +1,122 @@
+//! The inbox: the bounded queues through which everybody else meets the loop.
+//!
+//! Each source has a queue of its own and they are drained in turn, so a flood from one delays the others by at most
+//! one batch each. Whoever puts something in rings; the loop sleeps until then, or until its deadline.
+
+use std::{
+    thread::{self, JoinHandle, Thread},
+    time::Duration,
+};
+
+use porin_core::{packet::Batch, status::Snapshot};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{committer::Committer, uplink::LinkEvent};
+
+/// Batches of a source that wait for the loop. Beyond it the source waits: 4 × 64 readings are 6 KB.
+pub(crate) const SOURCE_QUEUE: usize = 4;
+
+/// Packets of a source that are not yet settled at most. The loop commits when half of it waits.
+pub(crate) const SOURCE_WINDOW: u64 = 65_536;
+
+/// Events of the link that wait for the loop: acknowledgements of a full window and more.
+pub(crate) const LINK_QUEUE: usize = 1_024;
+
+/// Questions for the status that wait for the loop. Beyond it the asker waits.
+pub(crate) const STATUS_QUEUE: usize = 4;
+
+/// Wakes the loop.
+#[derive(Clone, Debug)]
+pub(crate) struct Doorbell(Thread);
+
+impl Doorbell {
+    /// A doorbell for the calling thread.
+    pub(crate) fn of_this_thread() -> Self {
+        Self(thread::current())
+    }
+
+    /// A doorbell for another thread.
+    pub(crate) fn of<T>(thread: &JoinHandle<T>) -> Self {
+        Self(thread.thread().clone())
+    }
+
+    /// A ring while the loop is awake is not lost: it then does not sleep.
+    pub(crate) fn ring(&self) {
+        self.0.unpark();
+    }
+}
+
+/// What a source says.
+#[derive(Debug)]
+pub(crate) enum FromSource {
+    /// From now on readings with this number are of this stream.
+    Stream { local: u32, name: String },
+    /// Readings, streams by the source's own numbers. Everything up to the count `upto` is settled when this is.
+    Batch { readings: Batch, upto: u64 },
+    /// A row or message that could not be read: where and why.
+    BadRow(String),
+    /// It failed and starts again after a while: why.
+    Restart(String),
+    /// It has come to its end.
+    Ended,
+}
+
+/// Everything that can happen to the loop.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Source(usize, FromSource),
+    Link(LinkEvent),
+    Committed(anyhow::Result<()>),
+    Status(oneshot::Sender<Snapshot>),
+    /// Stop taking from sources, make everything durable, end.
+    Stop,
+    /// Nothing happened until the deadline.
+    Deadline,
+}
+
+/// The loop's side of all queues.
+pub(crate) struct Inbox {
+    pub(crate) sources: Vec<mpsc::Receiver<FromSource>>,
+    pub(crate) link: mpsc::Receiver<LinkEvent>,
+    pub(crate) status: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    pub(crate) stop: mpsc::Receiver<()>,
+    /// The source that is asked first next time.
+    pub(crate) turn: usize,
+}
+
+impl Inbox {
+    /// The next event. `take_sources`: whether there is room for what sources bring. `patience`: until the deadline.
+    pub(crate) fn next(&mut self, committer: &Committer, take_sources: bool, patience: Duration) -> Event {
+        if let Some(event) = self.waiting(committer, take_sources) {
+            return event;
+        }
+        thread::park_timeout(patience);
+        self.waiting(committer, take_sources).unwrap_or(Event::Deadline)
+    }
+
+    fn waiting(&mut self, committer: &Committer, take_sources: bool) -> Option<Event> {
+        if let Ok(event) = self.link.try_recv() {
+            return Some(Event::Link(event));
+        }
+        if let Some(outcome) = committer.outcome() {
+            return Some(Event::Committed(outcome));
+        }
+        if let Ok(reply) = self.status.try_recv() {
+            return Some(Event::Status(reply));
+        }
+        if self.stop.try_recv().is_ok() {
+            return Some(Event::Stop);
+        }
+        if !take_sources {
+            return None;
+        }
+        for offset in 0..self.sources.len() {
+            let index = (self.turn + offset) % self.sources.len();
+            if let Ok(event) = self.sources[index].try_recv() {
+                self.turn = index + 1;
+                return Some(Event::Source(index, event));
+            }
+        }
+        None
+    }
+}

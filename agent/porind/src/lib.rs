@@ -1,0 +1,132 @@
+//! The gateway program as a library: `porind` and `porin up` both call [`run`].
+//!
+//! Three threads: I/O (tokio, current-thread: sources, link, status), the pipeline (`agent.rs`, the one to read
+//! first), the committer. They meet only through the bounded queues of `inbox.rs`.
+
+mod agent;
+mod cells;
+mod committer;
+mod inbox;
+mod pipeline;
+mod slot;
+mod source;
+mod status;
+mod store;
+mod uplink;
+
+use std::{path::Path, sync::Arc, thread};
+
+use anyhow::Context;
+use porin_core::{
+    config::Config,
+    ids::{QueueId, RouteId},
+    outbox::Queue,
+    stream::NameTable,
+};
+use tokio::sync::{mpsc, watch};
+
+pub use agent::Until;
+pub use status::ask as ask_status;
+
+use crate::{
+    committer::Committer,
+    inbox::{Doorbell, Inbox},
+    pipeline::Pipeline,
+    store::{Names, Store},
+};
+
+/// Checks what can be checked without starting: loads every cell and starts it with the streams that the
+/// configuration names. Gives a line for each slot.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut next = 0..;
+    let routes = cells::load(&config.cells, |_| Ok(RouteId(next.next().unwrap_or_default())), |_| Ok(None))?;
+    let lines = routes
+        .iter()
+        .flat_map(|route| route.slots.iter().map(|slot| format!("{}: {}", route.config.name, slot.summary())));
+    let lines = lines.collect();
+    let names = config.gateway.streams.keys().cloned().collect();
+    Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams))?;
+    Ok(lines)
+}
+
+/// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(config: Config, until: Until, mut stop: watch::Receiver<bool>, ready: impl FnOnce()) -> anyhow::Result<()> {
+    let store = Arc::new(Store::open(Path::new(&config.gateway.outbox.path))?);
+    let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), |slot| store.state(slot))?;
+    let names = NameTable::new(store.names(Names::Streams)?, config.gateway.max_streams);
+    let route_names = store.names(Names::Routes)?;
+    let pipeline = Pipeline::start(&config, routes, names)?;
+    let (start, next, records) = store.queue(QueueId::UPLINK)?;
+    let queue = Queue::new(start, next, records, config.gateway.outbox.max_packets);
+    tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = records, "started");
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the I/O runtime")?;
+    let listener = runtime.block_on(async { status::listen(&config.gateway.socket) })?;
+
+    let (link_events, link_inbox) = mpsc::channel(inbox::LINK_QUEUE);
+    let (status_questions, status_inbox) = mpsc::channel(inbox::STATUS_QUEUE);
+    let (stop_agent, stop_inbox) = mpsc::channel(1);
+    // As many as can be under way; one more is never sent.
+    let (publishes, link) = mpsc::channel(usize::from(config.gateway.uplink.in_flight));
+    let (stop_link, link_stop) = watch::channel(false);
+    let mut sources = Vec::new();
+    let mut source_inboxes = Vec::new();
+    let mut settled = Vec::new();
+    for source in config.gateway.sources.clone() {
+        let (sender, receiver) = mpsc::channel(inbox::SOURCE_QUEUE);
+        let (settle, settled_upto) = watch::channel(0);
+        source_inboxes.push(receiver);
+        settled.push(settle);
+        sources.push((source, sender, settled_upto));
+    }
+    let inbox = Inbox { sources: source_inboxes, link: link_inbox, status: status_inbox, stop: stop_inbox, turn: 0 };
+    let identity = uplink::mqtt5::Identity { gateway: config.gateway.id.clone(), epoch: store.epoch };
+    let uplink = config.gateway.uplink.clone();
+
+    let (end, mut ended) = watch::channel(false);
+    let pipeline_thread = thread::Builder::new().name("pipeline".into()).spawn(move || -> anyhow::Result<()> {
+        // Told however the thread ends: the sender is dropped with it.
+        let _end = end;
+        let committer = Committer::start(store.clone(), Doorbell::of_this_thread())?;
+        agent::run(agent::Parts {
+            config,
+            until,
+            store,
+            pipeline,
+            queue,
+            route_names,
+            inbox,
+            committer,
+            settled,
+            link: publishes,
+            stop_link,
+        });
+        Ok(())
+    })?;
+    let doorbell = Doorbell::of(&pipeline_thread);
+    let tasks = tokio::task::LocalSet::new();
+    for (source, sender, settled) in sources {
+        tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled));
+    }
+    tasks.spawn_local(uplink::mqtt5::run(uplink, identity, link, link_events, doorbell.clone(), link_stop));
+    tasks.spawn_local(status::serve(listener, status_questions, doorbell.clone()));
+    ready();
+    runtime.block_on(tasks.run_until(async {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {
+                let _ = stop_agent.send(()).await;
+                doorbell.ring();
+                let _ = ended.changed().await;
+            }
+            _ = ended.changed() => {}
+        }
+    }));
+    // A panic of the pipeline is a defect; it is passed on rather than hidden behind an exit code of 0.
+    pipeline_thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}

@@ -1,0 +1,200 @@
+//! `porind`: the gateway program.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use lexopt::{Arg, Parser, ValueExt};
+use porin_core::config::Config;
+use porind::Until;
+use tokio::sync::watch;
+use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+const DEFAULT_CONFIG: &str = "/etc/porin/porin.toml";
+
+const HELP: &str = "\
+porind, the gateway program of porin
+
+Usage: porind COMMAND [OPTIONS]
+
+Commands:
+  run      read sources, decide in cells, send what matters
+  check    check the configuration and its cells without starting
+  status   show what a running agent does
+
+Options:
+  -c, --config FILE   the configuration [default: /etc/porin/porin.toml]
+      --until-drained run: stop when every source has ended and the broker has everything
+      --json          check, status: print JSON
+  -h, --help          print this
+  -V, --version       print the version
+
+Environment:
+  PORIN_LOG           log level: error, warn, info, debug, trace [default: info]
+  NO_COLOR            no colours in the log
+
+Exit codes: 0 ok, 1 failed, 2 usage, 4 no agent answers, 78 bad configuration
+";
+
+/// How the program ends badly.
+enum Failure {
+    Failed(anyhow::Error),
+    Usage(String),
+    Unreachable(anyhow::Error),
+    Config(anyhow::Error),
+}
+
+#[derive(PartialEq)]
+enum Command {
+    Run,
+    Check,
+    Status,
+}
+
+struct Arguments {
+    command: Command,
+    config: String,
+    until: Until,
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let (error, hint, code) = match arguments().and_then(|arguments| arguments.map_or(Ok(()), execute)) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(error)) => (error, None, 1),
+        Err(Failure::Usage(message)) => (anyhow::Error::msg(message), Some("porind --help"), 2),
+        Err(Failure::Unreachable(error)) => (error, Some("is `porind run` running with the same configuration?"), 4),
+        Err(Failure::Config(error)) => (error, Some("docs/config.md has every key; nothing was started"), 78),
+    };
+    eprintln!("error: {error:#}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(code)
+}
+
+/// `None`: help or the version was asked for and printed.
+fn arguments() -> Result<Option<Arguments>, Failure> {
+    let mut command = None;
+    let mut arguments =
+        Arguments { command: Command::Run, config: DEFAULT_CONFIG.into(), until: Until::Stopped, json: false };
+    let mut parser = Parser::from_env();
+    let usage = |error: lexopt::Error| Failure::Usage(error.to_string());
+    while let Some(argument) = parser.next().map_err(usage)? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return print(HELP).map(|()| None),
+            Arg::Short('V') | Arg::Long("version") => {
+                return print(concat!("porind ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| None);
+            }
+            Arg::Short('c') | Arg::Long("config") => {
+                arguments.config = parser.value().and_then(|value| value.string()).map_err(usage)?;
+            }
+            Arg::Long("until-drained") => arguments.until = Until::Drained,
+            Arg::Long("json") => arguments.json = true,
+            Arg::Value(value) if command.is_none() => {
+                command = Some(match value.to_string_lossy().as_ref() {
+                    "run" => Command::Run,
+                    "check" => Command::Check,
+                    "status" => Command::Status,
+                    other => return Err(Failure::Usage(format!("there is no command `{other}`"))),
+                });
+            }
+            other => return Err(usage(other.unexpected())),
+        }
+    }
+    let Some(command) = command else { return Err(Failure::Usage("a command is missing".into())) };
+    if arguments.json && command == Command::Run {
+        return Err(Failure::Usage("--json goes with check and status".into()));
+    }
+    if arguments.until == Until::Drained && command != Command::Run {
+        return Err(Failure::Usage("--until-drained goes with run".into()));
+    }
+    Ok(Some(Arguments { command, ..arguments }))
+}
+
+fn execute(arguments: Arguments) -> Result<(), Failure> {
+    let path = &arguments.config;
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}")).map_err(Failure::Config)?;
+    let parsed = Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"));
+    let config = parsed.map_err(Failure::Config)?;
+    match arguments.command {
+        Command::Run => run(config, arguments.until),
+        Command::Check => check(&config, path, arguments.json),
+        Command::Status => status(&config, arguments.json),
+    }
+}
+
+fn run(config: Config, until: Until) -> Result<(), Failure> {
+    // A cell that is wrong is a configuration that is wrong; it is found before the store is touched.
+    porind::check(&config).map_err(Failure::Config)?;
+    log_to_stderr();
+    let (stop, stopped) = watch::channel(false);
+    listen_for_signals(stop).map_err(Failure::Failed)?;
+    porind::run(config, until, stopped, || tracing::info!("ready")).map_err(Failure::Failed)
+}
+
+fn check(config: &Config, path: &str, json: bool) -> Result<(), Failure> {
+    let slots = porind::check(config).map_err(Failure::Config)?;
+    let routes = config.cells.routes.len();
+    if json {
+        let slots = serde_json::to_string(&slots).map_err(|error| Failure::Failed(error.into()))?;
+        return print(&format!("{{\"ok\":true,\"routes\":{routes},\"slots\":{slots}}}\n"));
+    }
+    let mut text =
+        format!("{path}: {} sources, {routes} routes, {} slots\n", config.gateway.sources.len(), slots.len());
+    for slot in slots {
+        let _ = writeln!(text, "  {slot}");
+    }
+    print(&text)
+}
+
+fn status(config: &Config, json: bool) -> Result<(), Failure> {
+    let text = porind::ask_status(&config.gateway.socket).map_err(Failure::Unreachable)?;
+    if json {
+        return print(&format!("{text}\n"));
+    }
+    let snapshot: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
+    print(&serde_json::to_string_pretty(&snapshot).map_err(|error| Failure::Failed(error.into()))?)?;
+    print("\n")
+}
+
+/// SIGINT and SIGTERM stop the agent; a second one ends the process as if we did not listen.
+fn listen_for_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            stop.send_replace(true);
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(130);
+        });
+    })?;
+    Ok(())
+}
+
+fn log_to_stderr() {
+    let level = std::env::var("PORIN_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::INFO);
+    // rumqttc and redb say at `debug` what we say better.
+    let filter = Targets::new().with_target("porind", level).with_default(tracing::Level::WARN);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+/// stdout is data. Whoever closed it does not want the rest.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(error.into())),
+        _ => Ok(()),
+    }
+}

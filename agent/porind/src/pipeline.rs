@@ -1,0 +1,259 @@
+//! The pipeline: from a batch of a source to the readings that the outbox keeps.
+//!
+//! Owns the cells and the table of streams. No I/O; called by the loop on its own thread, so there is no lock. In
+//! steady state a numeric packet costs no allocation: every buffer is kept and used again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::anyhow;
+use porin_core::{
+    config::{Config, Route as RouteConfig, StreamConfig},
+    ids::{RouteId, StreamId},
+    packet::Reading,
+    setup::{Setup, StreamInfo},
+    status::{RouteStatus, StreamStatus},
+    stream::{Full, NameTable},
+    time::{Now, Unix},
+};
+use tracing::error;
+
+use crate::{cells::LoadedRoute, slot::Slot};
+
+/// Routes with their slots, and what is known of each stream.
+pub(crate) struct Pipeline {
+    names: NameTable,
+    known: BTreeMap<String, StreamConfig>,
+    /// By stream id.
+    streams: Vec<Stream>,
+    routes: Vec<Route>,
+    /// Routes that the batch at hand has packets for.
+    touched: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Stream {
+    received: u64,
+    forwarded: u64,
+    routes: Box<[usize]>,
+    /// Whether `routes` has been found out.
+    routed: bool,
+}
+
+struct Route {
+    id: RouteId,
+    config: RouteConfig,
+    slots: Vec<Slot>,
+    /// The streams that its first slot knows.
+    declared: BTreeSet<StreamId>,
+    received: u64,
+    forwarded: u64,
+    input: Vec<Reading>,
+    output: Vec<Reading>,
+}
+
+/// What became of the packets of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Routed {
+    pub(crate) routed: u64,
+    pub(crate) unrouted: u64,
+}
+
+impl Pipeline {
+    /// Starts every cell, with the streams that earlier runs have seen.
+    pub(crate) fn start(config: &Config, routes: Vec<LoadedRoute>, names: NameTable) -> anyhow::Result<Self> {
+        let known = config.gateway.streams.clone();
+        let mut pipeline = Self { names, known, streams: Vec::new(), routes: Vec::new(), touched: Vec::new() };
+        for LoadedRoute { id, config, slots } in routes {
+            let wanted = |name: &String| config.streams.iter().any(|pattern| pattern.matches(name));
+            let names = (0..).map(StreamId).zip(pipeline.names.names());
+            let declared: BTreeSet<_> = names.filter(|(_, name)| wanted(name)).map(|(id, _)| id).collect();
+            let mut streams: Vec<_> = declared.iter().copied().collect();
+            let mut started = Vec::new();
+            for slot in slots {
+                let mut outputs = Vec::new();
+                for stream in &streams {
+                    let made = pipeline.outputs(*stream, &slot.config.outputs);
+                    let full = |Full| {
+                        anyhow!("slot `{}`: no room for its outputs: `max_streams` is reached", slot.config.name)
+                    };
+                    outputs.extend(made.map_err(full)?);
+                }
+                let setup = Setup {
+                    params: slot.config.params.clone(),
+                    streams: streams.iter().map(|stream| pipeline.info(*stream)).collect(),
+                    outputs: outputs.iter().map(|stream| pipeline.info(*stream)).collect(),
+                };
+                streams.extend(outputs);
+                started.push(slot.start(setup)?);
+            }
+            let (input, output) = (Vec::new(), Vec::new());
+            let route = Route { id, config, slots: started, declared, received: 0, forwarded: 0, input, output };
+            pipeline.routes.push(route);
+        }
+        Ok(pipeline)
+    }
+
+    /// The id of a stream that a source has packets of. New ones are declared to the cells of their routes.
+    pub(crate) fn admit(&mut self, name: &str) -> Result<StreamId, Full> {
+        let id = self.names.intern(name)?;
+        if self.streams.len() <= id.0 as usize {
+            self.streams.resize_with(self.names.names().len(), Stream::default);
+        }
+        if !self.streams[id.0 as usize].routed {
+            let mut routes = Vec::new();
+            for index in 0..self.routes.len() {
+                let wanted = self.routes[index].config.streams.iter().any(|pattern| pattern.matches(name));
+                // A stream of an earlier run was declared at the start.
+                if wanted && (self.routes[index].declared.contains(&id) || self.declare(index, id)) {
+                    routes.push(index);
+                }
+            }
+            let stream = &mut self.streams[id.0 as usize];
+            (stream.routes, stream.routed) = (routes.into(), true);
+        }
+        Ok(id)
+    }
+
+    /// Declares a new stream to the slots of a route, in order. `false`: a cell does not take it.
+    fn declare(&mut self, route: usize, stream: StreamId) -> bool {
+        let mut streams = vec![stream];
+        for slot in 0..self.routes[route].slots.len() {
+            let templates = self.routes[route].slots[slot].outputs().to_vec();
+            for stream in streams.clone() {
+                let Ok(outputs) = self.outputs(stream, &templates) else {
+                    error!(stream = self.name(stream), "no room for its outputs: `max_streams` is reached");
+                    return false;
+                };
+                let infos = outputs.iter().map(|output| self.info(*output)).collect();
+                let info = self.info(stream);
+                if let Err(error) = self.routes[route].slots[slot].add_stream(info, infos) {
+                    let (route, stream) = (&self.routes[route].config.name, self.name(stream));
+                    error!(route, stream, %error, "the stream cannot enter the route; its packets count as unrouted");
+                    return false;
+                }
+                streams.extend(outputs);
+            }
+        }
+        self.routes[route].declared.insert(stream);
+        true
+    }
+
+    /// The further streams that a slot with these templates may emit on for `stream`.
+    fn outputs(&mut self, stream: StreamId, templates: &[String]) -> Result<Vec<StreamId>, Full> {
+        let name = self.name(stream).to_owned();
+        templates.iter().map(|template| self.names.intern(&template.replace("{stream}", &name))).collect()
+    }
+
+    fn info(&self, id: StreamId) -> StreamInfo {
+        let name = self.name(id).to_owned();
+        let StreamConfig { unit, params } = self.known.get(&name).cloned().unwrap_or_default();
+        StreamInfo { id, name, unit, params }
+    }
+
+    /// The stream's name, or nothing for an id that was never given out.
+    pub(crate) fn name(&self, id: StreamId) -> &str {
+        self.names.name(id).unwrap_or_default()
+    }
+
+    /// Decides about a batch whose streams were admitted: calls `keep` with what each route keeps of it.
+    pub(crate) fn process(&mut self, batch: &[Reading], now: Now, mut keep: impl FnMut(RouteId, &[Reading])) -> Routed {
+        let mut count = Routed::default();
+        for reading in batch {
+            let stream = &mut self.streams[reading.stream.0 as usize];
+            stream.received += 1;
+            if stream.routes.is_empty() {
+                count.unrouted += 1;
+            } else {
+                count.routed += 1;
+            }
+            for route in &stream.routes {
+                let input = &mut self.routes[*route].input;
+                if input.is_empty() {
+                    self.touched.push(*route);
+                }
+                input.push(*reading);
+            }
+        }
+        while let Some(route) = self.touched.pop() {
+            self.run(route, 0, now.unix, &mut keep);
+        }
+        count
+    }
+
+    /// The sources have ended: every cell has the last word, and what it says goes on through the slots after it.
+    pub(crate) fn flush(&mut self, now: Now, mut keep: impl FnMut(RouteId, &[Reading])) {
+        for route in 0..self.routes.len() {
+            for slot in 0..self.routes[route].slots.len() {
+                let Route { slots, input, .. } = &mut self.routes[route];
+                slots[slot].flush(input);
+                self.run(route, slot + 1, now.unix, &mut keep);
+            }
+        }
+    }
+
+    /// Takes a route's input through its slots from `first` on.
+    fn run(&mut self, route: usize, first: usize, now: Unix, keep: &mut impl FnMut(RouteId, &[Reading])) {
+        let Route { id, slots, received, forwarded, input, output, .. } = &mut self.routes[route];
+        if first == 0 {
+            *received += input.len() as u64;
+        }
+        for slot in &mut slots[first..] {
+            if input.is_empty() {
+                return;
+            }
+            output.clear();
+            slot.process(input, now, output);
+            std::mem::swap(input, output);
+        }
+        if input.is_empty() {
+            return;
+        }
+        *forwarded += input.len() as u64;
+        for reading in &*input {
+            let index = reading.stream.0 as usize;
+            if index >= self.streams.len() {
+                self.streams.resize_with(index + 1, Stream::default);
+            }
+            self.streams[index].forwarded += 1;
+        }
+        keep(*id, input);
+        input.clear();
+    }
+
+    /// Saves every cell and gives the states that have changed, by slot.
+    pub(crate) fn save(&mut self) -> Vec<(String, Vec<u8>)> {
+        let slots = self.routes.iter_mut().flat_map(|route| &mut route.slots);
+        slots.filter_map(Slot::save).map(|(name, state)| (name.to_owned(), state.to_vec())).collect()
+    }
+
+    /// Nothing was written: the next `save` gives every state again.
+    pub(crate) fn commit_failed(&mut self) {
+        self.routes.iter_mut().flat_map(|route| &mut route.slots).for_each(Slot::commit_failed);
+    }
+
+    /// All stream names; the position is the id.
+    pub(crate) fn names(&self) -> &[String] {
+        self.names.names()
+    }
+
+    /// The route's configuration, if it is one of today's.
+    pub(crate) fn route(&self, id: RouteId) -> Option<&RouteConfig> {
+        self.routes.iter().find(|route| route.id == id).map(|route| &route.config)
+    }
+
+    /// Numbers for the status.
+    pub(crate) fn status(&self) -> (Vec<RouteStatus>, Vec<StreamStatus>) {
+        let routes = self.routes.iter().map(|route| RouteStatus {
+            name: route.config.name.clone(),
+            received: route.received,
+            slots: route.slots.iter().map(Slot::status).collect(),
+            forwarded: route.forwarded,
+        });
+        let streams = self.streams.iter().zip(self.names.names()).map(|(stream, name)| StreamStatus {
+            name: name.clone(),
+            received: stream.received,
+            forwarded: stream.forwarded,
+        });
+        (routes.collect(), streams.collect())
+    }
+}

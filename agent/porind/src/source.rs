@@ -1,0 +1,78 @@
+//! Sources: what makes packets. One file per kind; the compiler asks for the arm.
+
+mod replay;
+
+use std::time::Duration;
+
+use porin_core::config::{Source, SourceKind};
+use tokio::sync::{mpsc, watch};
+
+use crate::inbox::{Doorbell, FromSource};
+
+/// Readings in a batch at most: enough to make the call into a cell cheap, few enough to be quick.
+pub(crate) const BATCH: usize = 64;
+
+/// The first pause after a failure; each failure doubles it.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// A source's way to the loop.
+pub(crate) struct Outlet {
+    queue: mpsc::Sender<FromSource>,
+    doorbell: Doorbell,
+}
+
+/// The loop takes nothing more: the agent is stopping.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent is stopping")]
+pub(crate) struct Stopping;
+
+impl Outlet {
+    /// Waits while the queue is full: that is how a fast source is slowed down.
+    pub(crate) async fn send(&self, message: FromSource) -> Result<(), Stopping> {
+        self.queue.send(message).await.map_err(|_| Stopping)?;
+        self.doorbell.ring();
+        Ok(())
+    }
+}
+
+/// Runs a source to its end; after a failure, again from where it was. `settled`: up to which count its packets are
+/// decided about and durable.
+pub(crate) async fn run(
+    source: Source,
+    queue: mpsc::Sender<FromSource>,
+    doorbell: Doorbell,
+    settled: watch::Receiver<u64>,
+) {
+    let outlet = Outlet { queue, doorbell };
+    let mut pause = MIN_PAUSE;
+    let SourceKind::Replay(config) = source.kind;
+    let mut replay = replay::Replay::new(config, settled);
+    loop {
+        let made_before = replay.made();
+        match replay.run(&outlet).await {
+            Ok(()) => break,
+            Err(error) if error.is::<Stopping>() => return,
+            Err(error) => {
+                if replay.made() > made_before {
+                    pause = MIN_PAUSE;
+                }
+                tracing::warn!(
+                    source = source.name,
+                    error = format!("{error:#}"),
+                    ?pause,
+                    "the source failed and starts again"
+                );
+                if outlet.send(FromSource::Restart(format!("{error:#}"))).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+        }
+    }
+    // Stopping is the only way to fail, and then nobody waits for it.
+    let _ = outlet.send(FromSource::Ended).await;
+}

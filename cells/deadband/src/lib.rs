@@ -1,0 +1,95 @@
+//! Deadband (send on delta): forwards a reading when it differs from the last forwarded one by more than a bound.
+//!
+//! Holding each forwarded value until the next one rebuilds the stream with an error of at most the bound at every
+//! reading: `|value − last forwarded| > bound` is forwarded, all else is dropped.
+//!
+//! | parameter | unit | |
+//! |---|---|---|
+//! | `absolute` | the stream's | the bound itself; this or `percent` |
+//! | `percent` | % of `span` | the bound as a share of the stream's range; 1 is a good start (AVEVA PI's default for exception reporting) |
+//! | `span` | the stream's | the stream's range; a parameter of the stream, needed with `percent` |
+//! | `max_silence_s` | s | forward at the latest after this time; default: no limit |
+//!
+//! A first reading is forwarded, and so is one whose quality differs from the last forwarded one's, and a change to
+//! or from "not a number". When the clock steps by more than `max_silence_s`, in either direction, the next reading
+//! is forwarded. Not for finding faults: a signal that moves a lot is forwarded a lot, whether it matters or not.
+//!
+//! Source of the defaults: AVEVA PI System, "Exception reporting": exception deviation 1 % of span.
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+extern crate alloc;
+use alloc::{string::String, vec::Vec};
+
+use porin_sdk::{Cell, Malformed, Reading, StateReader, StateWriter, Stream};
+
+/// The decision for one stream.
+#[derive(Clone, Debug)]
+pub struct Deadband {
+    bound: f64,
+    max_silence_us: u64,
+    last: Option<Sent>,
+}
+
+/// What a consumer knows of the stream.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    time_us: u64,
+    value: f64,
+    quality: u32,
+}
+
+impl Deadband {
+    fn forwards(&self, reading: Reading) -> bool {
+        let Some(last) = self.last else { return true };
+        let same_bits = reading.value.to_bits() == last.value.to_bits();
+        // Not `> bound`: a difference that is not a number is a change, too.
+        #[allow(clippy::neg_cmp_op_on_partial_ord)]
+        let moved = !same_bits && !((reading.value - last.value).abs() <= self.bound);
+        moved || reading.quality != last.quality || reading.time_us.abs_diff(last.time_us) >= self.max_silence_us
+    }
+}
+
+impl Cell for Deadband {
+    const PARAMS: &'static [&'static str] = &["absolute", "percent", "max_silence_s"];
+
+    fn new(stream: &Stream) -> Result<Self, String> {
+        let bound = match (stream.positive("absolute")?, stream.positive("percent")?) {
+            (Some(bound), None) => bound,
+            (None, Some(percent)) => match stream.positive("span")? {
+                Some(span) => percent / 100.0 * span,
+                None => return Err(stream.error("span", "missing, and `percent` is a share of it")),
+            },
+            (None, None) => return Err(stream.error("absolute", "missing; give it or `percent`")),
+            (Some(_), Some(_)) => return Err(stream.error("absolute", "give it or `percent`, not both")),
+        };
+        let max_silence_us = match stream.seconds_as_us("max_silence_s")? {
+            Some(0) => return Err(stream.error("max_silence_s", "must be above zero")),
+            other => other.unwrap_or(u64::MAX),
+        };
+        Ok(Self { bound, max_silence_us, last: None })
+    }
+
+    fn process(&mut self, reading: Reading, out: &mut Vec<Reading>) {
+        if self.forwards(reading) {
+            let Reading { time_us, value, quality, .. } = reading;
+            self.last = Some(Sent { time_us, value, quality });
+            out.push(reading);
+        }
+    }
+
+    fn save(&self, state: &mut StateWriter) {
+        state.option(self.last, |state, last| {
+            state.u64(last.time_us);
+            state.f64(last.value);
+            state.u32(last.quality);
+        });
+    }
+
+    fn restore(&mut self, state: &mut StateReader) -> Result<(), Malformed> {
+        self.last =
+            state.option(|state| Ok(Sent { time_us: state.u64()?, value: state.f64()?, quality: state.u32()? }))?;
+        Ok(())
+    }
+}
+
+porin_sdk::export!(Deadband);

@@ -1,0 +1,142 @@
+//! One component, many streams: the `filter` world over one [`Cell`] value per stream.
+//!
+//! State, version 1: the byte of this frame's version, the byte of [`Cell::STATE_VERSION`], then for each stream
+//! its id (u32), a length (u8) and the bytes that the cell wrote.
+
+use alloc::{string::String, vec::Vec};
+
+use crate::{Cell, Malformed, Param, Reading, Setup, StateReader, StateWriter, Stream, StreamInfo, rt};
+
+const FRAME_VERSION: u8 = 1;
+
+/// The cell values of all streams that the route feeds in.
+#[derive(Debug)]
+pub struct Streams<C> {
+    params: Vec<Param>,
+    /// Sorted by id. Hundreds of streams in one page: no map, no gaps.
+    cells: Vec<(u32, C)>,
+    /// Where the next reading is likely to belong: sources cycle through their streams.
+    guess: usize,
+}
+
+impl<C: Cell> Streams<C> {
+    /// No streams yet.
+    pub const fn new() -> Self {
+        Self { params: Vec::new(), cells: Vec::new(), guess: 0 }
+    }
+
+    /// See `init` in `wit/filter.wit`.
+    pub fn init(&mut self, setup: Setup) -> Result<(), String> {
+        if let Some(param) = setup.params.iter().find(|param| !C::PARAMS.contains(&param.name.as_str())) {
+            return Err(["unknown parameter `", &param.name, "`; known: ", &C::PARAMS.join(", ")].concat());
+        }
+        self.params = setup.params;
+        self.cells.clear();
+        self.add(&setup.streams, &setup.outputs)
+    }
+
+    /// See `streams-added` in `wit/filter.wit`. A stream whose parameters do not fit traps: there is nobody to tell.
+    pub fn streams_added(&mut self, streams: &[StreamInfo], outputs: &[StreamInfo]) {
+        if self.add(streams, outputs).is_err() {
+            rt::trap();
+        }
+    }
+
+    fn add(&mut self, streams: &[StreamInfo], outputs: &[StreamInfo]) -> Result<(), String> {
+        let per_stream = outputs.len().checked_div(streams.len()).unwrap_or(0);
+        for (index, info) in streams.iter().enumerate() {
+            let outputs = &outputs[index * per_stream..][..per_stream];
+            let cell = C::new(&Stream { info, params: &self.params, outputs })?;
+            match self.position(info.id) {
+                Ok(at) => self.cells[at].1 = cell,
+                Err(at) => self.cells.insert(at, (info.id, cell)),
+            }
+        }
+        Ok(())
+    }
+
+    /// See `process` in `wit/filter.wit`. The host feeds declared streams only.
+    pub fn process(&mut self, batch: &[Reading]) -> Vec<Reading> {
+        let mut out = Vec::with_capacity(batch.len());
+        for reading in batch {
+            if self.cells.get(self.guess).is_none_or(|(id, _)| *id != reading.stream) {
+                let Ok(at) = self.position(reading.stream) else { continue };
+                self.guess = at;
+            }
+            self.cells[self.guess].1.process(*reading, &mut out);
+            self.guess += 1;
+            if self.guess == self.cells.len() {
+                self.guess = 0;
+            }
+        }
+        out
+    }
+
+    /// See `tick` in `wit/filter.wit`.
+    pub fn tick(&mut self, now_us: u64) -> Vec<Reading> {
+        let mut out = Vec::new();
+        self.cells.iter_mut().for_each(|(_, cell)| cell.tick(now_us, &mut out));
+        out
+    }
+
+    /// See `flush` in `wit/filter.wit`.
+    pub fn flush(&mut self) -> Vec<Reading> {
+        let mut out = Vec::new();
+        self.cells.iter_mut().for_each(|(_, cell)| cell.flush(&mut out));
+        out
+    }
+
+    /// See `save` in `wit/filter.wit`. More than 255 bytes for one stream trap.
+    pub fn save(&self) -> Vec<u8> {
+        let mut state = StateWriter::default();
+        state.u8(FRAME_VERSION);
+        state.u8(C::STATE_VERSION);
+        for (id, cell) in &self.cells {
+            state.u32(*id);
+            let length_at = state.0.len();
+            state.u8(0);
+            cell.save(&mut state);
+            let length = u8::try_from(state.0.len() - length_at - 1);
+            state.0[length_at] = length.unwrap_or_else(|_| rt::trap());
+        }
+        state.0
+    }
+
+    /// See `restore` in `wit/filter.wit`. What is saved of a stream that this route no longer feeds in is dropped.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let mut state = StateReader(bytes);
+        if state.take(2) != Ok(&[FRAME_VERSION, C::STATE_VERSION]) {
+            return Err("the state has another version".into());
+        }
+        // Checked whole before anything is taken over: an error leaves the cell as `init` made it.
+        self.read_streams(StateReader(state.0), |_, _| Ok(()))
+            .and_then(|()| self.read_streams(state, Cell::restore))
+            .map_err(|Malformed| String::from("the state is cut short or damaged"))
+    }
+
+    fn read_streams(
+        &mut self,
+        mut state: StateReader,
+        mut each: impl FnMut(&mut C, &mut StateReader) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        while !state.0.is_empty() {
+            let id = state.u32()?;
+            let length = state.u8()?;
+            let mut fields = StateReader(state.take(length.into())?);
+            if let Ok(at) = self.position(id) {
+                each(&mut self.cells[at].1, &mut fields)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&self, stream: u32) -> Result<usize, usize> {
+        self.cells.binary_search_by_key(&stream, |(id, _)| *id)
+    }
+}
+
+impl<C: Cell> Default for Streams<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,139 @@
+//! What a porin cell is written with.
+//!
+//! A cell is a decision about the readings of one stream. Write the decision as a [`Cell`], test it on the host
+//! like any Rust type, and end the file with [`export!`]: the macro maps it to the `filter` world of
+//! `wit/filter.wit`, where one component decides about many streams.
+//!
+//! ```
+//! use porin_sdk::{Cell, Malformed, Reading, StateReader, StateWriter, Stream};
+//!
+//! /// Forwards a reading when its value is not that of the reading before.
+//! #[derive(Default)]
+//! struct Changes { last: Option<f64> }
+//!
+//! impl Cell for Changes {
+//!     const PARAMS: &'static [&'static str] = &[];
+//!     fn new(_stream: &Stream) -> Result<Self, String> { Ok(Self::default()) }
+//!     fn process(&mut self, reading: Reading, out: &mut Vec<Reading>) {
+//!         if self.last.replace(reading.value) != Some(reading.value) { out.push(reading); }
+//!     }
+//!     fn save(&self, state: &mut StateWriter) { state.option(self.last, StateWriter::f64); }
+//!     fn restore(&mut self, state: &mut StateReader) -> Result<(), Malformed> {
+//!         self.last = state.option(StateReader::f64)?;
+//!         Ok(())
+//!     }
+//! }
+//! # porin_sdk::export!(Changes);
+//! # fn main() {}
+//! ```
+//!
+//! What it promises: no allocation of its own per reading, a state that survives updates of the SDK (it starts
+//! with a version), one page of memory for hundreds of streams. What it does not do: decisions across streams.
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+extern crate alloc;
+
+use alloc::{string::String, vec::Vec};
+
+#[cfg(target_arch = "wasm32")]
+mod arena;
+#[rustfmt::skip]
+#[allow(missing_docs, unsafe_code, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction)]
+#[doc(hidden)]
+pub mod bindings;
+mod filter;
+#[doc(hidden)]
+#[allow(unsafe_code)]
+pub mod rt;
+mod state;
+mod stream;
+
+pub use bindings::porin::cell::types::{Param, Reading, Setup, StreamInfo, Value};
+pub use filter::Streams;
+pub use state::{Malformed, StateReader, StateWriter};
+pub use stream::Stream;
+
+/// A decision about the readings of one stream.
+///
+/// The SDK makes one value per stream and hands it that stream's readings in the order of the source.
+pub trait Cell: Sized {
+    /// The slot parameters that this cell knows. Any other name refuses the configuration.
+    const PARAMS: &'static [&'static str];
+
+    /// The version of the layout that `save` writes. Raise it when the layout changes; `restore` sees only its own.
+    const STATE_VERSION: u8 = 1;
+
+    /// Makes the decision for one stream, or says in words for the operator what is wrong with the parameters.
+    fn new(stream: &Stream) -> Result<Self, String>;
+
+    /// Decides about one reading: pushes to `out` what goes on, which may be nothing, the reading, or others.
+    fn process(&mut self, reading: Reading, out: &mut Vec<Reading>);
+
+    /// Time has passed without regard to readings. `now_us`: microseconds since the Unix epoch.
+    fn tick(&mut self, _now_us: u64, _out: &mut Vec<Reading>) {}
+
+    /// The last word on this stream: the source has ended, or the cell is replaced by one that refuses its state.
+    fn flush(&mut self, _out: &mut Vec<Reading>) {}
+
+    /// Writes everything that later decisions depend on. At most 255 bytes a stream.
+    fn save(&self, state: &mut StateWriter);
+
+    /// Reads back what `save` wrote, in the same order.
+    fn restore(&mut self, state: &mut StateReader) -> Result<(), Malformed>;
+}
+
+/// Makes a component of a [`Cell`]: exports the `filter` world, on wasm32 only.
+#[macro_export]
+macro_rules! export {
+    ($cell:ty) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            static CELL: $crate::rt::Single<$crate::Streams<$cell>> = $crate::rt::Single::new($crate::Streams::new());
+
+            struct Component;
+            #[allow(unsafe_code)]
+            impl $crate::bindings::Guest for Component {
+                fn init(setup: $crate::Setup) -> Result<(), $crate::rt::String> {
+                    CELL.with(|cell| cell.init(setup))
+                }
+                fn streams_added(
+                    streams: $crate::rt::Vec<$crate::StreamInfo>,
+                    outputs: $crate::rt::Vec<$crate::StreamInfo>,
+                ) {
+                    CELL.with(|cell| cell.streams_added(&streams, &outputs))
+                }
+                fn process(batch: $crate::rt::Vec<$crate::Reading>) -> $crate::rt::Vec<$crate::Reading> {
+                    CELL.with(|cell| cell.process(&batch))
+                }
+                fn tick(now_us: u64) -> $crate::rt::Vec<$crate::Reading> {
+                    CELL.with(|cell| cell.tick(now_us))
+                }
+                fn flush() -> $crate::rt::Vec<$crate::Reading> {
+                    CELL.with(|cell| cell.flush())
+                }
+                fn save() -> $crate::rt::Vec<u8> {
+                    CELL.with(|cell| cell.save())
+                }
+                fn restore(state: $crate::rt::Vec<u8>) -> Result<(), $crate::rt::String> {
+                    CELL.with(|cell| cell.restore(&state))
+                }
+            }
+    $crate::bindings::export!(Component with_types_in $crate::bindings);
+        };
+    };
+}
+
+/// Capability `log`: lines for the operator. Needs `grants = ["log"]` in the slot. Silent in tests on the host.
+pub mod log {
+    #[cfg(target_arch = "wasm32")]
+    pub use crate::bindings::porin::cell::log::{Level, log};
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use self::host::*;
+    #[cfg(not(target_arch = "wasm32"))]
+    mod host {
+        pub use crate::bindings::porin::cell::log::Level;
+        /// Writes one line: its level, where in the cell, what happened.
+        pub fn log(_level: Level, _context: &str, _message: &str) {}
+    }
+}

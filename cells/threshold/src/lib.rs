@@ -1,0 +1,119 @@
+//! Threshold: says when a value leaves its limits and when it is back.
+//!
+//! Sends one reading per change on the stream's output: 1 above `high`, −1 below `low`, 0 within. The first reading
+//! of a stream sends its state, whatever it is, so that a consumer knows where it stands.
+//!
+//! | parameter | unit | |
+//! |---|---|---|
+//! | `high` | the stream's | alarm when the value is above it; this, `low`, or both |
+//! | `low` | the stream's | alarm when the value is below it |
+//! | `hysteresis` | the stream's | an alarm ends only when the value is back inside by this much; default 0 |
+//! | `min_hold_s` | s | an alarm, once raised, is held at least this long; default 0 |
+//!
+//! The slot needs `outputs = ["{stream}/alarm"]` or another name. Raising is never delayed: a value that goes
+//! straight from above `high` to below `low` changes the alarm at once. A value that is not a number decides nothing.
+//! When the clock steps, in either direction, by more than `min_hold_s`, a hold is over. Not for noisy signals without
+//! `hysteresis`: each crossing of the limit is a change.
+//!
+//! Source of the terms: ANSI/ISA-18.2-2016, "Management of Alarm Systems" (deadband, off-delay).
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+extern crate alloc;
+use alloc::{string::String, vec::Vec};
+
+use porin_sdk::{Cell, Malformed, Reading, StateReader, StateWriter, Stream};
+
+/// Where the value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alarm {
+    Off,
+    High,
+    Low,
+}
+
+/// The decision for one stream.
+#[derive(Clone, Debug)]
+pub struct Threshold {
+    high: f64,
+    low: f64,
+    hysteresis: f64,
+    min_hold_us: u64,
+    output: u32,
+    /// The state that was sent last, and when it began.
+    sent: Option<(Alarm, u64)>,
+}
+
+impl Threshold {
+    /// The state that `value` asks for, given the present one.
+    fn wanted(&self, value: f64, now: Alarm) -> Alarm {
+        let margin = |alarm| if now == alarm { self.hysteresis } else { 0.0 };
+        if value > self.high - margin(Alarm::High) {
+            Alarm::High
+        } else if value < self.low + margin(Alarm::Low) {
+            Alarm::Low
+        } else {
+            Alarm::Off
+        }
+    }
+}
+
+impl Cell for Threshold {
+    const PARAMS: &'static [&'static str] = &["high", "low", "hysteresis", "min_hold_s"];
+
+    fn new(stream: &Stream) -> Result<Self, String> {
+        let (high, low) = (stream.number("high")?, stream.number("low")?);
+        if high.is_none() && low.is_none() {
+            return Err(stream.error("high", "missing; give it, `low`, or both"));
+        }
+        let (high, low) = (high.unwrap_or(f64::INFINITY), low.unwrap_or(f64::NEG_INFINITY));
+        let hysteresis = stream.positive("hysteresis")?.unwrap_or(0.0);
+        if high - hysteresis < low + hysteresis {
+            return Err(stream.error("hysteresis", "leaves no room between `low` and `high`"));
+        }
+        let Some(output) = stream.outputs.first() else {
+            return Err(String::from("the slot needs an output, such as outputs = [\"{stream}/alarm\"]"));
+        };
+        let min_hold_us = stream.seconds_as_us("min_hold_s")?.unwrap_or(0);
+        Ok(Self { high, low, hysteresis, min_hold_us, output: output.id, sent: None })
+    }
+
+    fn process(&mut self, reading: Reading, out: &mut Vec<Reading>) {
+        if reading.value.is_nan() {
+            return;
+        }
+        let (now, since) = self.sent.unwrap_or((Alarm::Off, 0));
+        let wanted = self.wanted(reading.value, now);
+        let held = wanted == Alarm::Off && reading.time_us.abs_diff(since) < self.min_hold_us;
+        if self.sent.is_none() || (wanted != now && !held) {
+            self.sent = Some((wanted, reading.time_us));
+            let value = match wanted {
+                Alarm::Off => 0.0,
+                Alarm::High => 1.0,
+                Alarm::Low => -1.0,
+            };
+            out.push(Reading { value, stream: self.output, ..reading });
+        }
+    }
+
+    fn save(&self, state: &mut StateWriter) {
+        state.option(self.sent, |state, (alarm, since)| {
+            state.u8(alarm as u8);
+            state.u64(since);
+        });
+    }
+
+    fn restore(&mut self, state: &mut StateReader) -> Result<(), Malformed> {
+        self.sent = state.option(|state| {
+            let alarm = match state.u8()? {
+                0 => Alarm::Off,
+                1 => Alarm::High,
+                2 => Alarm::Low,
+                _ => return Err(Malformed),
+            };
+            Ok((alarm, state.u64()?))
+        })?;
+        Ok(())
+    }
+}
+
+porin_sdk::export!(Threshold);
