@@ -7,8 +7,8 @@ use crate::ids::StreamId;
 /// Bytes of a stream's name. With a topic template around it, it stays below the 256 bytes of AWS IoT.
 pub const MAX_NAME_BYTES: usize = 100;
 
-/// Slashes in a stream's name. The big clouds allow 7 in a topic.
-pub const MAX_NAME_SLASHES: usize = 3;
+/// Slashes in a stream's name. AWS IoT allows 7 in a topic, and `porin/v1/gw/{gw}/data/{stream}` has 5 of its own.
+pub const MAX_NAME_SLASHES: usize = 2;
 
 /// Why a text cannot name a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -189,7 +189,7 @@ mod tests {
     fn names_are_bounded_and_without_wildcards() {
         assert_eq!(check_name("boiler/temp_°C"), Ok(()));
         assert_eq!(check_name(""), Err(BadName::Empty));
-        assert_eq!(check_name("a/b/c/d/e"), Err(BadName::TooDeep));
+        assert_eq!(check_name("a/b/c/d"), Err(BadName::TooDeep));
         assert_eq!(check_name(&"x".repeat(101)), Err(BadName::TooLong));
         assert_eq!(check_name("a/+"), Err(BadName::Character('+')));
         assert_eq!(check_name("a\nb"), Err(BadName::Character('\n')));

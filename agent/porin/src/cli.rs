@@ -19,6 +19,15 @@ enum Command {
     /// Work on cells
     #[command(subcommand)]
     Cell(CellCommand),
+    /// Show the main job: recorded data, two cells, a broker, and what it saves
+    Demo(cmd::demo::Arguments),
+    /// An MQTT broker for demos and tests, on loopback
+    #[command(hide = true)]
+    Broker {
+        /// TCP port
+        #[arg(long)]
+        port: u16,
+    },
     /// Make the files that are derived from `wit/` (for porin's own developers)
     #[command(hide = true)]
     Wit {
@@ -44,6 +53,8 @@ enum CellCommand {
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Cell(CellCommand::Build { packages, out }) => cmd::cell_build::run(&packages, out.as_deref()),
+        Command::Demo(arguments) => cmd::demo::run(&arguments),
+        Command::Broker { port } => cmd::broker::run(port),
         Command::Wit { check } => cmd::wit::run(check),
     }
 }

@@ -1,4 +1,6 @@
 //! One file per command.
 
+pub(crate) mod broker;
 pub(crate) mod cell_build;
+pub(crate) mod demo;
 pub(crate) mod wit;

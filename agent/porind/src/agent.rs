@@ -124,8 +124,8 @@ struct CommitState {
     failures: u64,
 }
 
-/// Runs until it is stopped or drained, on the calling thread.
-pub(crate) fn run(parts: Parts) {
+/// Runs until it is stopped or drained, on the calling thread. Gives the last status.
+pub(crate) fn run(parts: Parts) -> Snapshot {
     let names = parts.pipeline.names().len();
     let found = parts.queue.counts().appended;
     let sources = parts.config.gateway.sources.iter().map(|source| Source {
@@ -141,7 +141,9 @@ pub(crate) fn run(parts: Parts) {
         let event = agent.next();
         agent.step(event);
     }
+    let last = agent.status();
     agent.parts.committer.stop();
+    last
 }
 
 impl Agent {

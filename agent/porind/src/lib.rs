@@ -21,6 +21,7 @@ use porin_core::{
     config::Config,
     ids::{QueueId, RouteId},
     outbox::Queue,
+    status::Snapshot,
     stream::NameTable,
 };
 use tokio::sync::{mpsc, watch};
@@ -52,11 +53,17 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets.
+/// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. Gives
+/// the last status.
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(config: Config, until: Until, mut stop: watch::Receiver<bool>, ready: impl FnOnce()) -> anyhow::Result<()> {
+pub fn run(
+    config: Config,
+    until: Until,
+    mut stop: watch::Receiver<bool>,
+    ready: impl FnOnce(),
+) -> anyhow::Result<Snapshot> {
     let store = Arc::new(Store::open(Path::new(&config.gateway.outbox.path))?);
     let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), |slot| store.state(slot))?;
     let names = NameTable::new(store.names(Names::Streams)?, config.gateway.max_streams);
@@ -90,25 +97,25 @@ pub fn run(config: Config, until: Until, mut stop: watch::Receiver<bool>, ready:
     let uplink = config.gateway.uplink.clone();
 
     let (end, mut ended) = watch::channel(false);
-    let pipeline_thread = thread::Builder::new().name("pipeline".into()).spawn(move || -> anyhow::Result<()> {
-        // Told however the thread ends: the sender is dropped with it.
-        let _end = end;
-        let committer = Committer::start(store.clone(), Doorbell::of_this_thread())?;
-        agent::run(agent::Parts {
-            config,
-            until,
-            store,
-            pipeline,
-            queue,
-            route_names,
-            inbox,
-            committer,
-            settled,
-            link: publishes,
-            stop_link,
-        });
-        Ok(())
-    })?;
+    let pipeline_thread =
+        thread::Builder::new().name("pipeline".into()).spawn(move || -> anyhow::Result<Snapshot> {
+            // Told however the thread ends: the sender is dropped with it.
+            let _end = end;
+            let committer = Committer::start(store.clone(), Doorbell::of_this_thread())?;
+            Ok(agent::run(agent::Parts {
+                config,
+                until,
+                store,
+                pipeline,
+                queue,
+                route_names,
+                inbox,
+                committer,
+                settled,
+                link: publishes,
+                stop_link,
+            }))
+        })?;
     let doorbell = Doorbell::of(&pipeline_thread);
     let tasks = tokio::task::LocalSet::new();
     for (source, sender, settled) in sources {

@@ -29,7 +29,7 @@ Commands:
 Options:
   -c, --config FILE   the configuration [default: /etc/porin/porin.toml]
       --until-drained run: stop when every source has ended and the broker has everything
-      --json          check, status: print JSON
+      --json          check, status: print JSON; run: print the last status as JSON at the end
   -h, --help          print this
   -V, --version       print the version
 
@@ -103,13 +103,10 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
                     other => return Err(Failure::Usage(format!("there is no command `{other}`"))),
                 });
             }
-            other => return Err(usage(other.unexpected())),
+            other @ (Arg::Short(_) | Arg::Long(_) | Arg::Value(_)) => return Err(usage(other.unexpected())),
         }
     }
     let Some(command) = command else { return Err(Failure::Usage("a command is missing".into())) };
-    if arguments.json && command == Command::Run {
-        return Err(Failure::Usage("--json goes with check and status".into()));
-    }
     if arguments.until == Until::Drained && command != Command::Run {
         return Err(Failure::Usage("--until-drained goes with run".into()));
     }
@@ -122,19 +119,24 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
     let parsed = Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"));
     let config = parsed.map_err(Failure::Config)?;
     match arguments.command {
-        Command::Run => run(config, arguments.until),
+        Command::Run => run(config, arguments.until, arguments.json),
         Command::Check => check(&config, path, arguments.json),
         Command::Status => status(&config, arguments.json),
     }
 }
 
-fn run(config: Config, until: Until) -> Result<(), Failure> {
+fn run(config: Config, until: Until, json: bool) -> Result<(), Failure> {
     // A cell that is wrong is a configuration that is wrong; it is found before the store is touched.
     porind::check(&config).map_err(Failure::Config)?;
     log_to_stderr();
     let (stop, stopped) = watch::channel(false);
     listen_for_signals(stop).map_err(Failure::Failed)?;
-    porind::run(config, until, stopped, || tracing::info!("ready")).map_err(Failure::Failed)
+    let last = porind::run(config, until, stopped, || tracing::info!("ready")).map_err(Failure::Failed)?;
+    if json {
+        let text = serde_json::to_string(&last).map_err(|error| Failure::Failed(error.into()))?;
+        print(&format!("{text}\n"))?;
+    }
+    Ok(())
 }
 
 fn check(config: &Config, path: &str, json: bool) -> Result<(), Failure> {

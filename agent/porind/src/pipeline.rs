@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use porin_core::{
     config::{Config, Route as RouteConfig, StreamConfig},
     ids::{RouteId, StreamId},
     packet::Reading,
     setup::{Setup, StreamInfo},
     status::{RouteStatus, StreamStatus},
-    stream::{Full, NameTable},
+    stream::{Full, NameTable, check_name},
     time::{Now, Unix},
 };
 use tracing::error;
@@ -63,20 +63,20 @@ impl Pipeline {
     pub(crate) fn start(config: &Config, routes: Vec<LoadedRoute>, names: NameTable) -> anyhow::Result<Self> {
         let known = config.gateway.streams.clone();
         let mut pipeline = Self { names, known, streams: Vec::new(), routes: Vec::new(), touched: Vec::new() };
+        let slots = routes.iter().flat_map(|route| &route.slots);
+        let templates: Vec<_> = slots.flat_map(|slot| slot.config.outputs.clone()).collect();
         for LoadedRoute { id, config, slots } in routes {
-            let wanted = |name: &String| config.streams.iter().any(|pattern| pattern.matches(name));
+            let wanted = |name: &str| config.streams.iter().any(|pattern| pattern.matches(name));
             let names = (0..).map(StreamId).zip(pipeline.names.names());
-            let declared: BTreeSet<_> = names.filter(|(_, name)| wanted(name)).map(|(id, _)| id).collect();
+            let names = names.filter(|(_, name)| wanted(name) && !made_by_a_slot(name, &templates, &pipeline.names));
+            let declared: BTreeSet<_> = names.map(|(id, _)| id).collect();
             let mut streams: Vec<_> = declared.iter().copied().collect();
             let mut started = Vec::new();
             for slot in slots {
                 let mut outputs = Vec::new();
                 for stream in &streams {
                     let made = pipeline.outputs(*stream, &slot.config.outputs);
-                    let full = |Full| {
-                        anyhow!("slot `{}`: no room for its outputs: `max_streams` is reached", slot.config.name)
-                    };
-                    outputs.extend(made.map_err(full)?);
+                    outputs.extend(made.with_context(|| format!("slot `{}`", slot.config.name))?);
                 }
                 let setup = Setup {
                     params: slot.config.params.clone(),
@@ -120,9 +120,16 @@ impl Pipeline {
         for slot in 0..self.routes[route].slots.len() {
             let templates = self.routes[route].slots[slot].outputs().to_vec();
             for stream in streams.clone() {
-                let Ok(outputs) = self.outputs(stream, &templates) else {
-                    error!(stream = self.name(stream), "no room for its outputs: `max_streams` is reached");
-                    return false;
+                let outputs = match self.outputs(stream, &templates) {
+                    Ok(outputs) => outputs,
+                    Err(error) => {
+                        error!(
+                            stream = self.name(stream),
+                            error = format!("{error:#}"),
+                            "the stream cannot enter the route"
+                        );
+                        return false;
+                    }
                 };
                 let infos = outputs.iter().map(|output| self.info(*output)).collect();
                 let info = self.info(stream);
@@ -139,9 +146,16 @@ impl Pipeline {
     }
 
     /// The further streams that a slot with these templates may emit on for `stream`.
-    fn outputs(&mut self, stream: StreamId, templates: &[String]) -> Result<Vec<StreamId>, Full> {
+    fn outputs(&mut self, stream: StreamId, templates: &[String]) -> anyhow::Result<Vec<StreamId>> {
         let name = self.name(stream).to_owned();
-        templates.iter().map(|template| self.names.intern(&template.replace("{stream}", &name))).collect()
+        let output = |template: &String| {
+            let output = template.replace("{stream}", &name);
+            check_name(&output).map_err(|error| anyhow!("the output `{output}` has {error}"))?;
+            self.names
+                .intern(&output)
+                .map_err(|Full| anyhow!("no room for the output `{output}`: `max_streams` is reached"))
+        };
+        templates.iter().map(output).collect()
     }
 
     fn info(&self, id: StreamId) -> StreamInfo {
@@ -256,4 +270,13 @@ impl Pipeline {
         });
         (routes.collect(), streams.collect())
     }
+}
+
+/// Whether a known name is that of an output: a route chooses among what sources make, not what slots make.
+fn made_by_a_slot(name: &str, templates: &[String], names: &NameTable) -> bool {
+    templates.iter().any(|template| {
+        let Some((before, after)) = template.split_once("{stream}") else { return false };
+        let inner = name.strip_prefix(before).and_then(|name| name.strip_suffix(after));
+        inner.is_some_and(|inner| inner != name && names.get(inner).is_some())
+    })
 }

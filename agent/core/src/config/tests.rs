@@ -90,8 +90,8 @@ fn what_is_wrong_is_named_with_its_line() {
     check("streams = [\"buoy/#\"]", "streams = []", "route `sea` names no streams");
     check(
         "publish = ",
-        "topic = \"a/b/c/d/e/{stream}\"\npublish = ",
-        "line 25: topic `a/b/c/d/e/{stream}`: with the deepest stream name",
+        "topic = \"a/b/c/d/e/f/{stream}\"\npublish = ",
+        "line 25: topic `a/b/c/d/e/f/{stream}`: with the deepest stream name",
     );
     check("publish = ", "topic = \"a/{strem}\"\npublish = ", "the placeholders are {gw}, {route} and {stream}");
     check("publish = ", "topic = \"a/#\"\npublish = ", "no wildcards");

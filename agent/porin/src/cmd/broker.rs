@@ -1,0 +1,82 @@
+//! `porin broker`: the embedded broker as a process of its own.
+//!
+//! rumqttd cannot be stopped in process, only logs a failed bind and does not tell which port 0 became. So it runs as
+//! a child: [`Broker::start`] picks a free port, waits until it accepts, and kills it when dropped.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use rumqttd::{ConnectionSettings, RouterConfig, ServerSettings};
+
+/// Time for the child to accept connections.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the broker until the process is killed.
+pub(crate) fn run(port: u16) -> anyhow::Result<()> {
+    let connections = ConnectionSettings {
+        connection_timeout_ms: 10_000,
+        max_payload_size: 262_144,
+        max_inflight_count: 500,
+        auth: None,
+        external_auth: None,
+        dynamic_filters: true,
+    };
+    let server = ServerSettings {
+        name: "v5".into(),
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        tls: None,
+        next_connection_delay_ms: 1,
+        connections,
+    };
+    let router = RouterConfig {
+        max_connections: 100,
+        max_outgoing_packet_count: 200,
+        max_segment_size: 100 << 20,
+        max_segment_count: 10,
+        ..RouterConfig::default()
+    };
+    let v5 = Some([("v5".to_owned(), server)].into());
+    let config = rumqttd::Config { id: 0, router, v5, ..rumqttd::Config::default() };
+    rumqttd::Broker::new(config).start().context("the embedded broker")
+}
+
+/// A running broker; killed when dropped.
+pub(crate) struct Broker {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Broker {
+    /// Starts this very program as a broker on a free port of loopback.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["broker", "--port", &address.port().to_string()])
+            .stdout(Stdio::null())
+            .spawn()
+            .context("starting the embedded broker")?;
+        let start = Instant::now();
+        while TcpStream::connect_timeout(&address, PATIENCE).is_err() {
+            if let Some(status) = child.try_wait()? {
+                bail!("the embedded broker ended at once: {status}");
+            }
+            if start.elapsed() > PATIENCE {
+                bail!("the embedded broker does not accept connections at {address}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Self { child, address })
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It holds nothing that is to be kept.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

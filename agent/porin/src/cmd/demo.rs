@@ -1,0 +1,233 @@
+//! `porin demo`: the main job on real recorded data, told in a table.
+//!
+//! Three runs of the real agent against a real broker: every reading its own JSON, batches without cells, batches with
+//! cells. Everything in the table is computed from what a subscriber received and what a meter on the wire counted,
+//! and checked against the recorded files; if anything does not add up the command fails.
+
+mod cloud;
+mod meter;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::broker::Broker;
+
+/// A run of the agent may take this long; the slowest takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The bound asked for, in percent of a stream's span. AVEVA PI's default for exception reporting.
+const PERCENT: f64 = 1.0;
+
+/// Blood glucose in mg/dL: the limits of the alarm.
+const ALARM: (f64, f64) = (70.0, 180.0);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The agent's program
+    #[arg(long, value_name = "FILE", default_value = "target/release/porind")]
+    porind: PathBuf,
+    /// Folder of the built cells
+    #[arg(long, value_name = "DIR", default_value = "target/cells")]
+    cells: PathBuf,
+    /// Folder of the recorded data
+    #[arg(long, value_name = "DIR", default_value = "tests/data")]
+    data: PathBuf,
+    /// Keep the configurations and logs in this folder
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// A recorded stream: what the agent is to be measured by.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    /// In the order of the file: time in µs, value.
+    pub(crate) readings: Vec<(u64, f64)>,
+    /// p99.5 − p0.5 of the values.
+    pub(crate) span: f64,
+}
+
+/// Every stream of the demo by name.
+pub(crate) type Data = BTreeMap<String, Recorded>;
+
+/// One run of the agent.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// What the cloud side has of it.
+    pub(crate) received: cloud::Received,
+    /// What passed on the wire.
+    pub(crate) wire: meter::Reading,
+    /// The agent's last status.
+    pub(crate) status: Value,
+    pub(crate) seconds: f64,
+}
+
+const SETS: [&str; 3] = ["buoy", "glucose", "vehicle_gps"];
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(demo(arguments))
+}
+
+async fn demo(arguments: &Arguments) -> anyhow::Result<()> {
+    let data = recorded(&arguments.data)?;
+    let temporary = tempfile::Builder::new().prefix("porin-demo-").tempdir()?;
+    let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let packets: usize = data.values().map(|stream| stream.readings.len()).sum();
+    table::introduce(packets, data.len());
+
+    let broker = Broker::start()?;
+    let cloud = cloud::subscribe(broker.address).await?;
+    let mut runs = Vec::new();
+    for (gateway, what, cells, batch) in [
+        ("each", "1. every reading its own JSON message, no cells", false, 1),
+        ("batch", "2. up to 60 readings of a stream in a message, no cells", false, 60),
+        ("cells", "3. the same batches, with cells in between", true, 60),
+    ] {
+        eprint!("{what} ... ");
+        let (address, wire) = meter::start(broker.address).await?;
+        let config = config(arguments, folder, gateway, address.port(), &data, cells, batch)?;
+        let start = Instant::now();
+        let status = agent(&arguments.porind, &config).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        let expected = status["outbox"]["acknowledged"].as_u64().context("the agent's status has no count")?;
+        let received = all_received(&cloud, gateway, expected).await?;
+        let wire = std::mem::take(&mut *wire.lock().ok().context("the meter failed")?);
+        eprintln!("{expected} packets in {} messages, {seconds:.1} s", wire.publishes);
+        runs.push(Run { received, wire, status, seconds });
+    }
+    let [each, batch, cells] = runs.try_into().ok().context("three runs were made")?;
+    table::print(&data, &each, &batch, &cells, PERCENT, &arguments.cells)
+}
+
+/// The subscriber is behind the broker: it gets a moment for the last packets.
+async fn all_received(cloud: &cloud::Gateways, gateway: &str, expected: u64) -> anyhow::Result<cloud::Received> {
+    let start = Instant::now();
+    loop {
+        {
+            let mut gateways = cloud.lock().ok().context("the subscriber failed")?;
+            let there = gateways.get(gateway).map_or(0, |received| received.packets);
+            // Late or lost: the table says which.
+            if there >= expected || start.elapsed() > Duration::from_secs(10) {
+                return Ok(gateways.remove(gateway).unwrap_or_default());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs the agent to its end and gives its last status.
+async fn agent(program: &Path, config: &Path) -> anyhow::Result<Value> {
+    let log = fs::File::create(config.with_extension("log"))?;
+    let child = Command::new(program)
+        .args(["run", "--until-drained", "--json", "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stderr(log)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.context("the agent does not end")??;
+    if !output.status.success() {
+        let log = fs::read_to_string(config.with_extension("log")).unwrap_or_default();
+        anyhow::bail!("the agent failed: {}\n{log}", output.status);
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The recorded files, read on their own: not by the agent's code.
+fn recorded(folder: &Path) -> anyhow::Result<Data> {
+    let mut data = Data::new();
+    for set in SETS {
+        let path = folder.join(set).with_extension("csv.gz");
+        let mut text = String::new();
+        let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text)?;
+        for row in csv::Reader::from_reader(text.as_bytes()).deserialize() {
+            let (seconds, channel, value): (u64, String, f64) =
+                row.with_context(|| format!("reading {}", path.display()))?;
+            let stream = data.entry(format!("{set}/{channel}")).or_insert(Recorded { readings: Vec::new(), span: 0.0 });
+            stream.readings.push((seconds * 1_000_000, value));
+        }
+    }
+    for stream in data.values_mut() {
+        stream.span = span(&stream.readings);
+    }
+    ensure!(data.values().all(|stream| stream.span > 0.0), "a stream that never moves has no span");
+    Ok(data)
+}
+
+/// The range of the values without the outermost half percent on either side.
+fn span(readings: &[(u64, f64)]) -> f64 {
+    let mut values: Vec<_> = readings.iter().map(|(_, value)| *value).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let rank = |share: f64| values[((values.len() as f64 * share) as usize).min(last)];
+    rank(0.995) - rank(0.005)
+}
+
+/// Writes the agent's configuration: a real one, to be read by whoever keeps it.
+fn config(
+    arguments: &Arguments,
+    folder: &Path,
+    gateway: &str,
+    port: u16,
+    data: &Data,
+    cells: bool,
+    batch: usize,
+) -> anyhow::Result<PathBuf> {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let place = folder.join(gateway);
+    let place = place.display();
+    write!(
+        text,
+        "[gateway]\nid = \"{gateway}\"\nsocket = \"{place}.sock\"\n\n[uplink]\nbroker = \"mqtt://127.0.0.1:{port}\"\n\
+         topic = \"porin/v1/gw/{{gw}}/data/{{stream}}\"\n\n[outbox]\npath = \"{place}.redb\"\n"
+    )?;
+    for set in SETS {
+        let file = fs::canonicalize(arguments.data.join(set).with_extension("csv.gz"))?;
+        let file = file.display();
+        write!(
+            text,
+            "\n[sources.{set}.replay]\nfile = \"{file}\"\nstreams = \"{set}/{{channel}}\"\nspeed = \"max\"\n\n\
+             [routes.{set}]\nstreams = [\"{set}/#\"]\nbatch = {{ packets = {batch}, wait = \"2s\" }}\n"
+        )?;
+        if cells {
+            let cell = fs::canonicalize(arguments.cells.join("deadband.wasm"))?;
+            let cell = cell.display();
+            write!(
+                text,
+                "slots = [\"{set}-deadband\"]\n\n[slots.{set}-deadband]\ncell = \"{cell}\"\nparams = {{ percent = {PERCENT} }}\n"
+            )?;
+        }
+    }
+    if cells {
+        for (name, Recorded { span, .. }) in data {
+            write!(text, "\n[streams.\"{name}\"]\nparams = {{ span = {span:?} }}\n")?;
+        }
+        let cell = fs::canonicalize(arguments.cells.join("threshold.wasm"))?;
+        let (cell, (low, high)) = (cell.display(), ALARM);
+        write!(
+            text,
+            "\n[routes.alarm]\nstreams = [\"glucose/glucose_mg_dL\"]\nslots = [\"limits\"]\nbatch = {{ packets = {batch}, wait = \"2s\" }}\n\n\
+             [slots.limits]\ncell = \"{cell}\"\nparams = {{ low = {low:?}, high = {high:?}, hysteresis = 5.0 }}\noutputs = [\"{{stream}}/alarm\"]\n"
+        )?;
+    }
+    let path = folder.join(gateway).with_extension("toml");
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}

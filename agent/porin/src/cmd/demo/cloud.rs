@@ -1,0 +1,78 @@
+//! The cloud side of the demo: a subscriber that keeps what it receives, each packet once.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::Context;
+use rumqttc::v5::{
+    AsyncClient, Event, MqttOptions,
+    mqttbytes::{QoS, v5::Packet},
+};
+use serde::Deserialize;
+
+/// What came from one gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// By stream, in the order of arrival: time in µs, value.
+    pub(crate) streams: HashMap<String, Vec<(u64, f64)>>,
+    /// Packets, each counted once.
+    pub(crate) packets: u64,
+    /// Packets that came again.
+    pub(crate) duplicates: u64,
+    /// (epoch, seq) of each.
+    seen: HashSet<(String, u64)>,
+}
+
+/// The payload as `docs/payloads.md` describes it.
+#[derive(Deserialize)]
+struct Payload {
+    v: u8,
+    gw: String,
+    epoch: String,
+    p: Vec<(u64, String, u64, f64)>,
+}
+
+/// By gateway.
+pub(crate) type Gateways = Arc<Mutex<HashMap<String, Received>>>;
+
+/// Subscribes to the data of all gateways; returns when the broker has acknowledged it.
+pub(crate) async fn subscribe(broker: SocketAddr) -> anyhow::Result<Gateways> {
+    let mut options = MqttOptions::new("cloud", broker.ip().to_string(), broker.port());
+    options.set_keep_alive(Duration::from_secs(30)).set_max_packet_size(Some(1 << 20));
+    let (client, mut event_loop) = AsyncClient::new(options, 10);
+    client.subscribe("porin/v1/gw/+/data/#", QoS::AtLeastOnce).await?;
+    while !matches!(event_loop.poll().await.context("subscribing")?, Event::Incoming(Packet::SubAck(_))) {}
+    let gateways = Gateways::default();
+    let shared = gateways.clone();
+    tokio::spawn(async move {
+        // Held: without a client the event loop ends.
+        let _client = client;
+        while let Ok(event) = event_loop.poll().await {
+            let Event::Incoming(Packet::Publish(publish)) = event else { continue };
+            match (serde_json::from_slice::<Payload>(&publish.payload), shared.lock()) {
+                (Ok(payload), Ok(mut gateways)) => gateways.entry(payload.gw.clone()).or_default().take(payload),
+                (Err(error), _) => eprintln!("the subscriber cannot read a payload: {error}"),
+                (_, Err(_)) => return,
+            }
+        }
+    });
+    Ok(gateways)
+}
+
+impl Received {
+    fn take(&mut self, Payload { v, gw: _, epoch, p }: Payload) {
+        assert_eq!(v, 1, "the version of the payload");
+        for (seq, stream, time_us, value) in p {
+            if self.seen.insert((epoch.clone(), seq)) {
+                self.packets += 1;
+                self.streams.entry(stream).or_default().push((time_us, value));
+            } else {
+                self.duplicates += 1;
+            }
+        }
+    }
+}
