@@ -8,6 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod wat_cell;
+
+pub use wat_cell::{CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell};
+
 /// The top of the checkout.
 #[must_use]
 pub fn top() -> PathBuf {

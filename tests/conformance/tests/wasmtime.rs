@@ -1,0 +1,162 @@
+//! Every stock cell over recorded streams on wasmi and on Wasmtime: the same output and the same saved state, bit by
+//! bit. The component is the same file; nothing is compiled twice.
+
+use porin_cell::{Cell, Engine, Plan};
+use porin_core::{
+    ids::StreamId,
+    limits::CellLimits,
+    packet::{Quality, Reading},
+    setup::{Param, Setup, StreamInfo, Value},
+    time::Unix,
+};
+use porin_test_support::{Row, cell, rows, top};
+use wasmtime::{Config, Store, component::Component, component::Linker};
+
+mod bindings {
+    #![allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]
+    wasmtime::component::bindgen!({ path: "../../wit", world: "filter" });
+}
+use bindings::{Filter, porin::cell::types};
+
+/// What a run leaves: all readings that came out, bit by bit, and the state after every 16th batch.
+#[derive(Default, PartialEq)]
+struct Trace {
+    output: Vec<(u64, u64, u32, u32)>,
+    states: Vec<Vec<u8>>,
+}
+
+/// What a cell is to be tried with.
+struct Case {
+    cell: &'static str,
+    params: Vec<Param>,
+    outputs: bool,
+}
+
+fn cases() -> Vec<Case> {
+    let number = |name: &str, value| Param { name: name.into(), value: Value::Number(value) };
+    vec![
+        Case {
+            cell: "deadband",
+            params: vec![number("percent", 1.0), number("max_silence_s", 3_600.0)],
+            outputs: false,
+        },
+        Case {
+            cell: "threshold",
+            params: vec![number("high", 180.0), number("low", 70.0), number("min_hold_s", 900.0)],
+            outputs: true,
+        },
+    ]
+}
+
+fn setup(case: &Case, channels: &[String]) -> Setup {
+    let info = |id: usize, name: &str| {
+        let id = StreamId(u32::try_from(id).expect("few"));
+        let params = vec![Param { name: "span".into(), value: Value::Number(100.0) }];
+        StreamInfo { id, name: name.into(), unit: "Cel".into(), params }
+    };
+    let streams: Vec<_> = channels.iter().enumerate().map(|(id, name)| info(id, name)).collect();
+    let outputs =
+        streams.iter().map(|stream| info(stream.id.0 as usize + channels.len(), &format!("{}/alarm", stream.name)));
+    Setup { params: case.params.clone(), outputs: if case.outputs { outputs.collect() } else { vec![] }, streams }
+}
+
+fn readings(rows: &[Row], channels: &[String]) -> Vec<Reading> {
+    let mut readings: Vec<_> = rows
+        .iter()
+        .map(|row| Reading {
+            time: Unix(row.time_us),
+            value: row.value,
+            stream: StreamId(
+                u32::try_from(channels.iter().position(|name| *name == row.channel).expect("known")).expect("few"),
+            ),
+            quality: Quality::GOOD,
+        })
+        .collect();
+    // What no recording has: values that are no numbers, and a signalling one.
+    for (index, bits) in [(100, f64::NAN.to_bits()), (200, f64::INFINITY.to_bits()), (300, 0x7ff0_0000_0000_0001)] {
+        readings[index].value = f64::from_bits(bits);
+    }
+    readings
+}
+
+fn on_wasmi(bytes: &[u8], setup: &Setup, readings: &[Reading]) -> Trace {
+    let limits = CellLimits::default();
+    let plan = Plan::load(&Engine::new(), bytes, &limits).expect("it loads");
+    let mut cell = Cell::start(&plan, &[], limits, setup).expect("it starts");
+    let mut trace = Trace::default();
+    let mut out = Vec::new();
+    for (index, batch) in readings.chunks(64).enumerate() {
+        cell.process(batch, Unix(0), &mut out).expect("no fault");
+        if index % 16 == 0 {
+            trace.states.push(cell.save().expect("it saves"));
+        }
+    }
+    trace.states.push(cell.save().expect("it saves"));
+    trace.output = out.iter().map(|r| (r.time.0, r.value.to_bits(), r.stream.0, r.quality.0)).collect();
+    trace
+}
+
+fn on_wasmtime(bytes: &[u8], setup: &Setup, readings: &[Reading]) -> Trace {
+    let mut config = Config::new();
+    config.cranelift_nan_canonicalization(true);
+    let engine = wasmtime::Engine::new(&config).expect("an engine");
+    let component = Component::new(&engine, bytes).expect("a valid component");
+    let mut store = Store::new(&engine, ());
+    let filter = Filter::instantiate(&mut store, &component, &Linker::new(&engine)).expect("it imports nothing");
+    let param = |param: &Param| types::Param {
+        name: param.name.clone(),
+        value: match &param.value {
+            Value::Flag(value) => types::Value::Flag(*value),
+            Value::Integer(value) => types::Value::Integer(*value),
+            Value::Number(value) => types::Value::Number(*value),
+            Value::Text(value) => types::Value::Text(value.clone()),
+        },
+    };
+    let info = |info: &StreamInfo| types::StreamInfo {
+        id: info.id.0,
+        name: info.name.clone(),
+        unit: info.unit.clone(),
+        params: info.params.iter().map(param).collect(),
+    };
+    let setup = types::Setup {
+        params: setup.params.iter().map(param).collect(),
+        streams: setup.streams.iter().map(info).collect(),
+        outputs: setup.outputs.iter().map(info).collect(),
+    };
+    filter.call_init(&mut store, &setup).expect("no trap").expect("it starts");
+    let mut trace = Trace::default();
+    for (index, batch) in readings.chunks(64).enumerate() {
+        let reading = |r: &Reading| types::Reading {
+            time_us: r.time.0,
+            value: r.value,
+            stream: r.stream.0,
+            quality: r.quality.0,
+        };
+        let batch: Vec<_> = batch.iter().map(reading).collect();
+        let out = filter.call_process(&mut store, &batch).expect("no trap");
+        trace.output.extend(out.iter().map(|r| (r.time_us, r.value.to_bits(), r.stream, r.quality)));
+        if index % 16 == 0 {
+            trace.states.push(filter.call_save(&mut store).expect("no trap"));
+        }
+    }
+    trace.states.push(filter.call_save(&mut store).expect("no trap"));
+    trace
+}
+
+#[test]
+fn every_cell_gives_the_same_bits_on_both_engines() {
+    for case in cases() {
+        let bytes = cell(case.cell);
+        for set in ["buoy", "glucose", "vehicle_gps"] {
+            let rows = rows(&top().join("tests/data").join(set).with_extension("csv.gz"));
+            let mut channels: Vec<_> = rows.iter().map(|row| row.channel.clone()).collect();
+            channels.sort_unstable();
+            channels.dedup();
+            let (setup, readings) = (setup(&case, &channels), readings(&rows, &channels));
+            let (here, there) = (on_wasmi(&bytes, &setup, &readings), on_wasmtime(&bytes, &setup, &readings));
+            assert!(here.output.len() > 10, "{} keeps too little of {set} to compare", case.cell);
+            assert!(here.output == there.output, "{} on {set}: the output differs", case.cell);
+            assert!(here.states == there.states, "{} on {set}: the state differs", case.cell);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! From a recorded file to a subscriber, with the real agent and real brokers: N in = delivered + dropped.
+
+use std::{collections::BTreeSet, fmt::Write as _, fs, process::Command};
+
+use porin_e2e::{Broker, Cable, Gateway, Plugged, Subscriber, free_port, program, wait_until};
+use porin_test_support::{rows, target_dir, top};
+use serde_json::Value;
+
+/// The glucose recording through a deadband and, beside it, through an alarm.
+fn routes() -> String {
+    let file = top().join("tests/data/glucose.csv.gz");
+    format!(
+        r#"
+[sources.cgm.replay]
+file = "{}"
+streams = "cgm/{{channel}}"
+speed = "max"
+[streams."cgm/glucose_mg_dL"]
+params = {{ span = 262.0 }}
+[streams."cgm/isig_nA"]
+params = {{ span = 32.0 }}
+[slots.quiet]
+cell = "CELLS/deadband.wasm"
+params = {{ percent = 1.0 }}
+[slots.limits]
+cell = "CELLS/threshold.wasm"
+params = {{ low = 70.0, high = 180.0 }}
+outputs = ["{{stream}}/alarm"]
+[routes.values]
+streams = ["cgm/#"]
+slots = ["quiet"]
+batch = {{ packets = 60, wait = "1s" }}
+[routes.alarms]
+streams = ["cgm/glucose_mg_dL"]
+slots = ["limits"]
+"#,
+        file.display()
+    )
+}
+
+fn count(status: &Value, path: &str) -> u64 {
+    status.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {path} in {status}"))
+}
+
+/// Every packet that the agent says it delivered is there, by name, without a gap; the counters add up.
+fn balanced(status: &Value, subscriber: &Subscriber) {
+    assert_eq!(status["imbalance"], Value::Array(vec![]), "{status}");
+    let acknowledged = count(status, "/outbox/acknowledged");
+    wait_until("the subscriber has everything", || subscriber.packets().len() as u64 >= acknowledged);
+    let seqs: BTreeSet<u64> = subscriber.packets().into_keys().map(|(_, _, seq)| seq).collect();
+    assert_eq!(seqs, (0..acknowledged).collect());
+}
+
+fn goes_through(broker: &Broker) {
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    let status = Gateway::new("lab", broker.port, &routes()).run_to_the_end();
+    balanced(&status, &subscriber);
+    let recorded = rows(&top().join("tests/data/glucose.csv.gz")).len() as u64;
+    assert_eq!(count(&status, "/sources/0/received"), recorded);
+    // N in = delivered + dropped, per route. The alarm's cell makes readings: what comes out of it is delivered.
+    for route in 0..2 {
+        let (received, forwarded) = (
+            count(&status, &format!("/routes/{route}/received")),
+            count(&status, &format!("/routes/{route}/forwarded")),
+        );
+        assert!(forwarded > 0 && forwarded < received, "{received} {forwarded}");
+    }
+    let delivered = subscriber.packets().len() as u64;
+    assert_eq!(count(&status, "/routes/0/forwarded") + count(&status, "/routes/1/forwarded"), delivered);
+    assert_eq!(count(&status, "/outbox/waiting"), 0);
+}
+
+#[test]
+fn a_recording_goes_through_mosquitto() {
+    goes_through(&Broker::mosquitto());
+}
+
+#[test]
+fn a_recording_goes_through_the_embedded_broker() {
+    goes_through(&Broker::embedded());
+}
+
+#[test]
+fn a_packet_that_comes_again_is_known_by_its_name() {
+    let broker = Broker::mosquitto();
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    let status = Gateway::new("lab", broker.port, &routes()).run_to_the_end();
+    balanced(&status, &subscriber);
+    let (topic, payload) = subscriber.received().swap_remove(0);
+    // As a broker that restarts would: the same publish once more, by mosquitto's own client.
+    let publish = Command::new("mosquitto_pub")
+        .args(["-V", "5", "-q", "1", "-p", &broker.port.to_string(), "-t", &topic, "-m", &payload.to_string()])
+        .status();
+    assert!(publish.is_ok_and(|status| status.success()));
+    wait_until("it came", || subscriber.received().iter().filter(|(_, other)| *other == payload).count() == 2);
+    balanced(&status, &subscriber);
+}
+
+#[test]
+fn a_gateway_that_starts_without_its_broker_delivers_everything() {
+    let broker = Broker::mosquitto();
+    let cable = Cable::to(broker.port, Plugged::Out);
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    let gateway = Gateway::new("lab", cable.port, &routes());
+    let agent = gateway.run(&["--until-drained", "--json"]);
+    wait_until("the recording is decided about", || {
+        gateway.status().is_some_and(|status| status["sources"][0]["ended"] == true)
+    });
+    assert!(subscriber.packets().is_empty());
+    cable.plug_in();
+    let (status, stdout) = agent.output();
+    assert!(status.success(), "{}", gateway.log());
+    balanced(&serde_json::from_str(&stdout).expect("JSON"), &subscriber);
+}
+
+#[test]
+fn a_link_that_is_cut_again_and_again_loses_nothing() {
+    let broker = Broker::mosquitto();
+    let cable = Cable::to(broker.port, Plugged::In);
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    // Slow enough to be in the middle of it: each reading is a publish of its own.
+    let text = routes().replace("batch = { packets = 60, wait = \"1s\" }", "batch = { packets = 1 }");
+    let gateway = Gateway::new("lab", cable.port, &text);
+    let agent = gateway.run(&["--until-drained", "--json"]);
+    for cut in 1..=3 {
+        wait_until("some more have come", || subscriber.received().len() > cut * 500);
+        cable.pull();
+        cable.plug_in();
+    }
+    let (status, stdout) = agent.output();
+    assert!(status.success(), "{}", gateway.log());
+    let status = serde_json::from_str(&stdout).expect("JSON");
+    balanced(&status, &subscriber);
+    assert_eq!(count(&status, "/uplink/connections"), 4);
+}
+
+#[test]
+fn after_a_kill_the_agent_goes_on_under_a_new_epoch() {
+    let broker = Broker::mosquitto();
+    let cable = Cable::to(broker.port, Plugged::In);
+    let gateway = Gateway::new("lab", cable.port, &routes());
+    let first = gateway.run_to_the_end();
+    // Without a link everything waits; then the power goes.
+    cable.pull();
+    let mut agent = gateway.run(&[]);
+    wait_until("the second replay is durable", || {
+        gateway.status().is_some_and(|status| status["sources"][0]["ended"] == true)
+    });
+    let waiting = count(&gateway.status().expect("it runs"), "/outbox/waiting");
+    agent.kill();
+    cable.plug_in();
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    fs::write(gateway.config(), without_sources(&gateway)).expect("written");
+    let last = gateway.run_to_the_end();
+    assert_eq!(count(&last, "/outbox/found"), waiting);
+    assert_eq!(last["imbalance"], Value::Array(vec![]));
+    wait_until("all came", || subscriber.packets().len() as u64 == waiting);
+    let epochs = [&first, &last].map(|status| status["epoch"].as_str().expect("an epoch").to_owned());
+    assert_eq!(epochs[0].split('-').next(), epochs[1].split('-').next(), "the same store");
+    assert!(epochs[0].ends_with("-1") && epochs[1].ends_with("-3"), "{epochs:?}");
+    let names = subscriber.packets();
+    assert!(names.keys().all(|(_, epoch, _)| *epoch == epochs[1]));
+}
+
+/// The gateway's configuration with nothing to replay.
+fn without_sources(gateway: &Gateway) -> String {
+    let text = fs::read_to_string(gateway.config()).expect("it is there");
+    let start = text.find("[sources.cgm.replay]").expect("a source");
+    let end = text.find("[streams.").expect("streams");
+    format!("{}{}", &text[..start], &text[end..])
+}
+
+#[test]
+fn birth_and_last_will_say_whether_the_gateway_is_there() {
+    let broker = Broker::mosquitto();
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/state");
+    let gateway = Gateway::new("lab", broker.port, "");
+    let states = || {
+        subscriber
+            .received()
+            .iter()
+            .map(|(_, payload)| payload["state"].as_str().expect("a state").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mut agent = gateway.run(&[]);
+    wait_until("birth", || states() == ["online"]);
+    agent.kill();
+    wait_until("last will", || states() == ["online", "offline"]);
+    let mut agent = gateway.run(&[]);
+    wait_until("birth", || states().len() == 3);
+    agent.terminate();
+    assert!(agent.wait().success());
+    wait_until("farewell", || states() == ["online", "offline", "online", "offline"]);
+    let late = Subscriber::start(broker.port, "porin/v1/gw/lab/state");
+    wait_until("it is retained", || late.received().len() == 1);
+}
+
+#[test]
+fn bad_rows_are_counted_and_shown_and_a_missing_file_is_tried_again() {
+    let broker = Broker::mosquitto();
+    let text = r#"
+[sources.file.replay]
+file = "HERE/rows.csv"
+streams = "file/{channel}"
+speed = "max"
+[routes.all]
+streams = ["file/a"]
+"#;
+    let gateway = Gateway::new("lab", broker.port, text);
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    let agent = gateway.run(&["--until-drained", "--json"]);
+    wait_until("it says that the file is missing", || {
+        gateway.status().is_some_and(|status| count(&status, "/sources/0/restarts") > 0)
+    });
+    assert!(gateway.log().contains("rows.csv"), "{}", gateway.log());
+    let mut rows =
+        String::from("timestamp,channel,value\n1,a,1\nx,a,2\n1,a,2\n0,a,3\n5,a\n5,+,1\n6,unwanted,1\n7,a,4e0\n");
+    writeln!(rows, "{}", "x".repeat(100_000)).expect("a string");
+    // Renamed into place: half a file would be replayed as half a file.
+    fs::write(gateway.path("part"), rows).expect("written");
+    fs::rename(gateway.path("part"), gateway.path("rows.csv")).expect("renamed");
+    let (status, stdout) = agent.output();
+    assert!(status.success(), "{}", gateway.log());
+    let status: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(count(&status, "/sources/0/bad_rows"), 4);
+    assert_eq!((count(&status, "/sources/0/received"), count(&status, "/sources/0/unrouted")), (5, 1));
+    let last = status["sources"][0]["last_bad_row"].as_str().expect("a place");
+    assert!(last.contains("rows.csv line 10: it has more than 4096 bytes"), "{last}");
+    balanced(&status, &subscriber);
+    let values: Vec<_> = subscriber.packets().into_values().map(|(_, time, value)| (time, value)).collect();
+    assert_eq!(values, [(1_000_000, 1.0), (1_000_000, 2.0), (0, 3.0), (7_000_000, 4.0)], "clocks as they come");
+}
+
+#[test]
+fn a_broker_that_refuses_connections_is_told_and_status_says_so() {
+    let gateway = Gateway::new("lab", free_port(), "");
+    let _agent = gateway.run(&[]);
+    wait_until("the status has the reason", || {
+        gateway
+            .status()
+            .is_some_and(|status| status["uplink"]["last_error"].as_str().is_some_and(|text| text.contains("refused")))
+    });
+    let status = gateway.status().expect("it runs");
+    assert_eq!(status["uplink"]["connected"], false);
+}
+
+#[test]
+fn two_agents_cannot_have_one_store() {
+    let gateway = Gateway::new("lab", free_port(), "");
+    let _first = gateway.run(&[]);
+    wait_until("it runs", || gateway.status().is_some());
+    let (status, _) = gateway.run(&[]).output();
+    assert_eq!(status.code(), Some(1));
+    assert!(gateway.log().contains("another agent has it open"), "{}", gateway.log());
+    assert!(gateway.status().is_some(), "the first one still answers");
+}
+
+#[test]
+fn the_demo_adds_up() {
+    let output = Command::new(program("porin"))
+        .current_dir(top())
+        .arg("demo")
+        .arg("--porind")
+        .arg(program("porind"))
+        .arg("--cells")
+        .arg(target_dir().join("cells"))
+        .output()
+        .expect("porin runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(stdout.contains("everything adds up: nothing was lost"), "{stdout}");
+}

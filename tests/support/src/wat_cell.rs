@@ -1,0 +1,105 @@
+//! Cells in WebAssembly text, to misbehave on purpose.
+//!
+//! A core module with the exports of the world `filter`, made a component in process. Every body can be replaced; the
+//! defaults accept everything and pass every reading on.
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// The import of the capability `log`, for [`WatCell::imports`].
+pub const LOG_IMPORT: &str = r#"(import "porin:cell/log@0.1.0" "log" (func $log (param i32 i32 i32 i32 i32)))"#;
+
+/// The import of the capability `clock`, for [`WatCell::imports`].
+pub const CLOCK_IMPORT: &str = r#"(import "porin:cell/clock@0.1.0" "now-us" (func $now (result i64)))"#;
+
+/// Bodies of a cell's exports, in WebAssembly text.
+///
+/// Memory: answers lie at 16 (pointer, length, length), texts and state at 64 to 1023, allocations from 1024 on.
+/// `$arg0`, `$arg1` are pointer and length of what came in; the body leaves the answer's address (but `realloc`,
+/// `streams-added`).
+#[derive(Clone, Copy, Debug)]
+pub struct WatCell<'a> {
+    /// Imports of capabilities.
+    pub imports: &'a str,
+    /// Globals and functions of its own.
+    pub items: &'a str,
+    /// `cabi_realloc`; `$size` and `$align` are given.
+    pub realloc: &'a str,
+    /// `init`.
+    pub init: &'a str,
+    /// `process`.
+    pub process: &'a str,
+    /// What runs after `process` has been read.
+    pub post_process: &'a str,
+    /// `flush`.
+    pub flush: &'a str,
+    /// `save`.
+    pub save: &'a str,
+    /// `restore`.
+    pub restore: &'a str,
+}
+
+impl Default for WatCell<'_> {
+    fn default() -> Self {
+        Self {
+            imports: "",
+            items: "",
+            // Rewinds with every batch: the arguments of a call are all that lives.
+            realloc: "(global.set $top (i32.add (i32.const 1024) (local.get $size))) i32.const 1024",
+            init: OK,
+            process: PASS,
+            post_process: "",
+            flush: EMPTY,
+            save: EMPTY,
+            restore: OK,
+        }
+    }
+}
+
+/// The answer of `init` and `restore`: accepted.
+pub const OK: &str = "(i32.store8 (i32.const 16) (i32.const 0)) i32.const 16";
+
+/// The answer of `process`: what came in.
+pub const PASS: &str =
+    "(i32.store (i32.const 16) (local.get $arg0)) (i32.store (i32.const 20) (local.get $arg1)) i32.const 16";
+
+/// An answer of no readings, or an empty state.
+pub const EMPTY: &str =
+    "(i32.store (i32.const 16) (i32.const 8)) (i32.store (i32.const 20) (i32.const 0)) i32.const 16";
+
+impl WatCell<'_> {
+    /// The component.
+    ///
+    /// # Panics
+    /// If the text is wrong.
+    #[must_use]
+    pub fn build(&self) -> Vec<u8> {
+        let Self { imports, items, realloc, init, process, post_process, flush, save, restore } = self;
+        let text = format!(
+            r#"(module
+              {imports}
+              (memory (export "memory") 1)
+              (global $top (mut i32) (i32.const 1024))
+              (data (i32.const 64) "cell: a text")
+              {items}
+              (func (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32) {realloc})
+              (func (export "init") (param i32 i32 i32 i32 i32 i32) (result i32) {init})
+              (func (export "streams-added") (param i32 i32 i32 i32))
+              (func (export "process") (param $arg0 i32) (param $arg1 i32) (result i32) (local $i i32) {process})
+              (func (export "cabi_post_process") (param i32) {post_process})
+              (func (export "tick") (param i64) (result i32) {EMPTY})
+              (func (export "flush") (result i32) {flush})
+              (func (export "save") (result i32) {save})
+              (func (export "restore") (param $arg0 i32) (param $arg1 i32) (result i32) {restore}))"#
+        );
+        let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"));
+        let mut resolve = Resolve::default();
+        let (package, _) = resolve.push_dir(super::top().join("wit")).expect("porin's own wit");
+        let world = resolve.select_world(&[package], Some("filter")).expect("the world is there");
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
+            .expect("a world's metadata");
+        let mut encoder = ComponentEncoder::default();
+        let encoder = encoder.module(&module).expect("a module of the world").validate(true);
+        encoder.encode().unwrap_or_else(|error| panic!("{error:#}"))
+    }
+}
