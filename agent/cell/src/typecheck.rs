@@ -60,9 +60,15 @@ fn is_subtype(a: &ComponentEntityType, a_types: &Types, b: &ComponentEntityType,
 }
 
 fn validate(bytes: &[u8]) -> Result<Types, LoadError> {
-    Validator::new_with_features(engine::features())
-        .validate_all(bytes)
-        .map_err(|error| LoadError::Invalid { message: error.message().to_owned(), offset: error.offset() })
+    Validator::new_with_features(engine::features()).validate_all(bytes).map_err(|error| {
+        let (message, offset) = (error.message().to_owned(), error.offset());
+        // Cut off is not the same as wrong: half a download, perhaps.
+        if message.contains("unexpected end") {
+            LoadError::Malformed { message, offset }
+        } else {
+            LoadError::Invalid { message, offset }
+        }
+    })
 }
 
 /// The component's own imports, not those of what is nested in it.

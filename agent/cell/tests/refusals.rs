@@ -31,9 +31,8 @@ fn a_core_module_is_not_a_cell() {
 
 #[test]
 fn a_start_function_is_refused_in_core_and_component() {
-    check("(component (core module (func $f) (start $f)))", "it has no export `init`");
-    let core = "(component (core module (func $f) (start $f)) (core instance (instantiate 0)))";
-    assert!(load(&component(core)).is_err());
+    let cell = WatCell { items: "(func $s) (start $s)", ..WatCell::default() };
+    assert_eq!(load(&cell.build()).expect_err("refused"), LoadError::StartFunction);
     check("(component (import \"f\" (func $f)) (start $f))", "it has a start function");
 }
 
@@ -74,7 +73,7 @@ fn parts_of_the_component_model_that_cells_do_not_use_are_named() {
         (core module $m (memory (export "m") 1) (func (export "f") (param i32 i32))
           (func (export "r") (param i32 i32 i32 i32) (result i32) i32.const 0))
         (core instance $i (instantiate $m))
-        (func (param "s" string) (canon lift (core func $i "f") (memory $i "m") (realloc (func $i "r")) string-encoding=utf16)))"#;
+        (func (param "s" string) (canon lift (core func $i "f") (memory (core memory $i "m")) (realloc (core func $i "r")) string-encoding=utf16)))"#;
     check(utf16, "it uses an encoding other than UTF-8");
 }
 

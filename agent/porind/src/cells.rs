@@ -74,11 +74,6 @@ impl LoadedSlot {
         Slot::start(self.config, self.plan, self.digest, setup, self.state)
             .map_err(|error| anyhow!("slot `{name}`: {error}"))
     }
-
-    /// Starts the cell for a look: parameters are checked against the streams that the configuration names.
-    pub(crate) fn summary(&self) -> String {
-        format!("{} sha256:{}", self.config.name, &self.digest[..16])
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

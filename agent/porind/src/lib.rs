@@ -21,18 +21,18 @@ use porin_core::{
     config::Config,
     ids::{QueueId, RouteId},
     outbox::Queue,
-    status::Snapshot,
+    status::{SlotStatus, Snapshot},
     stream::NameTable,
 };
 use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
+pub use pipeline::{Pipeline, Routed};
 pub use status::ask as ask_status;
 
 use crate::{
     committer::Committer,
     inbox::{Doorbell, Inbox},
-    pipeline::Pipeline,
     store::{Names, Store},
 };
 
@@ -42,15 +42,20 @@ use crate::{
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut next = 0..;
-    let routes = cells::load(&config.cells, |_| Ok(RouteId(next.next().unwrap_or_default())), |_| Ok(None))?;
-    let lines = routes
-        .iter()
-        .flat_map(|route| route.slots.iter().map(|slot| format!("{}: {}", route.config.name, slot.summary())));
-    let lines = lines.collect();
+    let (routes, _) = pipeline(config)?.status();
+    let line = |route: &str, slot: &SlotStatus| format!("{route}: {} sha256:{}", slot.name, &slot.digest[..16]);
+    Ok(routes.iter().flat_map(|route| route.slots.iter().map(|slot| line(&route.name, slot))).collect())
+}
+
+/// The data path without storage and network: every cell started afresh, with the streams that the configuration names.
+///
+/// # Errors
+/// What is wrong with a cell or its parameters.
+pub fn pipeline(config: &Config) -> anyhow::Result<Pipeline> {
+    let mut ids = (0..).map(RouteId);
+    let routes = cells::load(&config.cells, |_| Ok(ids.next().unwrap_or_default()), |_| Ok(None))?;
     let names = config.gateway.streams.keys().cloned().collect();
-    Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams))?;
-    Ok(lines)
+    Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams))
 }
 
 /// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. Gives

@@ -20,7 +20,7 @@ use tracing::error;
 use crate::{cells::LoadedRoute, slot::Slot};
 
 /// Routes with their slots, and what is known of each stream.
-pub(crate) struct Pipeline {
+pub struct Pipeline {
     names: NameTable,
     known: BTreeMap<String, StreamConfig>,
     /// By stream id.
@@ -53,9 +53,17 @@ struct Route {
 
 /// What became of the packets of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Routed {
-    pub(crate) routed: u64,
-    pub(crate) unrouted: u64,
+pub struct Routed {
+    /// Packets that at least one route wanted.
+    pub routed: u64,
+    /// Packets that no route wanted.
+    pub unrouted: u64,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("routes", &self.routes.len()).finish_non_exhaustive()
+    }
 }
 
 impl Pipeline {
@@ -94,7 +102,10 @@ impl Pipeline {
     }
 
     /// The id of a stream that a source has packets of. New ones are declared to the cells of their routes.
-    pub(crate) fn admit(&mut self, name: &str) -> Result<StreamId, Full> {
+    ///
+    /// # Errors
+    /// [`Full`] beyond `max_streams`.
+    pub fn admit(&mut self, name: &str) -> Result<StreamId, Full> {
         let id = self.names.intern(name)?;
         if self.streams.len() <= id.0 as usize {
             self.streams.resize_with(self.names.names().len(), Stream::default);
@@ -170,7 +181,7 @@ impl Pipeline {
     }
 
     /// Decides about a batch whose streams were admitted: calls `keep` with what each route keeps of it.
-    pub(crate) fn process(&mut self, batch: &[Reading], now: Now, mut keep: impl FnMut(RouteId, &[Reading])) -> Routed {
+    pub fn process(&mut self, batch: &[Reading], now: Now, mut keep: impl FnMut(RouteId, &[Reading])) -> Routed {
         let mut count = Routed::default();
         for reading in batch {
             let stream = &mut self.streams[reading.stream.0 as usize];
@@ -256,7 +267,8 @@ impl Pipeline {
     }
 
     /// Numbers for the status.
-    pub(crate) fn status(&self) -> (Vec<RouteStatus>, Vec<StreamStatus>) {
+    #[must_use]
+    pub fn status(&self) -> (Vec<RouteStatus>, Vec<StreamStatus>) {
         let routes = self.routes.iter().map(|route| RouteStatus {
             name: route.config.name.clone(),
             received: route.received,

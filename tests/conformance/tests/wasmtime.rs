@@ -42,7 +42,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             cell: "threshold",
-            params: vec![number("high", 180.0), number("low", 70.0), number("min_hold_s", 900.0)],
+            params: vec![number("high", 150.0), number("low", 10.0), number("min_hold_s", 900.0)],
             outputs: true,
         },
     ]

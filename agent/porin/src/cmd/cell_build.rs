@@ -28,6 +28,16 @@ const MAX_BYTES: usize = 51_200;
 /// Stack of a cell. The default of 1 MiB would be 1.1 MB of RAM for each cell.
 const STACK_BYTES: usize = 16_384;
 
+/// The profile of every cell, wherever its package lies: size first. Symbols stay until their names have been read.
+const PROFILE: [&str; 6] = [
+    "profile.cell.inherits=\"release\"",
+    "profile.cell.opt-level=\"s\"",
+    "profile.cell.lto=\"fat\"",
+    "profile.cell.codegen-units=1",
+    "profile.cell.panic=\"abort\"",
+    "profile.cell.strip=\"none\"",
+];
+
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Builds each package and writes `<name>.wasm`.
@@ -88,6 +98,7 @@ fn compile(package: &Path) -> anyhow::Result<Compiled> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["rustc", "--lib", "--crate-type=cdylib", "--profile=cell", "--target", TARGET])
         .arg("--message-format=json-render-diagnostics")
+        .args(PROFILE.iter().flat_map(|setting| ["--config", setting]))
         .arg("--manifest-path")
         .arg(package.join("Cargo.toml"))
         .args(["--", &format!("-Clink-arg=-zstack-size={STACK_BYTES}")])

@@ -1,0 +1,186 @@
+//! What an owner sees on the command line: bad configurations, refused cells, help, exit codes. Nothing is started.
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use porin_e2e::{Gateway, free_port, porind, program};
+use porin_test_support::{LOG_IMPORT, WatCell, cell, target_dir, top};
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("it runs");
+    (status.code(), String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+const SLOT: &str = r#"
+[slots.quiet]
+cell = "CELLS/deadband.wasm"
+params = { absolute = 0.5 }
+[routes.all]
+streams = ["boiler/#"]
+slots = ["quiet"]
+"#;
+
+/// Both `check` and `run` refuse the configuration with these words, and leave nothing behind.
+fn refused(text: &str, words: &[&str]) {
+    let gateway = Gateway::new("lab", free_port(), text);
+    for command in ["check", "run"] {
+        let (code, stdout, stderr) = output(porind(&gateway.config()).arg(command));
+        assert_eq!(code, Some(78), "{command}: {stderr}");
+        assert_eq!(stdout, "");
+        for word in words {
+            assert!(stderr.contains(word), "{command}: {stderr:?} does not say {word:?}");
+        }
+    }
+    assert!(!gateway.path("porin.redb").exists(), "something was started");
+}
+
+#[test]
+fn a_good_configuration_is_checked_with_its_cells() {
+    let gateway = Gateway::new("lab", free_port(), SLOT);
+    let (code, stdout, stderr) = output(porind(&gateway.config()).arg("check"));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.contains("1 routes, 1 slots") && stdout.contains("all: quiet sha256:"), "{stdout}");
+    let (_, stdout, _) = output(porind(&gateway.config()).args(["check", "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((&json["ok"], &json["routes"]), (&true.into(), &1.into()));
+    assert!(!gateway.path("porin.redb").exists());
+}
+
+#[test]
+fn a_bad_configuration_names_file_line_value_and_nearest_name() {
+    refused(
+        &SLOT.replace("slots = [", "slot = ["),
+        &["porin.toml: line 15: unknown field `slot`", "did you mean `slots`?", "hint: "],
+    );
+    refused(&SLOT.replace("[\"quiet\"]", "[\"quit\"]"), &["line 15: there is no slot `quit`; did you mean `quiet`?"]);
+}
+
+#[test]
+fn a_cell_that_cannot_run_is_refused_before_anything_starts() {
+    refused(&SLOT.replace("deadband.wasm", "deadbond.wasm"), &["slot `quiet`: cell ", "deadbond.wasm", "No such file"]);
+    refused(
+        &SLOT.replace("absolute", "absolut"),
+        &["unknown parameter `absolut`; known: absolute, percent, max_silence_s"],
+    );
+    refused(
+        &SLOT.replace("absolute = 0.5", "percent = 1").replace("[routes", "[streams.\"boiler/temp\"]\n[routes"),
+        &["`span` of stream `boiler/temp`: missing"],
+    );
+}
+
+#[test]
+fn a_file_that_is_no_cell_is_refused() {
+    let check = |bytes: &[u8], words: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cell.wasm");
+        fs::write(&path, bytes).expect("written");
+        refused(&SLOT.replace("CELLS/deadband.wasm", &path.display().to_string()), &[words]);
+    };
+    check(b"hello", "not a component");
+    check(&[0; 60_000], "the file has 60000 bytes, a cell may have 51200");
+    check(&cell("deadband")[..1_000], "not a component");
+    let logs = WatCell {
+        imports: LOG_IMPORT,
+        process: "(call $log (i32.const 0) (i32.const 64) (i32.const 0) (i32.const 64) (i32.const 0)) i32.const 16",
+        ..WatCell::default()
+    };
+    check(
+        &logs.build(),
+        "it imports `log`, which the slot does not grant; to allow it, add grants = [\"log\"] to [slots.quiet]",
+    );
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_help_with_0() {
+    let run = |args: &[&str]| output(Command::new(program("porind")).args(args));
+    let (code, stdout, _) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("Usage: porind COMMAND"));
+    for bad in [&["fly"][..], &[], &["run", "--fast"], &["status", "--until-drained"], &["check", "a", "b"]] {
+        let (code, stdout, stderr) = run(bad);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{bad:?}");
+        assert!(stderr.starts_with("error: "), "{stderr}");
+    }
+    let (code, _, stderr) = run(&["check", "--config", "/nowhere/porin.toml"]);
+    assert_eq!(code, Some(78));
+    assert!(stderr.contains("cannot read /nowhere/porin.toml"), "{stderr}");
+}
+
+#[test]
+fn status_without_an_agent_exits_with_4() {
+    let gateway = Gateway::new("lab", free_port(), SLOT);
+    let (code, stdout, stderr) = output(porind(&gateway.config()).arg("status"));
+    assert_eq!((code, stdout.as_str()), (Some(4), ""));
+    assert!(stderr.contains("no agent answers"), "{stderr}");
+}
+
+#[test]
+fn the_documented_configuration_and_the_laptops_are_good() {
+    // Every TOML block of the documentation, and the board's file: their paths are made to fit this machine.
+    let documented = fs::read_to_string(top().join("docs/config.md")).expect("it is there");
+    let blocks: Vec<_> =
+        documented.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    assert!(!blocks.is_empty());
+    let laptop = fs::read_to_string(top().join("board-configs/laptop.toml")).expect("it is there");
+    for text in blocks.into_iter().chain([laptop.as_str()]) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("porin.toml");
+        let cells = target_dir().join("cells").display().to_string();
+        let text = text.replace("/usr/lib/porin/cells", &cells).replace("\"target/cells", &format!("\"{cells}"));
+        fs::write(&path, text).expect("written");
+        let (code, _, stderr) = output(porind(&path).arg("check"));
+        assert_eq!(code, Some(0), "{stderr}");
+    }
+}
+
+#[test]
+fn a_cell_that_is_too_large_is_refused_with_its_largest_functions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sdk = top().join("cells/sdk").canonicalize().expect("it is there");
+    let manifest = format!(
+        "[package]\nname = \"large\"\nedition = \"2024\"\n[dependencies]\nporin-sdk = {{ path = \"{}\" }}\n[workspace]\n",
+        sdk.display()
+    );
+    let source = r#"
+        #![cfg_attr(target_arch = "wasm32", no_std)]
+        extern crate alloc;
+        use alloc::{string::String, vec::Vec};
+        use porin_sdk::*;
+        /// 60,000 bytes that look like a table.
+        static TABLE: [u64; 7500] = { let mut t = [1; 7500]; let mut i = 0; while i < 7500 { t[i] = (i as u64).wrapping_mul(0x9e3779b97f4a7c15); i += 1; } t };
+        struct Large;
+        impl Cell for Large {
+            const PARAMS: &'static [&'static str] = &[];
+            fn new(_: &Stream) -> Result<Self, String> { Ok(Self) }
+            fn process(&mut self, r: Reading, out: &mut Vec<Reading>) { if TABLE[r.time_us as usize % 7500] > 7 { out.push(r) } }
+            fn save(&self, _: &mut StateWriter) {}
+            fn restore(&mut self, _: &mut StateReader) -> Result<(), Malformed> { Ok(()) }
+        }
+        porin_sdk::export!(Large);
+    "#;
+    // A package outside the workspace: as an author has it.
+    fs::create_dir(folder.path().join("src")).expect("made");
+    fs::write(folder.path().join("Cargo.toml"), manifest).expect("written");
+    fs::write(folder.path().join("src/lib.rs"), source).expect("written");
+    let build = |out: &str| {
+        let mut command = Command::new(program("porin"));
+        command.args(["cell", "build"]).arg(folder.path()).arg("--out").arg(folder.path().join(out));
+        output(command.env("CARGO_TARGET_DIR", folder.path().join("target")))
+    };
+    let (code, stdout, stderr) = build("cells");
+    assert_eq!((code, stdout.as_str()), (Some(5), ""), "{stderr}");
+    assert!(
+        stderr.contains("bytes, a cell may have 51200")
+            && stderr.contains("the largest functions are")
+            && stderr.contains("process"),
+        "{stderr}"
+    );
+    assert!(!folder.path().join("cells/large.wasm").exists());
+    fs::write(folder.path().join("src/lib.rs"), source.replace("7500", "75")).expect("written");
+    let (code, _, stderr) = build("cells");
+    assert_eq!(code, Some(0), "{stderr}");
+    let bytes = fs::read(folder.path().join("cells/large.wasm")).expect("it was built");
+    assert!(bytes.len() < 16_384, "{}", bytes.len());
+}
