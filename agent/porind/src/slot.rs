@@ -262,3 +262,107 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use porin_cell::Engine;
+    use porin_core::{config::Provenance, ids::StreamId, limits::CellLimits, packet::Quality};
+    use porin_test_support::WatCell;
+
+    use super::*;
+
+    /// Counts the readings that it has seen and writes the count into each value; traps on a reading at time 13. Its
+    /// state is the count.
+    fn counting() -> Vec<u8> {
+        let each = "(block $done (loop $next
+            (br_if $done (i32.ge_u (local.get $i) (local.get $arg1)))
+            (if (i64.eq (i64.load (local.get $arg0)) (i64.const 13)) (then unreachable))
+            (global.set $count (f64.add (global.get $count) (f64.const 1)))
+            (f64.store offset=8 (local.get $arg0) (global.get $count))
+            (local.set $arg0 (i32.add (local.get $arg0) (i32.const 24)))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br $next)))
+            (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (local.get $arg1)) i32.const 16";
+        WatCell {
+            items: "(global $count (mut f64) (f64.const 0))",
+            process: each,
+            save: "(f64.store (i32.const 64) (global.get $count)) (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 8)) i32.const 16",
+            restore: "(global.set $count (f64.load (local.get $arg0))) (i32.store8 (i32.const 16) (i32.const 0)) i32.const 16",
+            ..WatCell::default()
+        }
+        .build()
+    }
+
+    fn slot(stored: Option<Vec<u8>>) -> Slot {
+        let config = Config {
+            name: "s".into(),
+            cell: Provenance::Local(String::new()),
+            grants: vec![],
+            params: vec![],
+            outputs: vec![],
+            fault: FaultPolicy::Drop,
+            limits: CellLimits::default(),
+        };
+        let plan = Plan::load(&Engine::new(), &counting(), &config.limits).expect("its type is right");
+        let stream = StreamInfo { id: StreamId(0), name: "a".into(), unit: String::new(), params: vec![] };
+        let setup = Setup { streams: vec![stream], ..Setup::default() };
+        Slot::start(config, plan, String::new(), setup, stored).expect("it starts")
+    }
+
+    fn batch(times: &[u64]) -> Vec<Reading> {
+        let reading = |time| Reading { time: Unix(time), value: 0.0, stream: StreamId(0), quality: Quality::GOOD };
+        times.iter().copied().map(reading).collect()
+    }
+
+    fn process(slot: &mut Slot, times: &[u64]) -> Vec<(u64, f64)> {
+        let mut out = Vec::new();
+        slot.process(&batch(times), Unix(0), &mut out);
+        out.iter().map(|reading| (reading.time.0, reading.value)).collect()
+    }
+
+    #[test]
+    fn only_the_packet_that_faults_alone_is_dropped_and_no_state_is_lost() {
+        let mut slot = slot(None);
+        assert_eq!(process(&mut slot, &[1, 2]), [(1, 1.0), (2, 2.0)]);
+        slot.save();
+        assert_eq!(process(&mut slot, &[3]), [(3, 3.0)]);
+        // The cell traps in the middle of a batch: what it had counted of it does not count.
+        assert_eq!(process(&mut slot, &[4, 13, 5, 13]), [(4, 4.0), (5, 5.0)]);
+        assert_eq!(process(&mut slot, &[6]), [(6, 6.0)]);
+        let status = slot.status();
+        assert_eq!((status.input, status.processed, status.faulted, status.dropped, status.output), (8, 6, 2, 2, 6));
+        // The batch, and each of the two packets alone.
+        assert_eq!(status.faults, 3);
+    }
+
+    #[test]
+    fn what_is_saved_fits_what_was_put_out() {
+        let mut first = slot(None);
+        process(&mut first, &[1, 2, 13, 3]);
+        let state = first.save().expect("it has changed").1.to_vec();
+        assert!(first.save().is_none(), "nothing new");
+        let mut second = slot(Some(state));
+        assert_eq!(process(&mut second, &[4]), [(4, 4.0)]);
+    }
+
+    #[test]
+    fn a_failed_commit_gives_the_state_again() {
+        let mut slot = slot(None);
+        process(&mut slot, &[1]);
+        let state = slot.save().expect("it has changed").1.to_vec();
+        slot.commit_failed();
+        assert_eq!(slot.save().expect("again").1, state);
+    }
+
+    #[test]
+    fn batches_since_the_last_save_are_bounded() {
+        let mut slot = slot(None);
+        let times: Vec<u64> = (100..164).collect();
+        for _ in 0..1_000 {
+            process(&mut slot, &times);
+        }
+        assert!(slot.since_save.len() < MAX_SINCE_SAVE);
+        assert_eq!(process(&mut slot, &[1]), [(1, 64_001.0)]);
+        assert!(slot.save().is_some(), "what was saved in between has still to be written");
+    }
+}

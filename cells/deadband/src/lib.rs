@@ -93,3 +93,77 @@ impl Cell for Deadband {
 }
 
 porin_sdk::export!(Deadband);
+
+#[cfg(test)]
+mod tests {
+    use porin_sdk::{Param, StreamInfo, Value};
+
+    use super::*;
+
+    fn param(name: &str, value: f64) -> Param {
+        Param { name: name.into(), value: Value::Number(value) }
+    }
+
+    fn deadband(params: &[Param]) -> Result<Deadband, String> {
+        let info = StreamInfo { id: 1, name: "a".into(), unit: "Cel".into(), params: vec![param("span", 50.0)] };
+        Deadband::new(&Stream { info: &info, params, outputs: &[] })
+    }
+
+    /// Time in seconds, value, quality; gives the times of what is forwarded.
+    fn forwarded(params: &[Param], readings: &[(u64, f64, u32)]) -> Vec<u64> {
+        let mut cell = deadband(params).expect("good parameters");
+        let mut out = Vec::new();
+        for (time, value, quality) in readings.iter().copied() {
+            cell.process(Reading { time_us: time * 1_000_000, value, stream: 1, quality }, &mut out);
+        }
+        out.iter().map(|reading| reading.time_us / 1_000_000).collect()
+    }
+
+    #[test]
+    fn a_reading_is_forwarded_when_it_moves_by_more_than_the_bound() {
+        let readings = [(0, 10.0, 0), (1, 10.5, 0), (2, 10.6, 0), (3, 10.0, 0), (4, 10.2, 0)];
+        assert_eq!(forwarded(&[param("absolute", 0.5)], &readings), [0, 2, 3]);
+        assert_eq!(forwarded(&[param("percent", 1.0)], &readings), [0, 2, 3], "1 % of 50 is 0.5");
+    }
+
+    #[test]
+    fn silence_has_an_end_and_so_has_a_clock_that_steps() {
+        let params = [param("absolute", 1.0), param("max_silence_s", 60.0)];
+        assert_eq!(forwarded(&params, &[(100, 0.0, 0), (159, 0.0, 0), (160, 0.0, 0), (161, 0.0, 0)]), [100, 160]);
+        assert_eq!(forwarded(&params, &[(1_000, 0.0, 0), (0, 0.0, 0), (1, 0.0, 0)]), [1_000, 0]);
+    }
+
+    #[test]
+    fn what_is_no_number_is_forwarded_once_and_never_silences_the_stream() {
+        let readings = [
+            (0, 1.0, 0),
+            (1, f64::NAN, 0),
+            (2, f64::NAN, 0),
+            (3, 1.0, 0),
+            (4, f64::INFINITY, 0),
+            (5, f64::INFINITY, 0),
+        ];
+        assert_eq!(forwarded(&[param("absolute", 0.5)], &readings), [0, 1, 3, 4]);
+    }
+
+    #[test]
+    fn a_change_of_quality_is_forwarded() {
+        assert_eq!(
+            forwarded(&[param("absolute", 0.5)], &[(0, 1.0, 0), (1, 1.0, 2), (2, 1.0, 2), (3, 1.0, 0)]),
+            [0, 1, 3]
+        );
+    }
+
+    #[test]
+    fn parameters_that_do_not_fit_are_refused() {
+        for (params, expected) in [
+            (&[][..], "`absolute` of stream `a`: missing"),
+            (&[param("absolute", 1.0), param("percent", 1.0)], "not both"),
+            (&[param("absolute", -1.0)], "must not be negative"),
+            (&[param("absolute", 1.0), param("max_silence_s", 0.0)], "must be above zero"),
+        ] {
+            let error = deadband(params).expect_err("refused");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

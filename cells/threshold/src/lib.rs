@@ -117,3 +117,65 @@ impl Cell for Threshold {
 }
 
 porin_sdk::export!(Threshold);
+
+#[cfg(test)]
+mod tests {
+    use porin_sdk::{Param, StreamInfo, Value};
+
+    use super::*;
+
+    fn info(id: u32) -> StreamInfo {
+        StreamInfo { id, name: "a".into(), unit: String::new(), params: vec![] }
+    }
+
+    fn threshold(params: &[(&str, f64)], outputs: &[StreamInfo]) -> Result<Threshold, String> {
+        let param = |(name, value): &(&str, f64)| Param { name: (*name).into(), value: Value::Number(*value) };
+        let params: Vec<_> = params.iter().map(param).collect();
+        Threshold::new(&Stream { info: &info(1), params: &params, outputs })
+    }
+
+    /// Time in seconds and value; gives time and alarm of each change.
+    fn alarms(params: &[(&str, f64)], readings: &[(u64, f64)]) -> Vec<(u64, f64)> {
+        let mut cell = threshold(params, &[info(2)]).expect("good parameters");
+        let mut out = Vec::new();
+        for (time, value) in readings.iter().copied() {
+            cell.process(Reading { time_us: time * 1_000_000, value, stream: 1, quality: 0 }, &mut out);
+        }
+        assert!(out.iter().all(|reading| reading.stream == 2));
+        out.iter().map(|reading| (reading.time_us / 1_000_000, reading.value)).collect()
+    }
+
+    const LIMITS: [(&str, f64); 3] = [("high", 10.0), ("low", 0.0), ("hysteresis", 1.0)];
+
+    #[test]
+    fn an_alarm_begins_at_the_limit_and_ends_inside_it() {
+        let readings = [(0, 5.0), (1, 10.0), (2, 10.1), (3, 9.5), (4, 9.0), (5, -0.1), (6, 0.5), (7, 1.0)];
+        assert_eq!(alarms(&LIMITS, &readings), [(0, 0.0), (2, 1.0), (4, 0.0), (5, -1.0), (7, 0.0)]);
+    }
+
+    #[test]
+    fn an_alarm_changes_sides_at_once_and_is_held_its_time() {
+        let params = [LIMITS[0], LIMITS[1], ("min_hold_s", 60.0)];
+        let readings = [(0, 11.0), (10, -1.0), (20, 5.0), (69, 5.0), (70, 5.0), (71, 11.0)];
+        assert_eq!(alarms(&params, &readings), [(0, 1.0), (10, -1.0), (70, 0.0), (71, 1.0)]);
+    }
+
+    #[test]
+    fn what_is_no_number_decides_nothing() {
+        assert_eq!(alarms(&LIMITS, &[(0, f64::NAN), (1, 11.0), (2, f64::NAN), (3, 5.0)]), [(1, 1.0), (3, 0.0)]);
+        assert_eq!(alarms(&LIMITS, &[(0, f64::INFINITY), (1, f64::NEG_INFINITY)]), [(0, 1.0), (1, -1.0)]);
+    }
+
+    #[test]
+    fn parameters_that_do_not_fit_are_refused() {
+        let output = [info(2)];
+        for (params, outputs, expected) in [
+            (&[][..], &output[..], "`high` of stream `a`: missing"),
+            (&[("high", 1.0), ("low", 0.0), ("hysteresis", 0.6)], &output, "no room between"),
+            (&[("high", 1.0)], &[], "needs an output"),
+        ] {
+            let error = threshold(params, outputs).expect_err("refused");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
