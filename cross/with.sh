@@ -15,7 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 # The folder is there or named even where the library is not; only the file tells.
 has_std() {
-    libdir=$(rustc --print target-libdir --target "$target" 2>/dev/null) || return 1
+    libdir=$(rustc --print target-libdir --target "$1" 2>/dev/null) || return 1
     set -- "$libdir"/libcore-*.rlib
     [ -f "$1" ]
 }
@@ -35,16 +35,21 @@ case $target in
     *) crates=std,panic_abort ;;
 esac
 
-if ! has_std && [ -z "${PORIN_NO_RUSTUP:-}" ] && command -v rustup >/dev/null; then
-    say "adding the target $target with rustup"
-    rustup target add "$target" >&2 || say "rustup cannot add $target"
-fi
-if ! has_std; then
-    # armv7 with musl is not always to be had, and its C library is not part of rust-src: glibc does as well there.
-    if [ "$target" = armv7-unknown-linux-musleabihf ]; then
-        say "going on with armv7-unknown-linux-gnueabihf instead"
-        exec sh "$here/with.sh" armv7-unknown-linux-gnueabihf "$@"
+add_with_rustup() {
+    has_std "$1" && return
+    [ -z "${PORIN_NO_RUSTUP:-}" ] && command -v rustup >/dev/null || return 1
+    say "adding the target $1 with rustup"
+    RUST_BACKTRACE=0 rustup target add "$1" >&2
+}
+
+# armv7 with musl is not always to be had, and its C library is not part of rust-src: glibc stands in for it.
+if [ "$target" = armv7-unknown-linux-musleabihf ] && ! has_std "$target"; then
+    glibc=armv7-unknown-linux-gnueabihf
+    if has_std $glibc || ! add_with_rustup "$target"; then
+        target=$glibc
     fi
+fi
+if ! add_with_rustup "$target"; then
     say "building $target's standard library from Debian's rust-src"
     if ! source=$(std_source); then
         say "the target $target is missing. Run: rustup target add $target"

@@ -1,5 +1,7 @@
 //! Each way for a call to fail is its own fault, and ends within its limits.
 
+#![allow(clippy::panic)] // helpers of tests, which panic as tests do
+
 use porin_cell::{Cell, Engine, Level, LogLine, Plan, StartError};
 use porin_core::{
     fault::{BadOutput, Fault},

@@ -1,5 +1,7 @@
 //! What is not a cell is refused with its own error, before anything is instantiated.
 
+#![allow(clippy::panic)] // helpers of tests, which panic as tests do
+
 use porin_cell::{Cell, Engine, LoadError, Plan, StartError};
 use porin_core::{limits::CellLimits, setup::Setup};
 use porin_test_support::{LOG_IMPORT, WatCell, cell};

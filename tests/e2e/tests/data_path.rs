@@ -1,5 +1,7 @@
 //! From a recorded file to a subscriber, with the real agent and real brokers: N in = delivered + dropped.
 
+#![allow(clippy::panic)] // helpers of tests, which panic as tests do
+
 use std::{collections::BTreeSet, fmt::Write as _, fs, process::Command};
 
 use porin_e2e::{Broker, Cable, Gateway, Plugged, Subscriber, free_port, program, wait_until};
