@@ -14,8 +14,9 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: ## The main job on recorded data, with a broker of its own, in a minute after the build
-	@sh cross/with.sh $(WASM) $(CARGO) run -q --locked --release -p porin -- cell build $(CELLS:%=cells/%)
-	@$(CARGO) build -q --locked --release -p porind
+	@echo "building the agent, the cells and the demo (some minutes the first time)" >&2
+	@sh cross/with.sh $(WASM) $(CARGO) run --locked --release -p porin -- cell build $(CELLS:%=cells/%)
+	@$(CARGO) build --locked --release -p porind
 	@$(TARGET_DIR)/release/porin demo --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells
 
 test: cells broker ## All tests but the slow ones; installs what they need

@@ -45,6 +45,14 @@ fn kept(cell: &mut Cell, batch: &[Reading]) -> Vec<(u32, f64)> {
 }
 
 #[test]
+fn stock_cells_are_small() {
+    for name in ["deadband", "threshold"] {
+        let bytes = cell(name).len();
+        assert!(bytes <= 16_384, "{name}: {bytes}");
+    }
+}
+
+#[test]
 fn deadband_forwards_what_moves_by_more_than_the_bound_of_its_stream() {
     let mut cell = deadband();
     let batch = [reading(0, 3, 5.0), reading(0, 9, 5.0), reading(1, 3, 6.0), reading(1, 9, 7.0), reading(2, 3, 6.5)];

@@ -10,17 +10,19 @@
 //! does no I/O of its own but to read a backlog. Sources and the link are tasks on the I/O thread, commits wait for the
 //! disk on the committer's; all of them meet the loop only through the bounded queues of the inbox.
 
+mod commits;
+mod sending;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use porin_core::{
-    config::{Config, TopicTemplate},
-    ids::{QueueId, RouteId, Seq, StreamId},
-    outbox::{BatchRule, Parcel, Publish as PublishRule, Queue},
-    packet::{AckToken, Reading},
-    payload::{self, Packet},
+    config::Config,
+    ids::{RouteId, StreamId},
+    outbox::Queue,
+    packet::Reading,
     record::Record,
     status::{OutboxStatus, Snapshot, SourceStatus, UplinkStatus},
     time::{Monotonic, Now, Unix},
@@ -28,12 +30,16 @@ use porin_core::{
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use self::{
+    commits::Commits,
+    sending::{Link, rule},
+};
 use crate::{
     committer::Committer,
-    inbox::{Event, FromSource, Inbox, SOURCE_WINDOW},
+    inbox::{Event, FromSource, Inbox},
     pipeline::Pipeline,
-    store::{Commit, Store},
-    uplink::{LinkEvent, Publish},
+    store::Store,
+    uplink::Publish,
 };
 
 /// Time for what waits to leave after a stop was asked for.
@@ -41,12 +47,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// The loop sleeps at most this long, so that nothing depends on a lost wake-up.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
-
-/// A pause after a commit that failed.
-const COMMIT_RETRY_US: u64 = 5_000_000;
-
-/// Bytes that one packet takes in a JSON payload at most: a name of 100 bytes and four numbers.
-const MAX_PACKET_BYTES: usize = 256;
 
 /// Where a run ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ struct Agent {
     start: Instant,
     sources: Vec<Source>,
     link: Link,
-    commit: CommitState,
+    commit: Commits,
     found: u64,
     /// When a stop was asked for.
     stopping: Option<Instant>,
@@ -95,35 +95,6 @@ struct Source {
     settled: u64,
 }
 
-#[derive(Default)]
-struct Link {
-    connection: Option<u64>,
-    window: usize,
-    max_bytes: usize,
-    closed: bool,
-    status: UplinkStatus,
-}
-
-/// What the running commit will have made durable.
-struct Running {
-    acked_to: Seq,
-    next: Seq,
-    names: usize,
-    tokens: Vec<AckToken>,
-}
-
-struct CommitState {
-    running: Option<Running>,
-    due: Monotonic,
-    /// Names that are durable.
-    names: usize,
-    /// Whether any packet was decided about since the last commit.
-    dirty: bool,
-    commits: u64,
-    written: u64,
-    failures: u64,
-}
-
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
 pub(crate) fn run(parts: Parts) -> Snapshot {
     let names = parts.pipeline.names().len();
@@ -133,8 +104,7 @@ pub(crate) fn run(parts: Parts) -> Snapshot {
         ..Source::default()
     });
     let sources = sources.collect();
-    let due = Monotonic(0);
-    let commit = CommitState { running: None, due, names, dirty: false, commits: 0, written: 0, failures: 0 };
+    let commit = Commits::new(names);
     let start = Instant::now();
     let mut agent = Agent { parts, start, sources, link: Link::default(), commit, found, stopping: None };
     while !agent.link.closed {
@@ -244,145 +214,6 @@ impl Agent {
         }
     }
 
-    fn link_event(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Up { connection, window, max_bytes } => {
-                self.link.connection = Some(connection);
-                (self.link.window, self.link.max_bytes) = (window, max_bytes);
-                self.link.status.connections += 1;
-            }
-            LinkEvent::Acked(ticket) => {
-                self.parts.queue.ack(ticket);
-            }
-            LinkEvent::Refused(ticket, reason) => {
-                let packets = self.parts.queue.refuse(ticket);
-                error!(packets, reason, "the broker refused a publish for good; its packets are lost");
-                self.link.status.last_error = Some(reason);
-            }
-            LinkEvent::Down(reason) => {
-                self.link.connection = None;
-                self.link.status.last_error = Some(reason);
-                self.parts.queue.rewind();
-            }
-            LinkEvent::Closed => self.link.closed = true,
-        }
-    }
-
-    /// Reads a piece of the backlog when the broker has taken most of the last one.
-    fn load(&mut self) {
-        let now = self.start_to(Instant::now());
-        let Parts { queue, store, .. } = &mut self.parts;
-        queue.evict();
-        let needed = self.link.connection.is_some() || queue.is_over();
-        let Some(load) = queue.wants().filter(|_| needed) else { return };
-        match store.load(QueueId::UPLINK, load) {
-            Ok(records) => queue.loaded(load, records, now),
-            Err(error) => error!(error = format!("{error:#}"), "cannot read the outbox"),
-        }
-    }
-
-    /// Sends what the window has room for.
-    fn send(&mut self) {
-        let Some(connection) = self.link.connection else { return };
-        let now = self.start_to(Instant::now());
-        while self.parts.queue.window() < self.link.window {
-            let Parts { queue, pipeline, .. } = &mut self.parts;
-            let max_packets = (self.link.max_bytes / MAX_PACKET_BYTES).max(1);
-            let Some(parcel) = queue.take(now, |route| rule(pipeline, route, max_packets)) else { return };
-            let (topic, payload) = self.publish(&parcel);
-            self.link.status.publishes += 1;
-            // There is room for a window; when the link is gone, its `Down` is on the way and rewinds.
-            let _ = self.parts.link.try_send(Publish { connection, ticket: parcel.ticket, topic, payload });
-        }
-    }
-
-    /// Topic and payload of a parcel.
-    fn publish(&self, parcel: &Parcel) -> (String, Vec<u8>) {
-        let Parts { pipeline, config, store, .. } = &self.parts;
-        let packet = |(seq, record): &(Seq, Record)| {
-            let Reading { time, value, stream, quality } = record.reading;
-            Packet { seq: *seq, stream: pipeline.name(stream), time_us: time.0, value, quality: quality.0 }
-        };
-        let packets: Vec<_> = parcel.records.iter().map(packet).collect();
-        let gateway = &config.gateway.id;
-        let stream = packets.first().map_or("", |packet| packet.stream);
-        let topic = match pipeline.route(parcel.route) {
-            Some(route) => route.topic.fill(gateway, &route.name, stream),
-            // Kept under a configuration that had another route.
-            None => {
-                let name = self.parts.route_names.get(parcel.route.0 as usize).map_or("unknown", String::as_str);
-                TopicTemplate::default().fill(gateway, name, stream)
-            }
-        };
-        (topic, payload::encode(gateway, store.epoch, &packets))
-    }
-
-    /// Begins a commit if one is due and none is running.
-    fn commit(&mut self) {
-        let now = self.start_to(Instant::now());
-        if self.commit.running.is_some() || !self.is_dirty() || (now < self.commit.due && !self.is_urgent()) {
-            return;
-        }
-        let Parts { pipeline, queue, committer, .. } = &mut self.parts;
-        let states = pipeline.save();
-        let durable = u32::try_from(self.commit.names).unwrap_or(u32::MAX);
-        let names = pipeline.names()[self.commit.names..].to_vec();
-        let tokens = self.sources.iter().enumerate().filter(|(_, source)| source.decided > source.settled);
-        let tokens = tokens.map(|(index, source)| AckToken { source: index, upto: source.decided }).collect();
-        let queue = queue.commit();
-        let names_after = self.commit.names + names.len();
-        self.commit.running = Some(Running { acked_to: queue.acked_to, next: queue.next, names: names_after, tokens });
-        self.commit.written += queue.records.len() as u64;
-        self.commit.dirty = false;
-        committer.begin(Commit { queue: Some(queue), streams: (durable, names), states });
-    }
-
-    fn committed(&mut self, outcome: anyhow::Result<()>) {
-        let Some(Running { acked_to, next, names, tokens }) = self.commit.running.take() else { return };
-        let now = self.start_to(Instant::now());
-        match outcome {
-            Ok(()) => {
-                self.commit.commits += 1;
-                self.commit.failures = 0;
-                self.commit.names = names;
-                self.commit.due = now.after(self.parts.config.gateway.outbox.commit_every_us);
-                self.parts.queue.committed(acked_to, next);
-                for AckToken { source, upto } in tokens {
-                    self.sources[source].settled = upto;
-                    self.parts.settled[source].send_replace(upto);
-                }
-            }
-            Err(error) => {
-                self.commit.failures += 1;
-                error!(error = format!("{error:#}"), "the commit failed; packets wait in memory");
-                self.commit.due = now.after(COMMIT_RETRY_US);
-                self.commit.dirty = true;
-                self.parts.queue.commit_failed();
-                self.parts.pipeline.commit_failed();
-            }
-        }
-    }
-
-    /// Something is about to be decided: it is to be durable within `commit_every`.
-    fn mark_dirty(&mut self, now: Monotonic) {
-        if !self.is_dirty() && self.commit.running.is_none() {
-            self.commit.due = self.commit.due.max(now.after(self.parts.config.gateway.outbox.commit_every_us));
-        }
-        self.commit.dirty = true;
-    }
-
-    fn is_dirty(&self) -> bool {
-        self.commit.dirty || self.parts.queue.is_dirty()
-    }
-
-    /// Half of a source's window waits for the commit, or somebody waits for the end.
-    fn is_urgent(&self) -> bool {
-        let half = |source: &Source| source.decided - source.settled >= SOURCE_WINDOW / 2;
-        let ended = self.sources.iter().all(|source| source.status.ended) && self.parts.queue.waiting() == 0;
-        // After a failure the pause counts, whoever waits.
-        self.commit.failures == 0 && (self.stopping.is_some() || ended || self.sources.iter().any(half))
-    }
-
     fn stop(&mut self) {
         if self.stopping.is_none() {
             info!(waiting = self.parts.queue.waiting(), "stopping: what waits is sent and made durable");
@@ -423,7 +254,7 @@ impl Agent {
     fn status(&self) -> Snapshot {
         let Parts { config, store, pipeline, queue, .. } = &self.parts;
         let (routes, streams) = pipeline.status();
-        let CommitState { commits, written, .. } = self.commit;
+        let Commits { commits, written, .. } = self.commit;
         let link = &self.link;
         let connected = link.connection.is_some();
         Snapshot {
@@ -454,17 +285,5 @@ impl Agent {
 fn append(queue: &mut Queue, route: RouteId, kept: &[Reading], now: Monotonic) {
     for reading in kept {
         queue.append(Record { route, reading: *reading }, now);
-    }
-}
-
-fn rule(pipeline: &Pipeline, route: RouteId, max_packets: usize) -> BatchRule {
-    match pipeline.route(route) {
-        Some(route) => BatchRule {
-            packets: route.batch_packets.min(max_packets),
-            wait_us: route.batch_wait_us,
-            publish: route.publish,
-            by_stream: route.topic.by_stream(),
-        },
-        None => BatchRule { packets: 1, wait_us: 0, publish: PublishRule::AtOnce, by_stream: true },
     }
 }

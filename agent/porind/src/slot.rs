@@ -195,27 +195,30 @@ impl Slot {
     }
 
     fn one_by_one(&mut self, batch: &[Reading], now: Unix, out: &mut Vec<Reading>) {
-        self.try_rebuild();
+        // A cell that cannot be made again is tried once for a batch, not once for a packet.
+        let mut alive = self.try_rebuild();
         for packet in batch {
             let packet = std::slice::from_ref(packet);
-            match self.call(packet, now, out) {
-                Ok(()) => self.keep(packet, now),
-                Err(fault) => {
-                    self.faulted(&fault);
-                    self.status.faulted += 1;
-                    match self.config.fault {
-                        FaultPolicy::Drop => self.status.dropped += 1,
-                    }
-                    self.try_rebuild();
-                }
+            let outcome = self.call(packet, now, out);
+            let Err(fault) = outcome else {
+                self.keep(packet, now);
+                continue;
+            };
+            self.faulted(&fault);
+            self.status.faulted += 1;
+            match self.config.fault {
+                FaultPolicy::Drop => self.status.dropped += 1,
             }
+            alive = alive && self.try_rebuild();
         }
     }
 
-    fn try_rebuild(&mut self) {
-        if let Err(error) = self.rebuild() {
+    fn try_rebuild(&mut self) -> bool {
+        let outcome = self.rebuild();
+        if let Err(error) = &outcome {
             error!(slot = %self.config.name, %error, "the cell cannot be made again; its packets get the fault policy");
         }
+        outcome.is_ok()
     }
 
     fn rebuild(&mut self) -> Result<(), StartError> {

@@ -83,6 +83,26 @@ fn a_recording_goes_through_the_embedded_broker() {
 }
 
 #[test]
+fn after_commit_writes_every_packet_before_it_leaves() {
+    let broker = Broker::mosquitto();
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    let gateway = Gateway::new("lab", broker.port, &routes());
+    // Long enough for the broker to be quicker than the disk.
+    let text = fs::read_to_string(gateway.config()).expect("it is there").replace("\"50ms\"", "\"2s\"");
+    fs::write(gateway.config(), text).expect("written");
+    let at_once = gateway.run_to_the_end();
+    let text = routes().replace("slots = [", "publish = \"after-commit\"\nslots = [");
+    let after_commit = Gateway::new("lab", broker.port, &text).run_to_the_end();
+    let written = |status| (count(status, "/outbox/written"), count(status, "/outbox/appended"));
+    let (kept, appended) = written(&after_commit);
+    assert_eq!(kept, appended, "each was durable first");
+    let (kept, appended) = written(&at_once);
+    assert!(kept < appended, "what was acknowledged in time never touched the disk: {kept} of {appended}");
+    assert_eq!(after_commit["imbalance"], Value::Array(vec![]));
+    drop(subscriber);
+}
+
+#[test]
 fn a_packet_that_comes_again_is_known_by_its_name() {
     let broker = Broker::mosquitto();
     let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");

@@ -1,6 +1,7 @@
 //! Each way to be wrong, with the line and the words that the owner reads.
 
 use super::*;
+use crate::setup::Value;
 
 const GOOD: &str = r#"
 [gateway]

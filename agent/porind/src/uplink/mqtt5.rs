@@ -102,6 +102,8 @@ pub(crate) async fn run(
         if link.was_up.get() {
             pause = MIN_PAUSE;
         }
+        // Meant for the connection that is gone: they come again from the outbox.
+        while publishes.try_recv().is_ok() {}
         warn!(broker = %format!("{}:{}", config.host, config.port), reason, "no connection to the broker");
         events.tell(LinkEvent::Down(reason)).await;
         let jittered = jitter(pause);
@@ -168,10 +170,16 @@ impl<'a> Connection<'a> {
     async fn run(&self, publishes: &mut mpsc::Receiver<Publish>, stop: &mut watch::Receiver<bool>) -> String {
         let Some(event_loop) = self.event_loop.take() else { return String::new() };
         let (up, is_up) = watch::channel(false);
+        let mut stop_at_last = stop.clone();
         // Both halves are whole loops: the event loop is dropped only when it is no longer wanted.
         tokio::select! {
             reason = self.poll(event_loop, up) => reason,
             () = self.publish(publishes, is_up, stop) => "stopped".into(),
+            // A broker that takes nothing more does not keep the agent from ending.
+            () = async {
+                let _ = stop_at_last.wait_for(|stop| *stop).await;
+                tokio::time::sleep(FAREWELL).await;
+            } => "stopped".into(),
         }
     }
 
@@ -265,7 +273,7 @@ impl<'a> Connection<'a> {
         self.hand_over(self.identity.topic(), true, self.identity.payload("offline").into(), None).await;
         let _ = self.client.disconnect().await;
         // The other half ends once the farewell is written, and this one with it.
-        tokio::time::sleep(FAREWELL).await;
+        std::future::pending().await
     }
 
     async fn hand_over(&self, topic: String, retain: bool, payload: Vec<u8>, ticket: Option<Ticket>) {

@@ -1,0 +1,345 @@
+//! From the configuration as written to the types: one pass, the first thing that is wrong ends it.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::ops::Range;
+
+use toml::{Spanned, Value as Toml};
+
+use super::{
+    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, GRANTS, GatewayConfig, OutboxConfig, Provenance,
+    Replay, Route, Slot, Source, SourceKind, StreamConfig, TopicTemplate, Uplink,
+    nearest::{listed, nearest},
+    quantity, raw,
+};
+use crate::{
+    fault::FaultPolicy,
+    limits::CellLimits,
+    outbox::Publish,
+    setup::{Param, Value},
+    stream::{MAX_NAME_BYTES, MAX_NAME_SLASHES, Pattern, check_name},
+};
+
+/// Bytes of a topic: AWS IoT's limit.
+const MAX_TOPIC_BYTES: usize = 256;
+
+/// Slashes in a topic: AWS IoT's limit.
+const MAX_TOPIC_SLASHES: usize = 7;
+
+/// Packets in a publish. At 130 bytes each that is 128 KiB, the clouds' largest publish.
+const MAX_BATCH: usize = 1_000;
+
+type Checked<T> = Result<T, ConfigError>;
+
+/// Reads and checks a configuration.
+pub(super) fn parse(text: &str) -> Checked<Config> {
+    Parser { text }.config()
+}
+
+struct Parser<'a> {
+    text: &'a str,
+}
+
+impl Parser<'_> {
+    fn config(&self) -> Checked<Config> {
+        let raw: raw::Raw = toml::from_str(self.text).map_err(|error| self.toml_error(&error))?;
+        let streams = self.streams(raw.streams)?;
+        let sources = raw.sources.into_iter().map(|(name, source)| self.source(&name, source));
+        let sources = sources.collect::<Checked<Vec<_>>>()?;
+        let id = self.gateway_id(&raw.gateway.id)?;
+        let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
+        let cells = self.cells(raw.slots, raw.routes, &default_topic, &id)?;
+        let gateway = GatewayConfig {
+            socket: raw.gateway.socket.unwrap_or_else(|| DEFAULT_SOCKET.to_string()),
+            uplink: self.uplink(&raw.uplink, &id)?,
+            outbox: self.outbox(&raw.outbox)?,
+            max_streams: self.number(raw.limits.max_streams.as_ref(), 10_000, 1..=1_000_000)? as usize,
+            sources,
+            streams,
+            id,
+        };
+        Ok(Config { gateway, cells })
+    }
+
+    fn gateway_id(&self, id: &Spanned<String>) -> Checked<String> {
+        let text = id.get_ref();
+        let character = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let fits = !text.is_empty() && text.len() <= 63 && text.chars().all(character) && !text.starts_with('-');
+        if fits {
+            return Ok(text.clone());
+        }
+        self.fail(id.span(), format!("gateway id `{text}`: at most 63 of a-z, 0-9 and `-`, not `-` first"))
+    }
+
+    fn uplink(&self, raw: &raw::Uplink, id: &str) -> Checked<Uplink> {
+        let broker = raw.broker.get_ref();
+        let wrong = |what: &str| self.fail(raw.broker.span(), format!("broker `{broker}`: {what}"));
+        let Some(address) = broker.strip_prefix("mqtt://") else {
+            return wrong("it must be mqtt://HOST or mqtt://HOST:PORT");
+        };
+        let (host, port) = match address.rsplit_once(':') {
+            Some((host, port)) if !host.ends_with(':') => match port.parse() {
+                Ok(port) if port > 0 => (host, port),
+                _ => return wrong(&format!("`{port}` is no port (1 to 65535)")),
+            },
+            _ => (address, 1883),
+        };
+        if host.is_empty() || host.contains(['/', '@', ' ', '?']) {
+            return wrong("it must be mqtt://HOST or mqtt://HOST:PORT");
+        }
+        let client_id = match &raw.client_id {
+            Some(id) if id.get_ref().is_empty() || id.get_ref().len() > 128 => {
+                return self.fail(id.span(), "client_id: 1 to 128 bytes".into());
+            }
+            Some(id) => id.get_ref().clone(),
+            None => format!("porin-{id}"),
+        };
+        let keep_alive_us = self.time(raw.keep_alive.as_ref(), "30s")?;
+        // Below 5 s rumqttc refuses; MQTT counts it in 16 bits.
+        let Some(keep_alive_s) = u16::try_from(keep_alive_us / 1_000_000).ok().filter(|seconds| *seconds >= 5) else {
+            let span = raw.keep_alive.as_ref().map_or(0..0, Spanned::span);
+            return self.fail(span, "keep_alive: 5s to 18h".into());
+        };
+        let in_flight = self.number(raw.in_flight.as_ref(), 100, 9..=1_000)?;
+        Ok(Uplink { host: host.into(), port, client_id, keep_alive_s, in_flight })
+    }
+
+    fn outbox(&self, raw: &raw::Outbox) -> Checked<OutboxConfig> {
+        let path = raw.path.as_ref().map_or(DEFAULT_PATH.into(), |path| path.get_ref().clone());
+        let max_packets = self.number(raw.max_packets.as_ref(), 1_000_000, 1..=u64::from(u32::MAX))?;
+        let commit_every_us = self.time(raw.commit_every.as_ref(), "1s")?;
+        Ok(OutboxConfig { path, max_packets: usize::try_from(max_packets).unwrap_or(usize::MAX), commit_every_us })
+    }
+
+    fn source(&self, name: &Spanned<String>, raw: raw::Source) -> Checked<Source> {
+        let raw::Source::Replay(raw) = raw;
+        let template = raw.streams.get_ref();
+        let stripped = template.replace("{channel}", "c");
+        if let Err(error) = check_name(&stripped) {
+            return self.fail(
+                raw.streams.span(),
+                format!("streams `{template}` of source `{}`: it has {error}", name.get_ref()),
+            );
+        }
+        let speed = match raw.speed.as_ref().map(|speed| (speed.get_ref(), speed.span())) {
+            None => Some(1.0),
+            Some((Toml::String(text), _)) if text == "max" => None,
+            Some((Toml::Float(factor), _)) if factor.is_finite() && *factor > 0.0 => Some(*factor),
+            #[allow(clippy::cast_precision_loss)]
+            Some((Toml::Integer(factor), _)) if *factor > 0 => Some(*factor as f64),
+            Some((_, span)) => {
+                let given = self.text.get(span.clone()).unwrap_or_default();
+                return self.fail(span, format!("speed {given}: a factor above 0, or \"max\" for as fast as possible"));
+            }
+        };
+        let replay = Replay { file: raw.file.into_inner(), streams: raw.streams.into_inner(), speed };
+        Ok(Source { name: name.get_ref().clone(), kind: SourceKind::Replay(replay) })
+    }
+
+    fn streams(&self, raw: BTreeMap<Spanned<String>, raw::Stream>) -> Checked<BTreeMap<String, StreamConfig>> {
+        let mut streams = BTreeMap::new();
+        for (name, raw) in raw {
+            if let Err(error) = check_name(name.get_ref()) {
+                return self.fail(name.span(), format!("stream `{}`: it has {error}", name.get_ref()));
+            }
+            if let Some(unit) = &raw.unit {
+                quantity::unit(unit.get_ref()).or_else(|message| self.fail(unit.span(), format!("unit {message}")))?;
+            }
+            let unit = raw.unit.map_or_else(String::new, Spanned::into_inner);
+            streams.insert(name.into_inner(), StreamConfig { unit, params: self.params(raw.params)? });
+        }
+        Ok(streams)
+    }
+
+    fn cells(
+        &self,
+        mut slots: BTreeMap<Spanned<String>, raw::Slot>,
+        routes: BTreeMap<Spanned<String>, raw::Route>,
+        default_topic: &TopicTemplate,
+        gateway: &str,
+    ) -> Checked<CellSet> {
+        let all: BTreeSet<String> = slots.keys().map(|name| name.get_ref().clone()).collect();
+        let mut checked = Vec::new();
+        for (name, raw) in routes {
+            if let Err(error) = check_name(name.get_ref()) {
+                return self.fail(name.span(), format!("route `{}`: it has {error}", name.get_ref()));
+            }
+            if raw.streams.is_empty() {
+                return self.fail(name.span(), format!("route `{}` names no streams", name.get_ref()));
+            }
+            let pattern = |text: &Spanned<String>| {
+                let parsed = Pattern::parse(text.get_ref());
+                parsed.or_else(|error| self.fail(text.span(), format!("streams `{}`: {error}", text.get_ref())))
+            };
+            let streams = raw.streams.iter().map(pattern).collect::<Checked<Vec<_>>>()?;
+            let mut chain = Vec::new();
+            for slot in &raw.slots {
+                chain.push(self.slot(slot, &mut slots, &all)?);
+            }
+            let publish = match raw.publish.as_ref().map(|publish| (publish.get_ref().as_str(), publish.span())) {
+                None | Some(("at-once", _)) => Publish::AtOnce,
+                Some(("after-commit", _)) => Publish::AfterCommit,
+                Some((other, span)) => return self.choice(span, "publish", other, &["at-once", "after-commit"]),
+            };
+            checked.push(Route {
+                topic: self.topic(raw.topic.as_ref(), default_topic, gateway)?,
+                name: name.into_inner(),
+                streams,
+                slots: chain,
+                publish,
+                batch_packets: self.number(raw.batch.packets.as_ref(), 64, 1..=MAX_BATCH)?,
+                batch_wait_us: self.time(raw.batch.wait.as_ref(), "0s")?,
+            });
+        }
+        if let Some((name, _)) = slots.first_key_value() {
+            let text = name.get_ref();
+            return self.fail(name.span(), format!("slot `{text}` is in no route"));
+        }
+        Ok(CellSet { routes: checked })
+    }
+
+    /// Takes the slot out of `slots`, so that it cannot be used twice.
+    fn slot(
+        &self,
+        name: &Spanned<String>,
+        slots: &mut BTreeMap<Spanned<String>, raw::Slot>,
+        all: &BTreeSet<String>,
+    ) -> Checked<Slot> {
+        let text = name.get_ref();
+        let key = slots.keys().find(|key| key.get_ref() == text).cloned();
+        let Some(raw) = key.and_then(|key| slots.remove(&key)) else {
+            if all.contains(text) {
+                return self.fail(name.span(), format!("slot `{text}` is used twice; a slot is one place for a cell"));
+            }
+            let guess = did_you_mean(nearest(text, all.iter().map(String::as_str)));
+            return self.fail(name.span(), format!("there is no slot `{text}`{guess}"));
+        };
+        for grant in &raw.grants {
+            if !GRANTS.contains(&grant.get_ref().as_str()) {
+                return self.choice(grant.span(), "grant", grant.get_ref(), &GRANTS);
+            }
+        }
+        for output in &raw.outputs {
+            let filled = output.get_ref().replacen("{stream}", "s", 1);
+            if filled == *output.get_ref() {
+                let message = format!("output `{}`: it must contain {{stream}}", output.get_ref());
+                return self.fail(output.span(), message);
+            }
+            if let Err(error) = check_name(&filled) {
+                return self.fail(output.span(), format!("output `{}`: it has {error}", output.get_ref()));
+            }
+        }
+        match raw.fault.as_ref().map(|fault| (fault.get_ref().as_str(), fault.span())) {
+            None | Some(("drop", _)) => {}
+            Some((other, span)) => return self.choice(span, "fault", other, &["drop"]),
+        }
+        Ok(Slot {
+            name: text.clone(),
+            cell: Provenance::Local(raw.cell.into_inner()),
+            grants: raw.grants.into_iter().map(Spanned::into_inner).collect(),
+            params: self.params(raw.params)?,
+            outputs: raw.outputs.into_iter().map(Spanned::into_inner).collect(),
+            fault: FaultPolicy::Drop,
+            limits: CellLimits::default(),
+        })
+    }
+
+    fn params(&self, raw: BTreeMap<Spanned<String>, Spanned<Toml>>) -> Checked<Vec<Param>> {
+        let param = |(name, value): (Spanned<String>, Spanned<Toml>)| {
+            let span = value.span();
+            let value = match value.into_inner() {
+                Toml::Boolean(value) => Value::Flag(value),
+                Toml::Integer(value) => Value::Integer(value),
+                Toml::Float(value) => Value::Number(value),
+                Toml::String(value) => Value::Text(value),
+                other @ (Toml::Datetime(_) | Toml::Array(_) | Toml::Table(_)) => {
+                    let message =
+                        format!("parameter `{}`: {} cannot be given to a cell", name.get_ref(), other.type_str());
+                    return self.fail(span, message);
+                }
+            };
+            Ok(Param { name: name.into_inner(), value })
+        };
+        raw.into_iter().map(param).collect()
+    }
+
+    fn topic(&self, raw: Option<&Spanned<String>>, default: &TopicTemplate, gateway: &str) -> Checked<TopicTemplate> {
+        let Some(raw) = raw else { return Ok(default.clone()) };
+        let text = raw.get_ref();
+        let wrong = |what: &str| self.fail(raw.span(), format!("topic `{text}`: {what}"));
+        // As long and as deep as it can become: route and stream names have the same bounds.
+        let name = "/".repeat(MAX_NAME_SLASHES);
+        let longest = TopicTemplate(text.clone()).fill(gateway, &name, &name);
+        let placeholders = text.matches("{route}").count() + text.matches("{stream}").count();
+        if longest.contains(['{', '}']) {
+            return wrong("the placeholders are {gw}, {route} and {stream}");
+        }
+        if longest.contains(['+', '#', '\0']) || longest.starts_with('$') || longest.is_empty() {
+            return wrong("a topic to publish on has no wildcards and does not start with `$`");
+        }
+        if longest.len() + placeholders * MAX_NAME_BYTES > MAX_TOPIC_BYTES {
+            return wrong(&format!("with the longest names it has more than {MAX_TOPIC_BYTES} bytes"));
+        }
+        let slashes = text.matches('/').count() + MAX_NAME_SLASHES * text.matches("{stream}").count();
+        if slashes > MAX_TOPIC_SLASHES {
+            return wrong(&format!(
+                "with the deepest stream name ({MAX_NAME_SLASHES} slashes) it has {slashes} slashes, brokers in the cloud allow {MAX_TOPIC_SLASHES}"
+            ));
+        }
+        Ok(TopicTemplate(text.clone()))
+    }
+
+    fn time(&self, raw: Option<&Spanned<String>>, default: &str) -> Checked<u64> {
+        let text = raw.map_or(default, |text| text.get_ref());
+        let span = raw.map_or(0..0, Spanned::span);
+        quantity::microseconds(text).or_else(|message| self.fail(span, format!("`{text}`: {message}")))
+    }
+
+    fn number<T: Copy + PartialOrd + core::fmt::Display>(
+        &self,
+        raw: Option<&Spanned<T>>,
+        default: T,
+        bounds: core::ops::RangeInclusive<T>,
+    ) -> Checked<T> {
+        match raw {
+            None => Ok(default),
+            Some(value) if bounds.contains(value.get_ref()) => Ok(*value.get_ref()),
+            Some(value) => {
+                let message = format!("{}: {} to {}", value.get_ref(), bounds.start(), bounds.end());
+                self.fail(value.span(), message)
+            }
+        }
+    }
+
+    fn choice<T>(&self, span: Range<usize>, what: &str, value: &str, known: &[&str]) -> Checked<T> {
+        let guess = did_you_mean(nearest(value, known.iter().copied()));
+        self.fail(span, format!("{what} `{value}`: known is {}{guess}", known.join(", ")))
+    }
+
+    fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
+        let message = error.message();
+        let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+        let guess = match message.split('`').nth(1) {
+            Some(name) if unknown => did_you_mean(nearest(name, listed(message).iter().map(String::as_str))),
+            _ => String::new(),
+        };
+        let span = error.span().unwrap_or(0..0);
+        ConfigError { line: self.line(span.start), message: format!("{message}{guess}") }
+    }
+
+    fn fail<T>(&self, span: Range<usize>, message: String) -> Checked<T> {
+        Err(ConfigError { line: self.line(span.start), message })
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+    }
+}
+
+fn did_you_mean(name: Option<&str>) -> String {
+    name.map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}
