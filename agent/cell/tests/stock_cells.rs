@@ -88,6 +88,8 @@ fn damaged_state_is_refused_and_changes_nothing() {
     }
     assert!(deadband().restore(&[]).expect("no fault").is_err());
     assert!(deadband().restore(&[9, 9, 9]).expect("no fault").is_err());
+    let other = start("threshold", &alarm()).save().expect("it saves");
+    assert!(deadband().restore(&other).expect("no fault").is_err(), "another cell's state");
 }
 
 #[test]
@@ -116,14 +118,17 @@ fn a_stream_that_appears_later_is_decided_about() {
     assert_eq!(kept(&mut cell, &[reading(0, 4, 1.0), reading(0, 4, 1.05), reading(0, 4, 1.2)]), [(4, 1.0), (4, 1.2)]);
 }
 
-#[test]
-fn threshold_sends_changes_on_its_output() {
-    let setup = Setup {
+fn alarm() -> Setup {
+    Setup {
         params: vec![number("high", 180.0), number("low", 70.0), number("hysteresis", 5.0)],
         streams: vec![stream(0, "glucose", vec![])],
         outputs: vec![stream(1, "glucose/alarm", vec![])],
-    };
-    let mut cell = start("threshold", &setup);
+    }
+}
+
+#[test]
+fn threshold_sends_changes_on_its_output() {
+    let mut cell = start("threshold", &alarm());
     let values = [100.0, 181.0, 178.0, 175.0, 60.0, 74.0, 75.0];
     let batch: Vec<_> = (0..).zip(values).map(|(time, value)| reading(time, 0, value)).collect();
     assert_eq!(kept(&mut cell, &batch), [(1, 0.0), (1, 1.0), (1, 0.0), (1, -1.0), (1, 0.0)]);

@@ -69,6 +69,8 @@ pub struct Parcel {
     pub ticket: Ticket,
     /// Of all its records.
     pub route: RouteId,
+    /// The start of the agent that numbered them: part of each packet's name.
+    pub start: u32,
     /// In order.
     pub records: Vec<(Seq, Record)>,
 }
@@ -158,6 +160,8 @@ pub struct Queue {
     next: Seq,
     /// `next` as of the last commit.
     durable_next: Seq,
+    /// What has left as of the last commit.
+    durable_acked_to: Seq,
     /// To be sent next. Before it everything is under way or has left.
     unsent: Seq,
     /// Publishes under way, oldest first.
@@ -169,20 +173,38 @@ pub struct Queue {
     left_on_disk: BTreeSet<Seq>,
     waiting: usize,
     max_records: usize,
+    /// From which seq on which start of the agent has given out seqs, oldest first.
+    starts: Vec<(Seq, u32)>,
     counts: Counts,
 }
 
+/// A queue as the store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Everything before has left.
+    pub acked_to: Seq,
+    /// To be given out next.
+    pub next: Seq,
+    /// How many records there are.
+    pub records: usize,
+    /// From which seq on which start of the agent has given out seqs, oldest first; the last is this one.
+    pub starts: Vec<(Seq, u32)>,
+}
+
 impl Queue {
-    /// A queue as it is on disk: `records` of them in `start..next`. Keeps at most `max_records`.
+    /// A queue as it is on disk. Keeps at most `max_records`.
     #[must_use]
-    pub fn new(start: Seq, next: Seq, records: usize, max_records: usize) -> Self {
+    pub fn new(stored: Stored, max_records: usize) -> Self {
+        let Stored { acked_to, next, records, starts } = stored;
         Self {
             head: VecDeque::new(),
-            disk: DiskOnly { start, end: next },
+            disk: DiskOnly { start: acked_to, end: next },
             fresh: VecDeque::new(),
             next,
             durable_next: next,
-            unsent: start,
+            durable_acked_to: acked_to,
+            unsent: acked_to,
+            starts,
             flights: VecDeque::new(),
             next_ticket: 0,
             committing: 0,
@@ -229,7 +251,7 @@ impl Queue {
     /// Whether there is anything that a commit would write.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        self.next != self.durable_next || self.head.front().is_some_and(|entry| entry.state == State::Left)
+        self.next != self.durable_next || self.acked_to() != self.durable_acked_to
     }
 
     /// Records to be read from the store before more can be sent.
@@ -265,9 +287,10 @@ impl Queue {
         self.next_ticket += 1;
         self.unsent = run.first;
         let backlog = !self.disk.is_empty();
-        let Self { head, fresh, unsent, .. } = self;
+        let Self { head, fresh, unsent, starts, .. } = self;
         let sendable = from_mut(head, *unsent).chain(from_mut(fresh, *unsent).filter(|_| !backlog));
-        let same = |entry: &&mut Entry| entry.state == State::Waiting && Topic::of(&entry.record, &rule) == run.topic;
+        let topic = |entry: &Entry| Topic::of(entry, starts, &rule);
+        let same = |entry: &&mut Entry| entry.state == State::Waiting && topic(entry) == run.topic;
         let mut records = Vec::with_capacity(run.count);
         for entry in sendable.filter(same).take(run.count) {
             entry.state = State::InFlight(ticket);
@@ -275,7 +298,7 @@ impl Queue {
         }
         let (first, last) = (records.first()?.0, records.last()?.0);
         self.flights.push_back(Flight { ticket, first, last, done: false });
-        Some(Parcel { ticket, route: run.topic.route, records })
+        Some(Parcel { ticket, route: run.topic.route, start: run.topic.start, records })
     }
 
     /// When [`Queue::take`] gives something, if nothing else happens.
@@ -298,7 +321,7 @@ impl Queue {
             if !durable && publish == Publish::AfterCommit {
                 continue;
             }
-            let topic = Topic::of(&entry.record, rule);
+            let topic = Topic::of(entry, &self.starts, rule);
             let index = runs.iter().position(|run| run.topic == topic).unwrap_or_else(|| {
                 runs.push(Run { first, topic, count: 0, due: entry.since.after(wait_us) });
                 runs.len() - 1
@@ -336,7 +359,8 @@ impl Queue {
             self.flights.pop_front();
         }
         self.waiting = self.waiting.saturating_sub(left);
-        // What a running commit holds stays until it ends; what left from `head` is deleted by the next commit.
+        self.head.retain(|entry| entry.state != State::Left);
+        // What a running commit holds stays until it ends.
         while self.committing == 0 && self.fresh.front().is_some_and(|entry| entry.state == State::Left) {
             self.fresh.pop_front();
         }
@@ -377,18 +401,16 @@ impl Queue {
 
     /// The first seq that has not left.
     fn acked_to(&self) -> Seq {
-        let oldest =
-            |entries: &VecDeque<Entry>| entries.iter().find(|entry| entry.state != State::Left).map(|entry| entry.seq);
+        let in_head = self.head.front().map(|entry| entry.seq);
         let on_disk = (!self.disk.is_empty()).then_some(self.disk.start);
-        oldest(&self.head).or(on_disk).or_else(|| oldest(&self.fresh)).unwrap_or(self.next)
+        let in_fresh = || self.fresh.iter().find(|entry| entry.state != State::Left).map(|entry| entry.seq);
+        in_head.or(on_disk).or_else(in_fresh).unwrap_or(self.next)
     }
 
     /// What [`Queue::commit`] gave is durable.
     pub fn committed(&mut self, acked_to: Seq, next: Seq) {
         self.durable_next = next;
-        while self.head.front().is_some_and(|entry| entry.state == State::Left && entry.seq < acked_to) {
-            self.head.pop_front();
-        }
+        self.durable_acked_to = acked_to;
         // What is under way stays in memory for its acknowledgement to find, and so does all before it: `head` is
         // older than what is on disk only.
         let under_way = self.fresh.iter().rposition(|entry| matches!(entry.state, State::InFlight(_)));
@@ -398,6 +420,9 @@ impl Queue {
             let backlog = !self.disk.is_empty() || self.head.len() >= HEAD_RECORDS;
             if to_head > 0 || !backlog {
                 to_head = to_head.saturating_sub(1);
+                if entry.state == State::Left {
+                    continue;
+                }
                 self.head.push_back(entry);
                 continue;
             }
@@ -432,6 +457,7 @@ impl Queue {
             entry.state = State::Left;
             evicted += 1;
         }
+        self.head.retain(|entry| entry.state != State::Left);
         self.waiting -= evicted;
         self.counts.evicted += evicted as u64;
         evicted as u64
@@ -443,12 +469,15 @@ impl Queue {
 struct Topic {
     route: RouteId,
     stream: Option<StreamId>,
+    start: u32,
 }
 
 impl Topic {
-    fn of(record: &Record, rule: &impl Fn(RouteId) -> BatchRule) -> Self {
-        let stream = rule(record.route).by_stream.then_some(record.reading.stream);
-        Self { route: record.route, stream }
+    fn of(entry: &Entry, starts: &[(Seq, u32)], rule: &impl Fn(RouteId) -> BatchRule) -> Self {
+        let Record { route, reading } = entry.record;
+        let stream = rule(route).by_stream.then_some(reading.stream);
+        let start = starts.iter().rev().find(|(from, _)| *from <= entry.seq).map_or(0, |(_, start)| *start);
+        Self { route, stream, start }
     }
 }
 

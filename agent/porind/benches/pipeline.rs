@@ -61,7 +61,7 @@ fn pipeline() -> porind::Pipeline {
 
 /// The same decisions without a sandbox.
 fn native() -> Streams<Deadband> {
-    let mut cell = Streams::new();
+    let mut cell = Streams::new("deadband");
     let stream = |id| StreamInfo { id, name: format!("s{id}"), unit: String::new(), params: vec![] };
     let params = vec![Param { name: "absolute".into(), value: Value::Number(BOUND) }];
     cell.init(Setup { params, streams: (0..STREAMS).map(stream).collect(), outputs: vec![] }).expect("good parameters");

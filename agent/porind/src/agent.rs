@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 
 use self::{
     commits::Commits,
-    sending::{Link, rule},
+    sending::{Link, Patience, rule},
 };
 use crate::{
     committer::Committer,
@@ -66,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) queue: Queue,
     /// Names of routes by id, those of earlier configurations among them.
     pub(crate) route_names: Vec<String>,
+    /// Names of streams that the store has.
+    pub(crate) durable_names: usize,
     pub(crate) inbox: Inbox,
     pub(crate) committer: Committer,
     /// By source: up to which count its packets are settled.
@@ -97,14 +99,13 @@ struct Source {
 
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
 pub(crate) fn run(parts: Parts) -> Snapshot {
-    let names = parts.pipeline.names().len();
     let found = parts.queue.counts().appended;
     let sources = parts.config.gateway.sources.iter().map(|source| Source {
         status: SourceStatus { name: source.name.clone(), ..SourceStatus::default() },
         ..Source::default()
     });
     let sources = sources.collect();
-    let commit = Commits::new(names);
+    let commit = Commits::new(parts.durable_names, parts.pipeline.names().len());
     let start = Instant::now();
     let mut agent = Agent { parts, start, sources, link: Link::default(), commit, found, stopping: None };
     while !agent.link.closed {
@@ -238,6 +239,12 @@ impl Agent {
         }
     }
 
+    /// Once nothing more will come, incomplete publishes need not wait for it.
+    fn patience(&self) -> Patience {
+        let ended = !self.sources.is_empty() && self.sources.iter().all(|source| source.status.ended);
+        if ended || self.stopping.is_some() { Patience::None } else { Patience::AsConfigured }
+    }
+
     /// When something is to be done although nothing happens.
     fn deadline(&self) -> Monotonic {
         let mut deadline = self.now().mono.after(u64::try_from(MAX_SLEEP.as_micros()).unwrap_or(u64::MAX));
@@ -245,8 +252,10 @@ impl Agent {
             deadline = deadline.min(self.commit.due);
         }
         let Parts { queue, pipeline, .. } = &self.parts;
-        if self.link.connection.is_some() && queue.window() < self.link.window {
-            deadline = queue.due(|route| rule(pipeline, route, usize::MAX)).map_or(deadline, |due| deadline.min(due));
+        let room = queue.window() < self.link.window && self.parts.link.capacity() > 0;
+        if self.link.connection.is_some() && room {
+            let due = queue.due(|route| rule(pipeline, route, usize::MAX, self.patience()));
+            deadline = due.map_or(deadline, |due| deadline.min(due));
         }
         deadline
     }

@@ -1,6 +1,6 @@
 //! Cells from their files: read, checked, compiled. `porind check` and the start of the agent do the same.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use porin_cell::{Engine, Plan};
@@ -11,7 +11,7 @@ use porin_core::{
 };
 use ring::digest::{SHA256, digest};
 
-use crate::slot::Slot;
+use crate::{slot::Slot, store::Digest};
 
 /// A route whose components are loaded, not started.
 pub(crate) struct LoadedRoute {
@@ -23,8 +23,8 @@ pub(crate) struct LoadedRoute {
 /// A slot whose component is loaded, not started.
 pub(crate) struct LoadedSlot {
     pub(crate) config: SlotConfig,
-    plan: Plan,
-    digest: String,
+    plan: Arc<Plan>,
+    digest: Digest,
     state: Option<Vec<u8>>,
 }
 
@@ -42,14 +42,19 @@ pub(crate) fn load(
             let Provenance::Local(path) = &config.cell;
             let loaded = load_plan(&engine, config, path);
             let (plan, digest) = loaded.with_context(|| format!("slot `{}`: cell {path}", config.name))?;
-            slots.push(LoadedSlot { config: config.clone(), plan, digest, state: state(&config.name)? });
+            slots.push(LoadedSlot {
+                config: config.clone(),
+                plan: Arc::new(plan),
+                digest,
+                state: state(&config.name)?,
+            });
         }
         routes.push(LoadedRoute { id: id(&route.name)?, config: route.clone(), slots });
     }
     Ok(routes)
 }
 
-fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result<(Plan, String)> {
+fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result<(Plan, Digest)> {
     let size = fs::metadata(path)?.len();
     let limit = config.limits.component_bytes as u64;
     // Before reading: a wrong path may name something huge.
@@ -64,22 +69,15 @@ fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result
             config.name
         );
     }
-    Ok((plan, hex(digest(&SHA256, &bytes).as_ref())))
+    let digest = digest(&SHA256, &bytes);
+    Ok((plan, digest.as_ref().try_into().context("SHA-256 has 32 bytes")?))
 }
 
 impl LoadedSlot {
     /// Starts the cell with the streams known so far.
-    pub(crate) fn start(self, setup: Setup) -> anyhow::Result<Slot> {
-        let name = self.config.name.clone();
-        Slot::start(self.config, self.plan, self.digest, setup, self.state)
-            .map_err(|error| anyhow!("slot `{name}`: {error}"))
+    pub(crate) fn start(&self, setup: Setup) -> anyhow::Result<Slot> {
+        let Self { config, plan, digest, state } = self;
+        let started = Slot::start(config.clone(), plan.clone(), *digest, setup, state.clone());
+        started.map_err(|error| anyhow!("slot `{}`: {error}", config.name))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -33,6 +33,7 @@ pub use status::ask as ask_status;
 use crate::{
     committer::Committer,
     inbox::{Doorbell, Inbox},
+    pipeline::Unfit,
     store::{Names, Store},
 };
 
@@ -55,7 +56,7 @@ pub fn pipeline(config: &Config) -> anyhow::Result<Pipeline> {
     let mut ids = (0..).map(RouteId);
     let routes = cells::load(&config.cells, |_| Ok(ids.next().unwrap_or_default()), |_| Ok(None))?;
     let names = config.gateway.streams.keys().cloned().collect();
-    Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams))
+    Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams), Unfit::Fail)
 }
 
 /// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. Gives
@@ -71,12 +72,13 @@ pub fn run(
 ) -> anyhow::Result<Snapshot> {
     let store = Arc::new(Store::open(Path::new(&config.gateway.outbox.path))?);
     let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), |slot| store.state(slot))?;
-    let names = NameTable::new(store.names(Names::Streams)?, config.gateway.max_streams);
+    let names = store.names(Names::Streams)?;
+    let durable_names = names.len();
     let route_names = store.names(Names::Routes)?;
-    let pipeline = Pipeline::start(&config, routes, names)?;
-    let (start, next, records) = store.queue(QueueId::UPLINK)?;
-    let queue = Queue::new(start, next, records, config.gateway.outbox.max_packets);
-    tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = records, "started");
+    let names = NameTable::new(names, config.gateway.max_streams);
+    let pipeline = Pipeline::start(&config, routes, names, Unfit::LeaveOut)?;
+    let queue = Queue::new(store.queue(QueueId::UPLINK)?, config.gateway.outbox.max_packets);
+    tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = queue.waiting(), "started");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the I/O runtime")?;
     let listener = runtime.block_on(async { status::listen(&config.gateway.socket) })?;
@@ -114,6 +116,7 @@ pub fn run(
                 pipeline,
                 queue,
                 route_names,
+                durable_names,
                 inbox,
                 committer,
                 settled,

@@ -173,7 +173,8 @@ fn listen_for_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
             let (Ok(mut interrupt), Ok(mut terminate)) =
                 (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
             else {
-                return;
+                eprintln!("warning: signals cannot be listened for; the agent ends by SIGKILL only");
+                return std::future::pending().await;
             };
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             stop.send_replace(true);

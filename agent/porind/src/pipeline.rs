@@ -17,7 +17,11 @@ use porin_core::{
 };
 use tracing::error;
 
-use crate::{cells::LoadedRoute, slot::Slot};
+use crate::{
+    cells::{LoadedRoute, LoadedSlot},
+    slot::Slot,
+    store::Digest,
+};
 
 /// Routes with their slots, and what is known of each stream.
 pub struct Pipeline {
@@ -51,6 +55,15 @@ struct Route {
     output: Vec<Reading>,
 }
 
+/// What to do with a stream that a cell does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// It is the owner's mistake: nothing starts.
+    Fail,
+    /// It came from outside in an earlier run: its packets count as unrouted, as they did then.
+    LeaveOut,
+}
+
 /// What became of the packets of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Routed {
@@ -68,7 +81,12 @@ impl std::fmt::Debug for Pipeline {
 
 impl Pipeline {
     /// Starts every cell, with the streams that earlier runs have seen.
-    pub(crate) fn start(config: &Config, routes: Vec<LoadedRoute>, names: NameTable) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        config: &Config,
+        routes: Vec<LoadedRoute>,
+        names: NameTable,
+        unfit: Unfit,
+    ) -> anyhow::Result<Self> {
         let known = config.gateway.streams.clone();
         let mut pipeline = Self { names, known, streams: Vec::new(), routes: Vec::new(), touched: Vec::new() };
         let slots = routes.iter().flat_map(|route| &route.slots);
@@ -78,27 +96,49 @@ impl Pipeline {
             let names = (0..).map(StreamId).zip(pipeline.names.names());
             let names = names.filter(|(_, name)| wanted(name) && !made_by_a_slot(name, &templates, &pipeline.names));
             let declared: BTreeSet<_> = names.map(|(id, _)| id).collect();
-            let mut streams: Vec<_> = declared.iter().copied().collect();
-            let mut started = Vec::new();
-            for slot in slots {
-                let mut outputs = Vec::new();
-                for stream in &streams {
-                    let made = pipeline.outputs(*stream, &slot.config.outputs);
-                    outputs.extend(made.with_context(|| format!("slot `{}`", slot.config.name))?);
-                }
-                let setup = Setup {
-                    params: slot.config.params.clone(),
-                    streams: streams.iter().map(|stream| pipeline.info(*stream)).collect(),
-                    outputs: outputs.iter().map(|stream| pipeline.info(*stream)).collect(),
-                };
-                streams.extend(outputs);
-                started.push(slot.start(setup)?);
-            }
+            let streams: Vec<_> = declared.iter().copied().collect();
             let (input, output) = (Vec::new(), Vec::new());
-            let route = Route { id, config, slots: started, declared, received: 0, forwarded: 0, input, output };
-            pipeline.routes.push(route);
+            let (slots, misfits) = match (pipeline.start_slots(&slots, &streams), unfit) {
+                (Ok(started), _) => (started, false),
+                (Err(error), Unfit::Fail) => return Err(error),
+                // One of the streams that earlier runs have seen does not fit. One by one it shows which.
+                (Err(_), Unfit::LeaveOut) => (pipeline.start_slots(&slots, &[])?, true),
+            };
+            let declared = if misfits { BTreeSet::new() } else { declared };
+            let index = pipeline.routes.len();
+            pipeline.routes.push(Route { id, config, slots, declared, received: 0, forwarded: 0, input, output });
+            if misfits {
+                for stream in &streams {
+                    // It says itself what it leaves out.
+                    let _taken = pipeline.declare(index, *stream);
+                }
+            }
+            for slot in &mut pipeline.routes[index].slots {
+                slot.restore_stored();
+            }
         }
         Ok(pipeline)
+    }
+
+    /// Starts the cells of a route with these streams and what its slots make of them.
+    fn start_slots(&mut self, slots: &[LoadedSlot], streams: &[StreamId]) -> anyhow::Result<Vec<Slot>> {
+        let mut streams = streams.to_vec();
+        let mut started = Vec::new();
+        for slot in slots {
+            let mut outputs = Vec::new();
+            for stream in &streams {
+                let made = self.outputs(*stream, &slot.config.outputs);
+                outputs.extend(made.with_context(|| format!("slot `{}`", slot.config.name))?);
+            }
+            let setup = Setup {
+                params: slot.config.params.clone(),
+                streams: streams.iter().map(|stream| self.info(*stream)).collect(),
+                outputs: outputs.iter().map(|stream| self.info(*stream)).collect(),
+            };
+            streams.extend(outputs);
+            started.push(slot.start(setup)?);
+        }
+        Ok(started)
     }
 
     /// The id of a stream that a source has packets of. New ones are declared to the cells of their routes.
@@ -246,9 +286,9 @@ impl Pipeline {
     }
 
     /// Saves every cell and gives the states that have changed, by slot.
-    pub(crate) fn save(&mut self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn save(&mut self) -> Vec<(String, Digest, Vec<u8>)> {
         let slots = self.routes.iter_mut().flat_map(|route| &mut route.slots);
-        slots.filter_map(Slot::save).map(|(name, state)| (name.to_owned(), state.to_vec())).collect()
+        slots.filter_map(Slot::save).map(|(name, digest, state)| (name.to_owned(), digest, state.to_vec())).collect()
     }
 
     /// Nothing was written: the next `save` gives every state again.

@@ -4,8 +4,9 @@
 //! `save`, and given the batches since then once more with their output discarded. Then the batch that faulted goes
 //! in one packet at a time, and only a packet on which the cell faults alone gets the fault policy.
 
-use std::time::Instant;
+use std::{fmt::Write as _, sync::Arc, time::Instant};
 
+use crate::store::Digest;
 use porin_cell::{Cell, Level, LogLine, Plan, StartError};
 use porin_core::{
     config::Slot as Config,
@@ -23,7 +24,8 @@ const MAX_SINCE_SAVE: usize = 4_096;
 /// A place in a route with a cell in it.
 pub(crate) struct Slot {
     config: Config,
-    plan: Plan,
+    plan: Arc<Plan>,
+    digest: Digest,
     setup: Setup,
     /// `None` after a fault until it could be made again.
     cell: Option<Cell>,
@@ -40,38 +42,32 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Starts the cell with the streams known so far, and offers it the state that was stored.
+    /// Starts the cell with the streams known so far. `stored` is for [`Slot::restore_stored`].
     pub(crate) fn start(
         config: Config,
-        plan: Plan,
-        digest: String,
+        plan: Arc<Plan>,
+        digest: Digest,
         setup: Setup,
         stored: Option<Vec<u8>>,
     ) -> Result<Self, StartError> {
-        let mut cell = Cell::start(&plan, &config.grants, config.limits, &setup)?;
-        let mut saved = None;
-        if let Some(state) = stored {
-            match cell.restore(&state)? {
-                Ok(()) => saved = Some(state),
-                Err(reason) => {
-                    warn!(slot = %config.name, reason, "the cell refuses the stored state and starts afresh")
-                }
-            }
-        }
-        let status = SlotStatus { name: config.name.clone(), digest, ..SlotStatus::default() };
+        let cell = Cell::start(&plan, &config.grants, config.limits, &setup)?;
+        let status = SlotStatus { name: config.name.clone(), digest: hex(&digest), ..SlotStatus::default() };
         let (since_save, batch_ends, discarded) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self {
-            config,
-            plan,
-            setup,
-            cell: Some(cell),
-            saved,
-            unwritten: false,
-            since_save,
-            batch_ends,
-            discarded,
-            status,
-        })
+        let (cell, saved, unwritten) = (Some(cell), stored, false);
+        Ok(Self { config, plan, digest, setup, cell, saved, unwritten, since_save, batch_ends, discarded, status })
+    }
+
+    /// Offers the cell the state that was stored, once it knows its streams. A cell that does not take it starts afresh.
+    pub(crate) fn restore_stored(&mut self) {
+        let (Some(cell), Some(state)) = (&mut self.cell, &self.saved) else { return };
+        let reason = match cell.restore(state) {
+            Ok(Ok(())) => return,
+            Ok(Err(reason)) => reason,
+            Err(fault) => fault.to_string(),
+        };
+        warn!(slot = %self.config.name, reason, "the cell does not take the stored state and starts afresh");
+        self.saved = None;
+        self.try_rebuild();
     }
 
     /// The slot's further streams for a stream fed in.
@@ -131,14 +127,14 @@ impl Slot {
     }
 
     /// The state to be stored, if it has changed since the last time.
-    pub(crate) fn save(&mut self) -> Option<(&str, &[u8])> {
+    pub(crate) fn save(&mut self) -> Option<(&str, Digest, &[u8])> {
         if !self.batch_ends.is_empty() {
             self.save_in_memory();
         }
         if !std::mem::take(&mut self.unwritten) {
             return None;
         }
-        Some((&self.config.name, self.saved.as_deref()?))
+        Some((&self.config.name, self.digest, self.saved.as_deref()?))
     }
 
     /// Nothing was written: the next `save` gives the state again.
@@ -266,6 +262,14 @@ impl Slot {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use porin_cell::Engine;
@@ -309,7 +313,9 @@ mod tests {
         let plan = Plan::load(&Engine::new(), &counting(), &config.limits).expect("its type is right");
         let stream = StreamInfo { id: StreamId(0), name: "a".into(), unit: String::new(), params: vec![] };
         let setup = Setup { streams: vec![stream], ..Setup::default() };
-        Slot::start(config, plan, String::new(), setup, stored).expect("it starts")
+        let mut slot = Slot::start(config, Arc::new(plan), [0; 32], setup, stored).expect("it starts");
+        slot.restore_stored();
+        slot
     }
 
     fn batch(times: &[u64]) -> Vec<Reading> {
@@ -342,7 +348,7 @@ mod tests {
     fn what_is_saved_fits_what_was_put_out() {
         let mut first = slot(None);
         process(&mut first, &[1, 2, 13, 3]);
-        let state = first.save().expect("it has changed").1.to_vec();
+        let state = first.save().expect("it has changed").2.to_vec();
         assert!(first.save().is_none(), "nothing new");
         let mut second = slot(Some(state));
         assert_eq!(process(&mut second, &[4]), [(4, 4.0)]);
@@ -352,9 +358,9 @@ mod tests {
     fn a_failed_commit_gives_the_state_again() {
         let mut slot = slot(None);
         process(&mut slot, &[1]);
-        let state = slot.save().expect("it has changed").1.to_vec();
+        let state = slot.save().expect("it has changed").2.to_vec();
         slot.commit_failed();
-        assert_eq!(slot.save().expect("again").1, state);
+        assert_eq!(slot.save().expect("again").2, state);
     }
 
     #[test]

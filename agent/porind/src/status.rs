@@ -2,12 +2,12 @@
 
 use std::{
     io::{Read, Write},
-    os::unix::net::UnixStream as BlockingStream,
+    os::unix::{fs::FileTypeExt, net::UnixStream as BlockingStream},
     path::Path,
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio::{
     io::AsyncWriteExt,
     net::{UnixListener, UnixStream},
@@ -31,7 +31,8 @@ pub(crate) fn listen(path: &str) -> anyhow::Result<UnixListener> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("making {} for the status socket", folder.display()))?;
     }
-    if place.exists() {
+    if let Ok(there) = std::fs::symlink_metadata(place) {
+        ensure!(there.file_type().is_socket(), "{path} is there and is no socket");
         std::fs::remove_file(place).with_context(|| format!("replacing the status socket {path}"))?;
     }
     UnixListener::bind(place).with_context(|| format!("making the status socket {path}"))

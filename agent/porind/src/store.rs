@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, bail};
 use porin_core::{
     ids::{Epoch, QueueId, Seq},
-    outbox::{Load, QueueCommit},
+    outbox::{Load, QueueCommit, Stored},
     record::Record,
 };
 use redb::{
@@ -29,10 +29,15 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const RECORDS: TableDefinition<'_, (u16, u64), &[u8]> = TableDefinition::new("records");
 /// queue → (everything before has left, next to be given out).
 const QUEUES: TableDefinition<'_, u16, (u64, u64)> = TableDefinition::new("queues");
+/// (queue, seq) → the start of the agent that gave out seqs from there on.
+const STARTS: TableDefinition<'_, (u16, u64), u32> = TableDefinition::new("starts");
 /// (kind, id) → name.
 const NAMES: TableDefinition<'_, (u8, u32), &str> = TableDefinition::new("names");
-/// slot and world → version byte, digest of the cell that saved it (32 bytes), state.
+/// slot → version byte, SHA-256 of the component that saved it (32 bytes), state.
 const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("states");
+
+/// SHA-256.
+pub(crate) type Digest = [u8; 32];
 
 /// Whose names: each has ids of its own.
 #[derive(Clone, Copy)]
@@ -47,8 +52,8 @@ pub(crate) struct Commit {
     pub(crate) queue: Option<QueueCommit>,
     /// New names from this id on.
     pub(crate) streams: (u32, Vec<String>),
-    /// By slot.
-    pub(crate) states: Vec<(String, Vec<u8>)>,
+    /// By slot: digest of the component, state.
+    pub(crate) states: Vec<(String, Digest, Vec<u8>)>,
 }
 
 /// The open store.
@@ -98,20 +103,36 @@ impl Store {
     pub(crate) fn state(&self, slot: &str) -> anyhow::Result<Option<Vec<u8>>> {
         let table = self.db.begin_read()?.open_table(STATES)?;
         let Some(value) = table.get(slot)? else { return Ok(None) };
-        match value.value().split_first() {
-            Some((1, state)) => Ok(Some(state.to_vec())),
+        match value.value() {
+            [1, rest @ ..] if rest.len() >= size_of::<Digest>() => Ok(Some(rest[size_of::<Digest>()..].to_vec())),
             _ => bail!("the stored state of slot `{slot}` has an unknown version"),
         }
     }
 
-    /// A queue's bounds and the number of its records.
-    pub(crate) fn queue(&self, queue: QueueId) -> anyhow::Result<(Seq, Seq, usize)> {
-        let transaction = self.db.begin_read()?;
-        let bounds = transaction.open_table(QUEUES)?.get(queue.0)?.map_or((0, 0), |bounds| bounds.value());
-        let records = transaction.open_table(RECORDS)?;
-        // One queue has the whole table; more will count their ranges.
-        let count = usize::try_from(records.len()?).unwrap_or(usize::MAX);
-        Ok((Seq(bounds.0), Seq(bounds.1), count))
+    /// The queue as it is; from here on its seqs belong to this start.
+    pub(crate) fn queue(&self, queue: QueueId) -> anyhow::Result<Stored> {
+        let transaction = self.db.begin_write()?;
+        let stored = {
+            let bounds = transaction.open_table(QUEUES)?.get(queue.0)?.map_or((0, 0), |bounds| bounds.value());
+            let (acked_to, next) = (Seq(bounds.0), Seq(bounds.1));
+            // One queue has the whole table; more will count their ranges.
+            let records = usize::try_from(transaction.open_table(RECORDS)?.len()?).unwrap_or(usize::MAX);
+            let mut table = transaction.open_table(STARTS)?;
+            table.insert((queue.0, next.0), self.epoch.starts)?;
+            let mut starts = Vec::new();
+            for row in table.range((queue.0, 0)..=(queue.0, u64::MAX))? {
+                let (key, start) = row?;
+                starts.push((Seq(key.value().1), start.value()));
+            }
+            // A start whose last record has left is of no use any more.
+            let needed = starts.iter().rposition(|(from, _)| *from <= acked_to).unwrap_or(0);
+            for (from, _) in starts.drain(..needed) {
+                table.remove((queue.0, from.0))?;
+            }
+            Stored { acked_to, next, records, starts }
+        };
+        transaction.commit()?;
+        Ok(stored)
     }
 
     /// Records of the backlog, oldest first.
@@ -154,8 +175,8 @@ impl Store {
                 names.insert((Names::Streams as u8, id), name.as_str())?;
             }
             let mut states = transaction.open_table(STATES)?;
-            for (slot, state) in &commit.states {
-                states.insert(slot.as_str(), [&[1], state.as_slice()].concat().as_slice())?;
+            for (slot, digest, state) in &commit.states {
+                states.insert(slot.as_str(), [&[1], digest.as_slice(), state].concat().as_slice())?;
             }
         }
         transaction.commit()?;

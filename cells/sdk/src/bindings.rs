@@ -844,7 +844,7 @@ pub trait Guest {
     /// Decides about one batch. A reading on a stream that was not declared is a fault.
     #[allow(async_fn_in_trait)]
     fn process(batch: _rt::Vec<Reading>) -> _rt::Vec<Reading>;
-    /// Time has passed. The interval is in the slot's configuration; without one, never called.
+    /// Time has passed without regard to readings. Called at the interval that the host offers, if it offers one.
     #[allow(async_fn_in_trait)]
     fn tick(now_us: u64) -> _rt::Vec<Reading>;
     /// The last word: the source has ended, or this cell is replaced by one that refuses its state.
@@ -853,7 +853,7 @@ pub trait Guest {
     /// The whole state, in a format of the cell's own that starts with a version byte.
     #[allow(async_fn_in_trait)]
     fn save() -> _rt::Vec<u8>;
-    /// Takes back what `save` gave. An error leaves the cell as `init` made it.
+    /// Takes back what `save` gave. After an error the host makes the cell anew.
     #[allow(async_fn_in_trait)]
     fn restore(state: _rt::Vec<u8>) -> ::core::result::Result<(), _rt::String>;
 }

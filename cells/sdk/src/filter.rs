@@ -1,7 +1,7 @@
 //! One component, many streams: the `filter` world over one [`Cell`] value per stream.
 //!
-//! State, version 1: the byte of this frame's version, the byte of [`Cell::STATE_VERSION`], then for each stream
-//! its id (u32), a length (u8) and the bytes that the cell wrote.
+//! State, version 1: the byte of this frame's version, the byte of [`Cell::STATE_VERSION`], the name of the cell's
+//! package (u8 length, text), then for each stream its id (u32), a length (u8) and the bytes that the cell wrote.
 
 use alloc::{string::String, vec::Vec};
 
@@ -12,6 +12,8 @@ const FRAME_VERSION: u8 = 1;
 /// The cell values of all streams that the route feeds in.
 #[derive(Debug)]
 pub struct Streams<C> {
+    /// Of the cell's package: a state of another cell is not taken for ours.
+    name: &'static str,
     params: Vec<Param>,
     /// Sorted by id. Hundreds of streams in one page: no map, no gaps.
     cells: Vec<(u32, C)>,
@@ -20,9 +22,9 @@ pub struct Streams<C> {
 }
 
 impl<C: Cell> Streams<C> {
-    /// No streams yet.
-    pub const fn new() -> Self {
-        Self { params: Vec::new(), cells: Vec::new(), guess: 0 }
+    /// No streams yet. `name` is that of the cell's package, at most 255 bytes.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, params: Vec::new(), cells: Vec::new(), guess: 0 }
     }
 
     /// See `init` in `wit/filter.wit`.
@@ -89,8 +91,8 @@ impl<C: Cell> Streams<C> {
     /// See `save` in `wit/filter.wit`. More than 255 bytes for one stream trap.
     pub fn save(&self) -> Vec<u8> {
         let mut state = StateWriter::default();
-        state.u8(FRAME_VERSION);
-        state.u8(C::STATE_VERSION);
+        state.0.extend_from_slice(&self.head());
+        state.0.extend_from_slice(self.name.as_bytes());
         for (id, cell) in &self.cells {
             state.u32(*id);
             let length_at = state.0.len();
@@ -105,11 +107,12 @@ impl<C: Cell> Streams<C> {
     /// See `restore` in `wit/filter.wit`. What is saved of a stream that this route no longer feeds in is dropped.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
         let mut state = StateReader(bytes);
-        if state.take(2) != Ok(&[FRAME_VERSION, C::STATE_VERSION]) {
-            return Err("the state has another version".into());
+        if state.take(3) != Ok(&self.head()) || state.take(self.name.len()) != Ok(self.name.as_bytes()) {
+            return Err("the state is of another cell or version".into());
         }
-        // Checked whole before anything is taken over: an error leaves the cell as `init` made it.
-        self.read_streams(StateReader(state.0), |_, _| Ok(()))
+        // The frame is checked whole before any stream takes its part.
+        let skip = |_: &mut C, fields: &mut StateReader| fields.take(fields.0.len()).map(|_| ());
+        self.read_streams(StateReader(state.0), skip)
             .and_then(|()| self.read_streams(state, Cell::restore))
             .map_err(|Malformed| String::from("the state is cut short or damaged"))
     }
@@ -125,18 +128,20 @@ impl<C: Cell> Streams<C> {
             let mut fields = StateReader(state.take(length.into())?);
             if let Ok(at) = self.position(id) {
                 each(&mut self.cells[at].1, &mut fields)?;
+                if !fields.0.is_empty() {
+                    return Err(Malformed);
+                }
             }
         }
         Ok(())
     }
 
+    /// What a state begins with.
+    fn head(&self) -> [u8; 3] {
+        [FRAME_VERSION, C::STATE_VERSION, u8::try_from(self.name.len()).unwrap_or(u8::MAX)]
+    }
+
     fn position(&self, stream: u32) -> Result<usize, usize> {
         self.cells.binary_search_by_key(&stream, |(id, _)| *id)
-    }
-}
-
-impl<C: Cell> Default for Streams<C> {
-    fn default() -> Self {
-        Self::new()
     }
 }

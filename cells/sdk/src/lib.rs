@@ -88,7 +88,8 @@ macro_rules! export {
     ($cell:ty) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
-            static CELL: $crate::rt::Single<$crate::Streams<$cell>> = $crate::rt::Single::new($crate::Streams::new());
+            static CELL: $crate::rt::Single<$crate::Streams<$cell>> =
+                $crate::rt::Single::new($crate::Streams::new(env!("CARGO_PKG_NAME")));
 
             struct Component;
             #[allow(unsafe_code)]

@@ -331,7 +331,7 @@ impl Gateway {
     ///
     /// # Panics
     /// If it fails.
-    #[must_use]
+    #[allow(clippy::must_use_candidate)] // that it succeeds may be all that is asked
     pub fn run_to_the_end(&self) -> Value {
         let (status, stdout) = self.run(&["--until-drained", "--json"]).output();
         assert!(status.success(), "{status}: {}", self.log());

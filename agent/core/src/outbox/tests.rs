@@ -10,8 +10,12 @@ fn record(route: u32) -> Record {
     Record { route: RouteId(route), reading: Reading::default() }
 }
 
+fn empty(max_records: usize) -> Queue {
+    Queue::new(Stored { acked_to: Seq(0), next: Seq(0), records: 0, starts: vec![(Seq(0), 1)] }, max_records)
+}
+
 fn queue(records: usize) -> Queue {
-    let mut queue = Queue::new(Seq(0), Seq(0), 0, usize::MAX);
+    let mut queue = empty(usize::MAX);
     (0..records).for_each(|_| queue.append(record(0), NOW));
     queue
 }
@@ -81,7 +85,7 @@ fn a_lost_connection_sends_again_what_was_not_acknowledged_and_nothing_else() {
 
 #[test]
 fn a_publish_holds_records_of_one_route_and_routes_that_alternate_fill_theirs() {
-    let mut queue = Queue::new(Seq(0), Seq(0), 0, usize::MAX);
+    let mut queue = empty(usize::MAX);
     [1, 2, 1, 2, 1, 1].iter().for_each(|route| queue.append(record(*route), NOW));
     assert_eq!(take(&mut queue), [0, 2, 4, 5]);
     assert_eq!(take(&mut queue), [1, 3]);
@@ -124,7 +128,7 @@ fn after_commit_holds_packets_back_until_they_are_durable() {
 /// Plays queue and store together against a plain list, with the broker away, back and lossy.
 #[test]
 fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
-    let mut queue = Queue::new(Seq(0), Seq(0), 0, usize::MAX);
+    let mut queue = empty(usize::MAX);
     let mut disk: Vec<(Seq, Record)> = Vec::new();
     let mut received = Vec::new();
     let total = 5 * HEAD_RECORDS;
@@ -185,7 +189,7 @@ fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
 
 #[test]
 fn a_full_queue_gives_up_its_oldest_and_counts_them() {
-    let mut queue = Queue::new(Seq(0), Seq(0), 0, 5);
+    let mut queue = empty(5);
     (0..8).for_each(|_| queue.append(record(0), NOW));
     assert_eq!(queue.evict(), 0, "not before they are committed");
     commit(&mut queue);
@@ -196,13 +200,50 @@ fn a_full_queue_gives_up_its_oldest_and_counts_them() {
 }
 
 #[test]
-fn a_queue_found_on_disk_is_sent_first() {
-    let mut queue = Queue::new(Seq(3), Seq(7), 4, usize::MAX);
+fn a_queue_found_on_disk_is_sent_first_and_under_the_names_it_had() {
+    let stored =
+        Stored { acked_to: Seq(3), next: Seq(6), records: 3, starts: vec![(Seq(0), 1), (Seq(5), 2), (Seq(6), 3)] };
+    let mut queue = Queue::new(stored, usize::MAX);
     queue.append(record(0), NOW);
     assert!(take(&mut queue).is_empty());
     let load = queue.wants().expect("it asks");
-    queue.loaded(load, (3..7).map(|seq| (Seq(seq), record(0))).collect(), NOW);
-    assert_eq!(take(&mut queue), [3, 4, 5, 6]);
-    assert_eq!(take(&mut queue), [7]);
+    queue.loaded(load, (3..6).map(|seq| (Seq(seq), record(0))).collect(), NOW);
+    // A publish carries one epoch: packets that two starts have numbered do not share one.
+    let parcels: Vec<_> = std::iter::from_fn(|| queue.take(NOW, |_| AT_ONCE)).collect();
+    let seqs = |parcel: &Parcel| parcel.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>();
+    let named: Vec<_> = parcels.iter().map(|parcel| (parcel.start, seqs(parcel))).collect();
+    assert_eq!(named, [(1, vec![3, 4]), (2, vec![5]), (3, vec![6])]);
+    balanced(&queue);
+}
+
+#[test]
+fn a_backlog_drains_without_waiting_for_a_commit() {
+    let records = 3 * HEAD_RECORDS;
+    let stored = Stored { acked_to: Seq(0), next: Seq(records as u64), records, starts: vec![(Seq(0), 1)] };
+    let mut queue = Queue::new(stored, usize::MAX);
+    while queue.waiting() > 0 {
+        if let Some(load) = queue.wants() {
+            let end = load.to.0.min(load.from.0 + load.count as u64);
+            queue.loaded(load, (load.from.0..end).map(|seq| (Seq(seq), record(0))).collect(), NOW);
+        }
+        let parcel = queue.take(NOW, |_| AT_ONCE).expect("there is always something to send");
+        queue.ack(parcel.ticket);
+    }
+    balanced(&queue);
+}
+
+#[test]
+fn one_that_waits_for_company_does_not_hold_up_the_others_however_many_there_are() {
+    let rule = |route: RouteId| BatchRule { wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..AT_ONCE };
+    let mut queue = empty(usize::MAX);
+    queue.append(record(0), NOW);
+    for _ in 0..HEAD_RECORDS {
+        (0..4).for_each(|_| queue.append(record(1), NOW));
+        let parcel = queue.take(NOW, rule).expect("a full batch of the other route");
+        commit(&mut queue);
+        queue.ack(parcel.ticket);
+    }
+    assert_eq!(queue.waiting(), 1);
+    assert_eq!(queue.head.len(), 1);
     balanced(&queue);
 }

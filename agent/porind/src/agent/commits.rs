@@ -15,6 +15,7 @@ const COMMIT_RETRY_US: u64 = 5_000_000;
 pub(super) struct Running {
     acked_to: Seq,
     next: Seq,
+    written: u64,
     names: usize,
     tokens: Vec<AckToken>,
 }
@@ -33,9 +34,10 @@ pub(super) struct Commits {
 }
 
 impl Commits {
-    /// Nothing to commit; `names` are durable.
-    pub(super) fn new(names: usize) -> Self {
-        Self { running: None, due: Monotonic(0), names, dirty: false, commits: 0, written: 0, failures: 0 }
+    /// At the start: the cells' outputs may have brought names that are not durable yet.
+    pub(super) fn new(durable: usize, names: usize) -> Self {
+        let dirty = names > durable;
+        Self { running: None, due: Monotonic(0), names: durable, dirty, commits: 0, written: 0, failures: 0 }
     }
 }
 
@@ -54,20 +56,21 @@ impl Agent {
         let tokens = tokens.map(|(index, source)| AckToken { source: index, upto: source.decided }).collect();
         let queue = queue.commit();
         let names_after = self.commit.names + names.len();
-        self.commit.running = Some(Running { acked_to: queue.acked_to, next: queue.next, names: names_after, tokens });
-        self.commit.written += queue.records.len() as u64;
+        let (acked_to, next, written) = (queue.acked_to, queue.next, queue.records.len() as u64);
+        self.commit.running = Some(Running { acked_to, next, written, names: names_after, tokens });
         self.commit.dirty = false;
         committer.begin(Commit { queue: Some(queue), streams: (durable, names), states });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<()>) {
-        let Some(Running { acked_to, next, names, tokens }) = self.commit.running.take() else { return };
+        let Some(Running { acked_to, next, written, names, tokens }) = self.commit.running.take() else { return };
         let now = self.start_to(Instant::now());
         match outcome {
             Ok(()) => {
                 self.commit.commits += 1;
                 self.commit.failures = 0;
                 self.commit.names = names;
+                self.commit.written += written;
                 self.commit.due = now.after(self.parts.config.gateway.outbox.commit_every_us);
                 self.parts.queue.committed(acked_to, next);
                 for AckToken { source, upto } in tokens {
@@ -98,11 +101,12 @@ impl Agent {
         self.commit.dirty || self.parts.queue.is_dirty()
     }
 
-    /// Half of a source's window waits for the commit, or somebody waits for the end.
+    /// Half of a source's window waits for the commit, or all of memory, or somebody waits for the end.
     pub(super) fn is_urgent(&self) -> bool {
         let half = |source: &Source| source.decided - source.settled >= SOURCE_WINDOW / 2;
         let ended = self.sources.iter().all(|source| source.status.ended) && self.parts.queue.waiting() == 0;
         // After a failure the pause counts, whoever waits.
-        self.commit.failures == 0 && (self.stopping.is_some() || ended || self.sources.iter().any(half))
+        self.commit.failures == 0
+            && (self.stopping.is_some() || ended || self.parts.queue.is_full() || self.sources.iter().any(half))
     }
 }

@@ -21,12 +21,19 @@ use porin_core::{
     time::Unix,
 };
 use tokio::{sync::watch, time::Instant};
+use tracing::info;
 
 use super::{BATCH, Outlet};
 use crate::inbox::{FromSource, SOURCE_WINDOW};
 
 /// Bytes of a line. Anything longer is no row of ours; its rest is skipped.
 const MAX_LINE: usize = 4_096;
+
+/// Channels of a file. A column of numbers taken for names would otherwise fill the memory.
+const MAX_CHANNELS: usize = 10_000;
+
+/// The longest that a replay waits for its next row: beyond it, the recorded clock has stepped.
+const MAX_GAP: Duration = Duration::from_secs(3_600);
 
 const HEADER: &str = "timestamp,channel,value";
 
@@ -89,6 +96,9 @@ impl Replay {
         let local = match self.channels.get(channel) {
             Some(local) => *local,
             None => {
+                if self.channels.len() >= MAX_CHANNELS {
+                    return Ok(Err(format!("the file has more than {MAX_CHANNELS} channels")));
+                }
                 let name = self.config.streams.replace("{channel}", channel);
                 if let Err(error) = check_name(&name) {
                     return Ok(Err(format!("the stream `{}` has {error}", name.escape_debug())));
@@ -114,9 +124,18 @@ impl Replay {
         let (first_us, started) = *self.started.get_or_insert((time_us, Instant::now()));
         #[allow(clippy::cast_precision_loss)]
         let after = Duration::try_from_secs_f64(time_us.saturating_sub(first_us) as f64 / 1e6 / speed);
-        let due =
-            after.ok().and_then(|after| started.checked_add(after)).context("a row is due after the end of time")?;
-        if due > Instant::now() {
+        let now = Instant::now();
+        let due = after.ok().and_then(|after| started.checked_add(after));
+        let Some(due) = due.filter(|due| *due <= now + MAX_GAP) else {
+            // As it would be with a gap of nothing: from here on, this row is what the speed is measured from.
+            info!(
+                file = self.config.file,
+                time_us, "the recorded clock steps by more than an hour of replay; going on at once"
+            );
+            self.started = Some((time_us, now));
+            return Ok(());
+        };
+        if due > now {
             self.hand_over(outlet).await?;
             tokio::time::sleep_until(due).await;
         }

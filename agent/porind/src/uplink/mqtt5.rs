@@ -5,7 +5,11 @@
 //! plain loop that is dropped only as a whole. A refused acknowledgement comes as an ordinary event; the reason is
 //! looked at here.
 
-use std::{cell::RefCell, collections::HashMap, collections::VecDeque, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use porin_core::{config::Uplink, ids::Epoch, outbox::Ticket};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -31,14 +35,20 @@ const MAX_INCOMING_BYTES: u32 = 65_536;
 /// Bytes of a publish when the broker names no maximum.
 const MAX_OUTGOING_BYTES: usize = 262_144;
 
+/// A broker must take this much: one packet with the longest names there are.
+const MIN_OUTGOING_BYTES: usize = 1_400;
+
 /// Packet ids wrap at the window; subscribes and the birth burn ids of the same counter.
 const RESERVED_IDS: u16 = 8;
 
 /// Requests between us and rumqttc's event loop. It is a pipe, not a store.
 const REQUESTS: usize = 16;
 
-/// The first pause between attempts; each failure doubles it.
+/// The shortest pause between attempts: AWS IoT allows one CONNECT a second for a client id.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest that the first pause may be; each failure doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The longest pause: a broker that is back has its gateways back within five minutes, not all at once.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
@@ -91,7 +101,7 @@ pub(crate) async fn run(
 ) {
     let events = Events { queue, doorbell };
     let mut connection = 0;
-    let mut pause = MIN_PAUSE;
+    let mut pause = FIRST_PAUSE;
     while !*stop.borrow() {
         connection += 1;
         let link = Connection::new(&config, &identity, connection, &events);
@@ -99,8 +109,9 @@ pub(crate) async fn run(
         if *stop.borrow() {
             break;
         }
-        if link.was_up.get() {
-            pause = MIN_PAUSE;
+        // Connected is not enough: two clients with one id connect for ever, and throw each other out.
+        if link.took_some.get() {
+            pause = FIRST_PAUSE;
         }
         // Meant for the connection that is gone: they come again from the outbox.
         while publishes.try_recv().is_ok() {}
@@ -116,7 +127,7 @@ pub(crate) async fn run(
     events.tell(LinkEvent::Closed).await;
 }
 
-/// Full jitter: anything from a tenth of the pause to all of it, so that a fleet does not come back at once.
+/// Full jitter: anything from the shortest pause to this one, so that a fleet does not come back at once.
 fn jitter(pause: Duration) -> Duration {
     let mut random = [0; 2];
     // Without random numbers everybody waits the whole pause.
@@ -124,18 +135,21 @@ fn jitter(pause: Duration) -> Duration {
         Ok(()) => f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX),
         Err(_) => 1.0,
     };
-    pause.mul_f64(0.1 + 0.9 * share)
+    MIN_PAUSE + pause.saturating_sub(MIN_PAUSE).mul_f64(share)
 }
 
 /// One connection: a client, its event loop, and which packet id is which ticket.
 struct Connection<'a> {
     number: u64,
     in_flight: u16,
+    /// The connection is given up after so long without any event. A ping is one, so it is longer than two of them.
+    silence: Duration,
     client: AsyncClient,
     event_loop: RefCell<Option<EventLoop>>,
     /// Tickets handed to rumqttc that have no packet id yet, in order. `None`: not the outbox's.
     handed_over: RefCell<VecDeque<Option<Ticket>>>,
-    was_up: std::cell::Cell<bool>,
+    /// Whether the broker has acknowledged a publish.
+    took_some: Cell<bool>,
     identity: &'a Identity,
     events: &'a Events,
 }
@@ -157,10 +171,11 @@ impl<'a> Connection<'a> {
         Self {
             number,
             in_flight: config.in_flight,
+            silence: Duration::from_secs(u64::from(config.keep_alive_s) * 2 + 5),
             client,
             event_loop: RefCell::new(Some(event_loop)),
             handed_over: RefCell::default(),
-            was_up: std::cell::Cell::new(false),
+            took_some: Cell::new(false),
             identity,
             events,
         }
@@ -187,14 +202,18 @@ impl<'a> Connection<'a> {
     async fn poll(&self, mut event_loop: EventLoop, up: watch::Sender<bool>) -> String {
         let mut tickets: HashMap<u16, Option<Ticket>> = HashMap::new();
         loop {
-            let event = match event_loop.poll().await {
-                Ok(event) => event,
-                Err(ConnectionError::RequestsDone) => return "stopped".into(),
-                Err(error) => return error.to_string(),
+            // rumqttc's own keep-alive does not run while it writes: a broker that reads nothing would hold it for ever.
+            let event = match tokio::time::timeout(self.silence, event_loop.poll()).await {
+                Ok(Ok(event)) => event,
+                Ok(Err(ConnectionError::RequestsDone)) => return "stopped".into(),
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return "the broker takes nothing".into(),
             };
             match event {
                 Event::Incoming(Packet::ConnAck(connack)) => {
-                    self.came_up(&connack).await;
+                    if let Some(reason) = self.came_up(&connack).await {
+                        return reason;
+                    }
                     let _ = up.send(true);
                 }
                 Event::Outgoing(Outgoing::Publish(id)) => {
@@ -212,16 +231,22 @@ impl<'a> Connection<'a> {
         }
     }
 
-    async fn came_up(&self, connack: &ConnAck) {
+    /// `Some`: the connection is of no use, and why.
+    async fn came_up(&self, connack: &ConnAck) -> Option<String> {
         let properties = connack.properties.as_ref();
         let receive_max = properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
         let window = self.in_flight.min(receive_max).saturating_sub(RESERVED_IDS).max(1);
         let max_bytes = properties.and_then(|properties| properties.max_packet_size);
         let max_bytes = max_bytes.map_or(MAX_OUTGOING_BYTES, |bytes| (bytes as usize).min(MAX_OUTGOING_BYTES));
+        if max_bytes < MIN_OUTGOING_BYTES {
+            return Some(format!(
+                "the broker takes packets of at most {max_bytes} bytes, porin needs {MIN_OUTGOING_BYTES}"
+            ));
+        }
         info!(window, max_bytes, "connected to the broker");
-        self.was_up.set(true);
         let connection = self.number;
         self.events.tell(LinkEvent::Up { connection, window: window.into(), max_bytes }).await;
+        None
     }
 
     /// Says what an acknowledgement means. `Some`: the connection is to be given up, and why.
@@ -230,7 +255,8 @@ impl<'a> Connection<'a> {
         let ticket = ticket?;
         match ack.reason {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
-                self.events.tell(LinkEvent::Acked(ticket)).await
+                self.took_some.set(true);
+                self.events.tell(LinkEvent::Acked(ticket)).await;
             }
             // To be tried again later, not now: as if the connection were lost.
             PubAckReason::QuotaExceeded => return Some("the broker's quota is exceeded".into()),
