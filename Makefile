@@ -15,8 +15,8 @@ help: ## List the targets
 
 demo: ## The main job on recorded data, with a broker of its own, in a minute after the build
 	@echo "building the agent, the cells and the demo (some minutes the first time)" >&2
-	@sh cross/with.sh $(WASM) $(CARGO) run --locked --release -p porin -- cell build $(CELLS:%=cells/%)
-	@$(CARGO) build --locked --release -p porind
+	@$(CARGO) build --locked --release -p porin -p porind
+	@sh cross/with.sh $(WASM) $(TARGET_DIR)/release/porin cell build $(CELLS:%=cells/%)
 	@$(TARGET_DIR)/release/porin demo --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells
 
 test: cells broker ## All tests but the slow ones; installs what they need
@@ -45,7 +45,8 @@ audit: ## Known vulnerabilities in dependencies (needs cargo-deny and its databa
 	$(CARGO) deny --locked check advisories
 
 cells: ## Build the stock cells into target/cells
-	@sh cross/with.sh $(WASM) $(CARGO) run -q --locked -p porin -- cell build $(CELLS:%=cells/%)
+	@$(CARGO) build --locked -p porin
+	@sh cross/with.sh $(WASM) $(TARGET_DIR)/debug/porin cell build $(CELLS:%=cells/%)
 
 wit: ## Make again what is derived from wit/
 	$(CARGO) run -q --locked -p porin -- wit
