@@ -247,3 +247,22 @@ fn one_that_waits_for_company_does_not_hold_up_the_others_however_many_there_are
     assert_eq!(queue.head.len(), 1);
     balanced(&queue);
 }
+
+#[test]
+fn what_is_under_way_is_found_by_its_acknowledgement_although_memory_is_full() {
+    let rule =
+        |route: RouteId| BatchRule { packets: LOOK_AHEAD, wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..AT_ONCE };
+    let mut queue = empty(usize::MAX);
+    (0..HEAD_RECORDS).for_each(|_| queue.append(record(1), NOW));
+    let all: Vec<_> = std::iter::from_fn(|| queue.take(NOW, rule)).collect();
+    commit(&mut queue);
+    queue.append(record(0), NOW);
+    queue.append(record(1), NOW);
+    let one = queue.take(NOW, rule).expect("the one that does not wait");
+    commit(&mut queue);
+    assert_eq!(queue.ack(one.ticket), 1);
+    assert_eq!(all.iter().map(|parcel| queue.ack(parcel.ticket)).sum::<u64>(), HEAD_RECORDS as u64);
+    assert_eq!(queue.waiting(), 1);
+    assert!(queue.head.iter().is_sorted_by_key(|entry| entry.seq));
+    balanced(&queue);
+}
