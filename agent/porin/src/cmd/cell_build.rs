@@ -110,7 +110,7 @@ fn compile(package: &Path) -> anyhow::Result<Compiled> {
             code: 1,
             message: "cargo failed".into(),
             hint: Some(format!(
-                "if the target {TARGET} is missing: `sh cross/setup.sh {TARGET}`, or `rustup target add {TARGET}`"
+                "if the target {TARGET} is missing: rustup target add {TARGET} (in porin's own checkout `make cells` does more)"
             )),
         }
         .into());
