@@ -6,7 +6,6 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
-use crate::store::Digest;
 use porin_cell::{Cell, Level, LogLine, Plan, StartError};
 use porin_core::{
     config::Slot as Config,
@@ -17,6 +16,8 @@ use porin_core::{
     time::Unix,
 };
 use tracing::{debug, error, info, trace, warn};
+
+use crate::store::Digest;
 
 /// Readings kept since the last `save`, to be given again after a fault. When full, the slot saves: 96 KB at most.
 const MAX_SINCE_SAVE: usize = 4_096;

@@ -223,14 +223,10 @@ fn birth_and_last_will_say_whether_the_gateway_is_there() {
 fn bad_rows_are_counted_and_shown_and_a_missing_file_is_tried_again() {
     let broker = Broker::mosquitto();
     let text = r#"
-[sources.file.replay]
-file = "HERE/rows.csv"
-streams = "file/{channel}"
-speed = "max"
 [routes.all]
-streams = ["file/a"]
+streams = ["f/a"]
 "#;
-    let gateway = Gateway::new("lab", broker.port, text);
+    let gateway = Gateway::new("lab", broker.port, &rows_csv(text));
     let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
     let agent = gateway.run(&["--until-drained", "--json"]);
     wait_until("it says that the file is missing", || {
@@ -255,6 +251,11 @@ streams = ["file/a"]
     assert_eq!(values, [(1_000_000, 1.0), (1_000_000, 2.0), (0, 3.0), (7_000_000, 4.0)], "clocks as they come");
 }
 
+/// A configuration that replays `rows.csv` beside it as fast as possible, and goes on with `rest`.
+fn rows_csv(rest: &str) -> String {
+    format!("[sources.file.replay]\nfile = \"HERE/rows.csv\"\nstreams = \"f/{{channel}}\"\nspeed = \"max\"\n{rest}")
+}
+
 /// Rows of two channels, the second one unknown to the configuration.
 fn two_channels(gateway: &Gateway) {
     fs::write(gateway.path("rows.csv"), "timestamp,channel,value\n1,a,1\n1,b,1\n2,a,9\n2,b,9\n").expect("written");
@@ -264,10 +265,6 @@ fn two_channels(gateway: &Gateway) {
 fn a_stream_that_a_cell_does_not_take_is_left_out_then_and_after_a_restart() {
     let broker = Broker::mosquitto();
     let text = r#"
-[sources.file.replay]
-file = "HERE/rows.csv"
-streams = "f/{channel}"
-speed = "max"
 [streams."f/a"]
 params = { span = 10.0 }
 [slots.quiet]
@@ -277,7 +274,7 @@ params = { percent = 1 }
 streams = ["f/#"]
 slots = ["quiet"]
 "#;
-    let gateway = Gateway::new("lab", broker.port, text);
+    let gateway = Gateway::new("lab", broker.port, &rows_csv(text));
     two_channels(&gateway);
     for start in 1..=2 {
         let status = gateway.run_to_the_end();
@@ -291,15 +288,11 @@ slots = ["quiet"]
 fn outputs_added_between_two_starts_keep_their_ids() {
     let broker = Broker::mosquitto();
     let plain = r#"
-[sources.file.replay]
-file = "HERE/rows.csv"
-streams = "f/{channel}"
-speed = "max"
 [routes.all]
 streams = ["f/a"]
 "#;
     let alarms = "slots = [\"limits\"]\n[slots.limits]\ncell = \"CELLS/threshold.wasm\"\nparams = { high = 5.0 }\noutputs = [\"{stream}/alarm\"]\n";
-    let gateway = Gateway::new("lab", broker.port, plain);
+    let gateway = Gateway::new("lab", broker.port, &rows_csv(plain));
     two_channels(&gateway);
     gateway.run_to_the_end();
     let cells = target_dir().join("cells").display().to_string();
