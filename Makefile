@@ -8,7 +8,7 @@ WASM := wasm32-unknown-unknown
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm check audit cells wit bench size fmt clean broker list-skipped
+.PHONY: help demo test test-all test-arm check audit cells wit bench size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +19,7 @@ demo: ## The main job on recorded data, with a broker of its own, in a minute af
 	@sh cross/with.sh $(WASM) $(TARGET_DIR)/release/porin cell build $(CELLS:%=cells/%)
 	@$(TARGET_DIR)/release/porin demo --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells
 
-test: cells broker ## All tests but the slow ones; installs what they need
+test: cells broker python ## All tests but the slow ones; installs what they need
 	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)
 	$(CARGO) build --locked -p porind -p porin
 	$(CARGO) test --locked --workspace
@@ -65,6 +65,11 @@ clean: ## Remove what was built
 
 broker:
 	@sh cross/apt.sh mosquitto mosquitto-clients
+
+# An independent reader of SenML. Without pip or network the test that wants it says that it is skipped.
+python:
+	@test -d $(TARGET_DIR)/python/senml || python3 -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore \
+		--target $(TARGET_DIR)/python senml==0.1.0 attrs==25.4.0 cbor2==5.7.1 || echo "no SenML library from PyPI" >&2
 
 list-skipped:
 	@if [ -s $(SKIPPED) ]; then echo "skipped tests:"; sort -u $(SKIPPED) | sed 's/^/  /'; else echo "no test was skipped"; fi

@@ -14,7 +14,9 @@ use alloc::{
     vec::Vec,
 };
 
-use crate::{fault::FaultPolicy, limits::CellLimits, outbox::Publish, setup::Param, stream::Pattern};
+use crate::{
+    fault::FaultPolicy, limits::CellLimits, outbox::Publish, payload::Encoding, setup::Param, stream::Pattern,
+};
 
 /// What a gateway is and does. `gateway` is always local; `cells` is replaced whole by an accepted desired state.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +128,10 @@ pub struct Route {
     pub topic: TopicTemplate,
     /// Whether a packet may leave before its commit.
     pub publish: Publish,
+    /// How its packets are written.
+    pub encoding: Encoding,
+    /// Bytes of a payload at most, unless a single packet has more.
+    pub batch_bytes: usize,
     /// Packets in a publish at most.
     pub batch_packets: usize,
     /// How long an incomplete publish waits for more packets, in microseconds.

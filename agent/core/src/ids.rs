@@ -56,3 +56,14 @@ impl fmt::Display for Epoch {
         write!(f, "{:016x}-{}", self.store, self.starts)
     }
 }
+
+impl core::str::FromStr for Epoch {
+    type Err = ();
+
+    /// Reads what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (store, starts) = text.split_once('-').ok_or(())?;
+        let store = u64::from_str_radix(store, 16).ok().filter(|_| store.len() == 16).ok_or(())?;
+        Ok(Self { store, starts: starts.parse().map_err(|_| ())? })
+    }
+}

@@ -301,6 +301,24 @@ impl Queue {
         Some(Parcel { ticket, route: run.topic.route, start: run.topic.start, records })
     }
 
+    /// Gives back all but the first `keep` records of the parcel taken last: they were too many for one publish.
+    pub fn shorten(&mut self, ticket: Ticket, keep: usize) {
+        let Some(flight) = self.flights.back_mut().filter(|flight| flight.ticket == ticket) else { return };
+        let last = flight.last;
+        let mut left = keep;
+        for entries in [&mut self.head, &mut self.fresh] {
+            let entries = from_mut(entries, flight.first).take_while(|entry| entry.seq <= last);
+            for entry in entries.filter(|entry| entry.state == State::InFlight(ticket)) {
+                if left == 0 {
+                    entry.state = State::Waiting;
+                } else {
+                    left -= 1;
+                    flight.last = entry.seq;
+                }
+            }
+        }
+    }
+
     /// When [`Queue::take`] gives something, if nothing else happens.
     pub fn due(&self, rule: impl Fn(RouteId) -> BatchRule) -> Option<Monotonic> {
         self.next_run(&rule).map(|run| run.due)

@@ -21,6 +21,8 @@ enum Command {
     Cell(CellCommand),
     /// Show the main job: recorded data, two cells, a broker, and what it saves
     Demo(cmd::demo::Arguments),
+    /// Show what a gateway published: a payload from standard input as JSON lines
+    Decode(cmd::decode::Arguments),
     /// An MQTT broker for demos and tests, on loopback
     #[command(hide = true)]
     Broker {
@@ -54,6 +56,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Cell(CellCommand::Build { packages, out }) => cmd::cell_build::run(&packages, out.as_deref()),
         Command::Demo(arguments) => cmd::demo::run(&arguments),
+        Command::Decode(arguments) => cmd::decode::run(&arguments),
         Command::Broker { port } => cmd::broker::run(port),
         Command::Wit { check } => cmd::wit::run(check),
     }

@@ -2,5 +2,6 @@
 
 pub(crate) mod broker;
 pub(crate) mod cell_build;
+pub(crate) mod decode;
 pub(crate) mod demo;
 pub(crate) mod wit;

@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 
 use self::{
     commits::Commits,
-    sending::{Link, Patience, rule},
+    sending::{Link, Patience},
 };
 use crate::{
     committer::Committer,
@@ -254,7 +254,7 @@ impl Agent {
         let Parts { queue, pipeline, .. } = &self.parts;
         let room = queue.window() < self.link.window && self.parts.link.capacity() > 0;
         if self.link.connection.is_some() && room {
-            let due = queue.due(|route| rule(pipeline, route, usize::MAX, self.patience()));
+            let due = queue.due(self.link.rules(pipeline, self.patience()));
             deadline = due.map_or(deadline, |due| deadline.min(due));
         }
         deadline

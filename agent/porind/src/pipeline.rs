@@ -220,6 +220,11 @@ impl Pipeline {
         self.names.name(id).unwrap_or_default()
     }
 
+    /// The stream's SenML unit symbol, or nothing.
+    pub(crate) fn unit(&self, id: StreamId) -> &str {
+        self.known.get(self.name(id)).map_or("", |stream| &stream.unit)
+    }
+
     /// Decides about a batch whose streams were admitted: calls `keep` with what each route keeps of it.
     pub fn process(&mut self, batch: &[Reading], now: Now, mut keep: impl FnMut(RouteId, &[Reading])) -> Routed {
         let mut count = Routed::default();

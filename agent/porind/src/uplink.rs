@@ -15,6 +15,8 @@ pub(crate) struct Publish {
     pub(crate) connection: u64,
     pub(crate) ticket: Ticket,
     pub(crate) topic: String,
+    /// MQTT's content type of the payload.
+    pub(crate) content_type: &'static str,
     pub(crate) payload: Vec<u8>,
 }
 

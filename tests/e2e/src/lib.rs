@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use porin_core::payload::{self, Decoded};
 use porin_test_support::target_dir;
 use serde_json::Value;
 
@@ -202,7 +203,18 @@ impl Cable {
 #[derive(Debug)]
 pub struct Subscriber {
     _process: Process,
-    lines: Arc<Mutex<Vec<(String, Value)>>>,
+    publishes: Arc<Mutex<Vec<Received>>>,
+}
+
+/// A publish as a subscriber has it.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Where it was published.
+    pub topic: String,
+    /// MQTT's property.
+    pub content_type: String,
+    /// As it came.
+    pub payload: Vec<u8>,
 }
 
 /// A packet by its name: gateway, epoch, seq.
@@ -217,28 +229,43 @@ impl Subscriber {
     pub fn start(port: u16, filter: &str) -> Self {
         // `-d` says when the subscription stands; everything after is complete. Into a pipe it would write by blocks.
         let mut child = Command::new("stdbuf")
-            .args(["-oL", "mosquitto_sub", "-V", "5", "-q", "1", "-v", "-d", "-p", &port.to_string(), "-t", filter])
+            .args([
+                "-oL",
+                "mosquitto_sub",
+                "-V",
+                "5",
+                "-q",
+                "1",
+                "-d",
+                "-F",
+                "%t %x %C",
+                "-p",
+                &port.to_string(),
+                "-t",
+                filter,
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("mosquitto_sub: {error}; `make test` installs it"));
         let stdout = child.stdout.take().expect("stdout is a pipe");
-        let lines = Arc::new(Mutex::new(Vec::new()));
+        let publishes = Arc::new(Mutex::new(Vec::new()));
         let subscribed = Arc::new(Mutex::new(false));
-        let (shared, ready) = (lines.clone(), subscribed.clone());
+        let (shared, ready) = (publishes.clone(), subscribed.clone());
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if line.starts_with("Subscribed") {
                     *ready.lock().expect("no panic") = true;
-                } else if let Some((topic, payload)) = line.split_once(' ')
-                    && let Ok(payload) = serde_json::from_str(payload)
+                } else if let [topic, payload, content_type] = *line.split(' ').collect::<Vec<_>>()
+                    && let Some(payload) = from_hex(payload)
                 {
-                    shared.lock().expect("no panic").push((topic.to_owned(), payload));
+                    let (topic, content_type) = (topic.to_owned(), content_type.to_owned());
+                    shared.lock().expect("no panic").push(Received { topic, content_type, payload });
                 }
             }
         });
         wait_until("the subscription stands", || *subscribed.lock().expect("no panic"));
-        Self { _process: Process(child), lines }
+        Self { _process: Process(child), publishes }
     }
 
     /// Everything received so far.
@@ -246,8 +273,15 @@ impl Subscriber {
     /// # Panics
     /// Never.
     #[must_use]
+    pub fn publishes(&self) -> Vec<Received> {
+        self.publishes.lock().expect("no panic").clone()
+    }
+
+    /// Everything received so far that is JSON, by topic.
+    #[must_use]
     pub fn received(&self) -> Vec<(String, Value)> {
-        self.lines.lock().expect("no panic").clone()
+        let json = |publish: Received| Some((publish.topic, serde_json::from_slice(&publish.payload).ok()?));
+        self.publishes().into_iter().filter_map(json).collect()
     }
 
     /// The packets received so far, each once: by name, stream, time and value.
@@ -257,13 +291,12 @@ impl Subscriber {
     #[must_use]
     pub fn packets(&self) -> BTreeMap<Name, (String, u64, f64)> {
         let mut packets = BTreeMap::new();
-        for (_, payload) in self.received() {
-            let Some(list) = payload["p"].as_array() else { continue };
-            let text = |key: &str| payload[key].as_str().unwrap_or_else(|| panic!("{payload}")).to_owned();
+        for publish in self.publishes().iter().filter(|publish| publish.topic.contains("/data/")) {
+            let Decoded { gateway, epoch, packets: list } =
+                payload::decode(&publish.payload).unwrap_or_else(|error| panic!("{error}: {publish:?}"));
             for packet in list {
-                let name = (text("gw"), text("epoch"), packet[0].as_u64().expect("a seq"));
-                let stream = packet[1].as_str().expect("a stream").to_owned();
-                let reading = (stream, packet[2].as_u64().expect("a time"), packet[3].as_f64().expect("a value"));
+                let name = (gateway.clone(), epoch.to_string(), packet.seq.0);
+                let reading = (packet.stream, packet.time_us, packet.value);
                 if let Some(before) = packets.insert(name.clone(), reading.clone()) {
                     assert_eq!(before, reading, "{name:?} names two packets");
                 }
@@ -271,6 +304,11 @@ impl Subscriber {
         }
         packets
     }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// A folder with a configuration, and the agent in it.

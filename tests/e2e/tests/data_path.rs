@@ -4,7 +4,8 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, process::Command};
 
-use porin_e2e::{Broker, Cable, Gateway, Plugged, Subscriber, free_port, program, wait_until};
+use porin_core::payload::Encoding;
+use porin_e2e::{Broker, Cable, Gateway, Plugged, Received, Subscriber, free_port, program, wait_until};
 use porin_test_support::{rows, target_dir, top};
 use serde_json::Value;
 
@@ -347,4 +348,27 @@ fn the_demo_adds_up() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(stdout.contains("everything adds up: nothing was lost"), "{stdout}");
+}
+
+/// Every encoding carries the same packets, says what it is, and keeps to the bytes that a publish may have.
+#[test]
+fn a_route_says_how_its_packets_are_written() {
+    let broker = Broker::mosquitto();
+    let mut before = None;
+    for (name, encoding) in Encoding::ALL {
+        let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+        let batch = format!("encoding = \"{name}\"\nbatch = {{ bytes = 2000, wait = \"1s\" }}");
+        let routes = routes().replace("batch = { packets = 60, wait = \"1s\" }", &batch);
+        let status = Gateway::new("lab", broker.port, &routes).run_to_the_end();
+        balanced(&status, &subscriber);
+        let data = |publish: &Received| publish.topic == "porin/v1/gw/lab/data/values";
+        let values: Vec<_> = subscriber.publishes().into_iter().filter(data).collect();
+        assert!(values.iter().all(|publish| publish.content_type == encoding.content_type()), "{name}");
+        assert!(values.iter().all(|publish| publish.payload.len() <= 2_000), "{name}");
+        let mean = values.iter().map(|publish| publish.payload.len()).sum::<usize>() / values.len();
+        assert!(mean > 1_500, "{name}: {mean} bytes in a publish, of 2,000");
+        let values = subscriber.packets().into_values().filter(|(stream, ..)| !stream.ends_with("alarm"));
+        let readings: Vec<_> = values.collect();
+        assert!(before.replace(readings.clone()).is_none_or(|before| before == readings), "{name}");
+    }
 }

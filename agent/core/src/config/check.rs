@@ -20,6 +20,7 @@ use crate::{
     fault::FaultPolicy,
     limits::CellLimits,
     outbox::Publish,
+    payload::Encoding,
     setup::{Param, Value},
     stream::{MAX_NAME_BYTES, MAX_NAME_SLASHES, Pattern, check_name},
 };
@@ -30,8 +31,14 @@ const MAX_TOPIC_BYTES: usize = 256;
 /// Slashes in a topic: AWS IoT's limit.
 const MAX_TOPIC_SLASHES: usize = 7;
 
-/// Packets in a publish. At 130 bytes each that is 128 KiB, the clouds' largest publish.
+/// Packets in a publish: as many as the outbox looks through for the next one.
 const MAX_BATCH: usize = 1_000;
+
+/// Bytes of a publish: the clouds bill what is below as one message (Azure IoT Hub 4 KB, AWS IoT 5 KB).
+const BATCH_BYTES: usize = 4_096;
+
+/// The clouds' largest publish.
+const MAX_BATCH_BYTES: usize = 131_072;
 
 type Checked<T> = Result<T, ConfigError>;
 
@@ -185,13 +192,23 @@ impl Parser<'_> {
                 Some(("after-commit", _)) => Publish::AfterCommit,
                 Some((other, span)) => return self.choice(span, "publish", other, &["at-once", "after-commit"]),
             };
+            let known = Encoding::ALL.map(|(name, _)| name);
+            let encoding = match &raw.encoding {
+                None => Encoding::Json,
+                Some(name) => match Encoding::ALL.iter().find(|(known, _)| known == name.get_ref()) {
+                    Some((_, encoding)) => *encoding,
+                    None => return self.choice(name.span(), "encoding", name.get_ref(), &known),
+                },
+            };
             checked.push(Route {
                 topic: self.topic(raw.topic.as_ref(), default_topic, gateway)?,
                 name: name.into_inner(),
                 streams,
                 slots: chain,
                 publish,
-                batch_packets: self.number(raw.batch.packets.as_ref(), 64, 1..=MAX_BATCH)?,
+                encoding,
+                batch_bytes: self.number(raw.batch.bytes.as_ref(), BATCH_BYTES, 256..=MAX_BATCH_BYTES)?,
+                batch_packets: self.number(raw.batch.packets.as_ref(), MAX_BATCH, 1..=MAX_BATCH)?,
                 batch_wait_us: self.time(raw.batch.wait.as_ref(), "0s")?,
             });
         }

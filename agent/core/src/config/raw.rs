@@ -101,6 +101,7 @@ pub(super) struct Route {
     pub(super) slots: Vec<Spanned<String>>,
     pub(super) topic: Option<Spanned<String>>,
     pub(super) publish: Option<Spanned<String>>,
+    pub(super) encoding: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) batch: Batch,
 }
@@ -108,6 +109,7 @@ pub(super) struct Route {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Batch {
+    pub(super) bytes: Option<Spanned<usize>>,
     pub(super) packets: Option<Spanned<usize>>,
     pub(super) wait: Option<Spanned<String>>,
 }

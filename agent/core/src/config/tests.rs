@@ -81,6 +81,12 @@ fn what_is_wrong_is_named_with_its_line() {
     check("grants = [\"log\"]", "outputs = [\"alarm\"]", "line 20: output `alarm`: it must contain {stream}");
     check("\"after-commit\"", "\"after-comit\"", "did you mean `after-commit`?");
     check("wait = \"1s\"", "wait = \"1 sec\"", "line 26: `1 sec`: unknown unit of time `sec`");
+    check("packets = 60", "bytes = 10", "line 26: 10: 256 to 131072");
+    check(
+        "batch = ",
+        "encoding = \"senml\"\nbatch = ",
+        "line 26: encoding `senml`: known is json, senml+json, senml+cbor, compact",
+    );
     check("packets = 60", "packets = 0", "line 26: 0: 1 to 1000");
     check("[routes.sea]", "[slots.quiet]\ncell = \"x\"\n[routes.sea]", "duplicate key");
     check(

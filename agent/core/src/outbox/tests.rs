@@ -266,3 +266,26 @@ fn what_is_under_way_is_found_by_its_acknowledgement_although_memory_is_full() {
     assert!(queue.head.iter().is_sorted_by_key(|entry| entry.seq));
     balanced(&queue);
 }
+
+#[test]
+fn what_does_not_fit_into_a_publish_waits_for_the_next() {
+    let mut queue = queue(6);
+    assert_eq!(take(&mut queue), [0, 1, 2, 3]);
+    queue.shorten(Ticket(0), 2);
+    assert_eq!(take(&mut queue), [2, 3, 4, 5]);
+    assert_eq!(queue.ack(Ticket(0)), 2);
+    assert_eq!(queue.ack(Ticket(1)), 4);
+    assert_eq!(queue.waiting(), 0);
+    balanced(&queue);
+}
+
+#[test]
+fn a_shortened_publish_comes_again_with_the_rest_in_order() {
+    let mut queue = queue(6);
+    commit(&mut queue);
+    take(&mut queue);
+    queue.shorten(Ticket(0), 1);
+    queue.rewind();
+    assert_eq!(take(&mut queue), [0, 1, 2, 3]);
+    balanced(&queue);
+}

@@ -1,13 +1,13 @@
 //! The loop's side of the link: what is sent when, and what its answers mean for the outbox.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use porin_core::{
     config::TopicTemplate,
     ids::{Epoch, QueueId, RouteId, Seq},
     outbox::{BatchRule, Parcel, Publish as PublishRule},
     packet::Reading,
-    payload::{self, Packet},
+    payload::{self, Encoding, Packet},
     record::Record,
     status::UplinkStatus,
     time::Monotonic,
@@ -26,8 +26,8 @@ const LOAD_RETRY_US: u64 = 5_000_000;
 /// Bytes of a publish besides its packets: topic, properties, the payload's frame.
 const FRAME_BYTES: usize = 1_024;
 
-/// Bytes that one packet takes in a JSON payload at most: a name of 100 bytes, all of them escaped, and four numbers.
-const MAX_PACKET_BYTES: usize = 320;
+/// Bytes of a payload besides its packets, roughly: what a guess at the next batch's size leaves out.
+const HEAD_BYTES: usize = 80;
 
 /// What the loop knows of the connection.
 #[derive(Default)]
@@ -39,6 +39,8 @@ pub(super) struct Link {
     /// After a failure, when the backlog is read again.
     pub(super) load_after: Monotonic,
     pub(super) status: UplinkStatus,
+    /// By route: bytes that a packet took in its last payload, in 1/256.
+    packet_bytes: BTreeMap<RouteId, usize>,
 }
 
 impl Agent {
@@ -96,35 +98,80 @@ impl Agent {
         // No room: publishes for an earlier connection are still being thrown away. The acknowledgements wake us.
         while self.parts.queue.window() < self.link.window && self.parts.link.capacity() > 0 {
             let Parts { queue, pipeline, .. } = &mut self.parts;
-            let max_packets = (self.link.max_bytes.saturating_sub(FRAME_BYTES) / MAX_PACKET_BYTES).max(1);
-            let Some(parcel) = queue.take(now, |route| rule(pipeline, route, max_packets, patience)) else { return };
-            let (topic, payload) = self.publish(&parcel);
+            let rules = self.link.rules(pipeline, patience);
+            let Some(parcel) = queue.take(now, rules) else { return };
+            let publish = self.publish(parcel, connection);
             self.link.status.publishes += 1;
             // There is room; when the link has ended, so has the run.
-            let _ = self.parts.link.try_send(Publish { connection, ticket: parcel.ticket, topic, payload });
+            let _ = self.parts.link.try_send(publish);
         }
     }
 
-    /// Topic and payload of a parcel.
-    pub(super) fn publish(&self, parcel: &Parcel) -> (String, Vec<u8>) {
-        let Parts { pipeline, config, store, .. } = &self.parts;
-        let packet = |(seq, record): &(Seq, Record)| {
-            let Reading { time, value, stream, quality } = record.reading;
-            Packet { seq: *seq, stream: pipeline.name(stream), time_us: time.0, value, quality: quality.0 }
-        };
-        let packets: Vec<_> = parcel.records.iter().map(packet).collect();
+    /// Makes a publish of a parcel, or of as much of it as is within the route's bytes.
+    pub(super) fn publish(&mut self, parcel: Parcel, connection: u64) -> Publish {
+        let Parcel { ticket, route, start, mut records } = parcel;
+        let Parts { pipeline, config, store, queue, route_names, .. } = &mut self.parts;
         let gateway = &config.gateway.id;
-        let stream = packets.first().map_or("", |packet| packet.stream);
-        let topic = match pipeline.route(parcel.route) {
+        let epoch = Epoch { starts: start, ..store.epoch };
+        let (encoding, goal) =
+            pipeline.route(route).map_or((Encoding::Json, usize::MAX), |route| (route.encoding, route.batch_bytes));
+        let goal = goal.min(self.link.max_bytes.saturating_sub(FRAME_BYTES));
+        let payload = loop {
+            let packets: Vec<_> = records.iter().map(|(seq, record)| packet(pipeline, *seq, record)).collect();
+            let payload = payload::encode(encoding, gateway, epoch, &packets);
+            let share = payload.len().saturating_sub(HEAD_BYTES) * 256 / records.len();
+            self.link.packet_bytes.insert(route, share.max(1));
+            if payload.len() <= goal || records.len() == 1 {
+                break payload;
+            }
+            // A little less than in proportion: columns grow by steps.
+            let keep = (records.len() * goal / payload.len() * 31 / 32).max(1);
+            records.truncate(keep);
+            queue.shorten(ticket, keep);
+        };
+        let stream = records.first().map_or("", |(_, record)| pipeline.name(record.reading.stream));
+        let topic = match pipeline.route(route) {
             Some(route) => route.topic.fill(gateway, &route.name, stream),
             // Kept under a configuration that had another route.
             None => {
-                let name = self.parts.route_names.get(parcel.route.0 as usize).map_or("unknown", String::as_str);
+                let name = route_names.get(route.0 as usize).map_or("unknown", String::as_str);
                 TopicTemplate::default().fill(gateway, name, stream)
             }
         };
-        let epoch = Epoch { starts: parcel.start, ..store.epoch };
-        (topic, payload::encode(gateway, epoch, &packets))
+        Publish { connection, ticket, topic, content_type: encoding.content_type(), payload }
+    }
+}
+
+fn packet<'a>(pipeline: &'a Pipeline, seq: Seq, record: &Record) -> Packet<'a> {
+    let Reading { time, value, stream, quality } = record.reading;
+    let (stream, unit) = (pipeline.name(stream), pipeline.unit(stream));
+    Packet { seq, stream, unit, time_us: time.0, value, quality: quality.0 }
+}
+
+impl Link {
+    /// When records of a route become a publish.
+    pub(super) fn rules<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        patience: Patience,
+    ) -> impl Fn(RouteId) -> BatchRule + 'a {
+        move |id| {
+            let Some(route) = pipeline.route(id) else {
+                return BatchRule { packets: 1, wait_us: 0, publish: PublishRule::AtOnce, by_stream: true };
+            };
+            let each = self.packet_bytes.get(&id).copied();
+            let each = each.unwrap_or_else(|| route.encoding.usual_packet_bytes() * 256);
+            let expected = route.batch_bytes.saturating_sub(HEAD_BYTES) * 256 / each;
+            BatchRule {
+                packets: route.batch_packets.min(expected).max(1),
+                wait_us: match patience {
+                    Patience::AsConfigured => route.batch_wait_us,
+                    Patience::None => 0,
+                },
+                publish: route.publish,
+                by_stream: route.topic.by_stream(),
+            }
+        }
     }
 }
 
@@ -134,20 +181,4 @@ pub(super) enum Patience {
     AsConfigured,
     /// Nothing more will come.
     None,
-}
-
-/// When records of a route become a publish.
-pub(super) fn rule(pipeline: &Pipeline, route: RouteId, max_packets: usize, patience: Patience) -> BatchRule {
-    match pipeline.route(route) {
-        Some(route) => BatchRule {
-            packets: route.batch_packets.min(max_packets),
-            wait_us: match patience {
-                Patience::AsConfigured => route.batch_wait_us,
-                Patience::None => 0,
-            },
-            publish: route.publish,
-            by_stream: route.topic.by_stream(),
-        },
-        None => BatchRule { packets: 1, wait_us: 0, publish: PublishRule::AtOnce, by_stream: true },
-    }
 }

@@ -36,7 +36,10 @@ const MAX_INCOMING_BYTES: u32 = 65_536;
 const MAX_OUTGOING_BYTES: usize = 262_144;
 
 /// A broker must take this much: one packet with the longest names there are.
-const MIN_OUTGOING_BYTES: usize = 1_400;
+const MIN_OUTGOING_BYTES: usize = 1_600;
+
+/// The content type of birth and farewell.
+const JSON: &str = "application/json";
 
 /// Packet ids wrap at the window; subscribes and the birth burn ids of the same counter.
 const RESERVED_IDS: u16 = 8;
@@ -285,28 +288,40 @@ impl<'a> Connection<'a> {
             _ = is_up.wait_for(|up| *up) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        self.hand_over(self.identity.topic(), true, self.identity.payload("online").into(), None).await;
+        self.tell_state("online").await;
         loop {
             let publish = tokio::select! {
                 publish = publishes.recv() => publish,
                 _ = stop.wait_for(|stop| *stop) => None,
             };
-            let Some(Publish { connection, ticket, topic, payload }) = publish else { break };
-            if connection == self.number {
-                self.hand_over(topic, false, payload, Some(ticket)).await;
+            let Some(publish) = publish else { break };
+            if publish.connection == self.number {
+                self.hand_over(Some(publish.ticket), publish.topic, false, publish.payload, publish.content_type).await;
             }
         }
-        self.hand_over(self.identity.topic(), true, self.identity.payload("offline").into(), None).await;
+        self.tell_state("offline").await;
         let _ = self.client.disconnect().await;
         // The other half ends once the farewell is written, and this one with it.
         std::future::pending().await
     }
 
-    async fn hand_over(&self, topic: String, retain: bool, payload: Vec<u8>, ticket: Option<Ticket>) {
+    /// Birth or farewell.
+    async fn tell_state(&self, state: &str) {
+        let payload = self.identity.payload(state).into();
+        self.hand_over(None, self.identity.topic(), true, payload, JSON).await;
+    }
+
+    async fn hand_over(
+        &self,
+        ticket: Option<Ticket>,
+        topic: String,
+        retain: bool,
+        payload: Vec<u8>,
+        content_type: &str,
+    ) {
         // Before the request: the event loop may give the packet id before `publish` returns.
         self.handed_over.borrow_mut().push_back(ticket);
-        let properties =
-            PublishProperties { content_type: Some("application/json".into()), ..PublishProperties::default() };
+        let properties = PublishProperties { content_type: Some(content_type.into()), ..PublishProperties::default() };
         // It fails only when the event loop is gone, and then this half is dropped, too.
         let _ = self.client.publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties).await;
     }

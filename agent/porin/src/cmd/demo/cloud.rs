@@ -8,11 +8,14 @@ use std::{
 };
 
 use anyhow::Context;
+use porin_core::{
+    ids::{Epoch, Seq},
+    payload::{self, Decoded},
+};
 use rumqttc::v5::{
     AsyncClient, Event, MqttOptions,
     mqttbytes::{QoS, v5::Packet},
 };
-use serde::Deserialize;
 
 /// What came from one gateway.
 #[derive(Debug, Default)]
@@ -24,16 +27,7 @@ pub(crate) struct Received {
     /// Packets that came again.
     pub(crate) duplicates: u64,
     /// (epoch, seq) of each.
-    seen: HashSet<(String, u64)>,
-}
-
-/// The payload as `docs/payloads.md` describes it.
-#[derive(Deserialize)]
-struct Payload {
-    v: u8,
-    gw: String,
-    epoch: String,
-    p: Vec<(u64, String, u64, f64)>,
+    seen: HashSet<(Epoch, Seq)>,
 }
 
 /// By gateway.
@@ -53,8 +47,8 @@ pub(crate) async fn subscribe(broker: SocketAddr) -> anyhow::Result<Gateways> {
         let _client = client;
         while let Ok(event) = event_loop.poll().await {
             let Event::Incoming(Packet::Publish(publish)) = event else { continue };
-            match (serde_json::from_slice::<Payload>(&publish.payload), shared.lock()) {
-                (Ok(payload), Ok(mut gateways)) => gateways.entry(payload.gw.clone()).or_default().take(payload),
+            match (payload::decode(&publish.payload), shared.lock()) {
+                (Ok(payload), Ok(mut gateways)) => gateways.entry(payload.gateway.clone()).or_default().take(payload),
                 (Err(error), _) => eprintln!("the subscriber cannot read a payload: {error}"),
                 (_, Err(_)) => return,
             }
@@ -64,12 +58,11 @@ pub(crate) async fn subscribe(broker: SocketAddr) -> anyhow::Result<Gateways> {
 }
 
 impl Received {
-    fn take(&mut self, Payload { v, gw: _, epoch, p }: Payload) {
-        assert_eq!(v, 1, "the version of the payload");
-        for (seq, stream, time_us, value) in p {
-            if self.seen.insert((epoch.clone(), seq)) {
+    fn take(&mut self, Decoded { epoch, packets, .. }: Decoded) {
+        for packet in packets {
+            if self.seen.insert((epoch, packet.seq)) {
                 self.packets += 1;
-                self.streams.entry(stream).or_default().push((time_us, value));
+                self.streams.entry(packet.stream).or_default().push((packet.time_us, packet.value));
             } else {
                 self.duplicates += 1;
             }
