@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-CELLS := deadband threshold
+CELLS := deadband hampel scale summary swinging-door threshold throttle
 WASM := wasm32-unknown-unknown
 # Under PORIN_REQUIRE=all, which .ci/run sets, a test that would skip itself fails.
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt

@@ -151,6 +151,8 @@ pub struct Slot {
     pub params: Vec<Param>,
     /// Further streams for each stream fed in: `{stream}/alarm`.
     pub outputs: Vec<String>,
+    /// How often the cell is told that time has passed, in microseconds; `None`: never.
+    pub tick_us: Option<u64>,
     /// What happens to a packet on which the cell faults alone.
     pub fault: FaultPolicy,
     /// What the cell may use.
@@ -209,6 +211,14 @@ pub const DEFAULT_TOPIC: &str = "porin/v1/gw/{gw}/data/{route}";
 
 /// The grants there are. The host knows how to honour them: `agent/cell/src/caps.rs`.
 pub const GRANTS: [&str; 2] = ["log", "clock"];
+
+impl GatewayConfig {
+    /// Whether time is that of recordings: cells, windows and ticks then see the time of packets, else wall time.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        !self.sources.is_empty() && self.sources.iter().all(|source| matches!(source.kind, SourceKind::Replay(_)))
+    }
+}
 
 impl Config {
     /// Reads and checks a configuration.

@@ -83,6 +83,8 @@ struct Agent {
     link: Link,
     commit: Commits,
     found: u64,
+    /// Whether cells live in the time of the packets.
+    replay: bool,
     /// When a stop was asked for.
     stopping: Option<Instant>,
 }
@@ -107,7 +109,16 @@ pub(crate) fn run(parts: Parts) -> Snapshot {
     let sources = sources.collect();
     let commit = Commits::new(parts.durable_names, parts.pipeline.names().len());
     let start = Instant::now();
-    let mut agent = Agent { parts, start, sources, link: Link::default(), commit, found, stopping: None };
+    let mut agent = Agent {
+        replay: parts.config.gateway.is_replay(),
+        parts,
+        start,
+        sources,
+        link: Link::default(),
+        commit,
+        found,
+        stopping: None,
+    };
     while !agent.link.closed {
         let event = agent.next();
         agent.step(event);
@@ -138,6 +149,10 @@ impl Agent {
             Event::Stop => self.stop(),
             Event::Deadline => {}
         }
+        if !self.replay {
+            let now = self.now();
+            self.tick(now.mono.0, now);
+        }
         self.load();
         self.send();
         self.commit();
@@ -157,9 +172,10 @@ impl Agent {
             None => false,
         });
         state.status.refused += (before - batch.len()) as u64;
-        // A replay's cells live in recorded time.
-        let unix = batch.last().map_or(Unix(0), |reading| reading.time);
-        let now = Now { unix, ..self.now() };
+        let mut now = self.now();
+        if self.replay {
+            now.unix = batch.last().map_or(now.unix, |reading| reading.time);
+        }
         self.mark_dirty(now.mono);
         let Parts { pipeline, queue, .. } = &mut self.parts;
         let routed = pipeline.process(&batch, now, |route, kept| append(queue, route, kept, now.mono));
@@ -167,6 +183,20 @@ impl Agent {
         state.status.routed += routed.routed;
         state.status.unrouted += routed.unrouted;
         state.decided = upto;
+        if self.replay {
+            self.tick(now.unix.0, now);
+        }
+    }
+
+    /// Tells the cells that want to know that time has passed: by the clock of the packets in a replay, else by the clock
+    /// that never steps.
+    fn tick(&mut self, clock_us: u64, now: Now) {
+        let Parts { pipeline, queue, .. } = &mut self.parts;
+        if pipeline.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
+            return;
+        }
+        pipeline.tick(clock_us, now, |route, kept| append(queue, route, kept, now.mono));
+        self.mark_dirty(now.mono);
     }
 
     fn admit(&mut self, source: usize, local: u32, name: &str) {
@@ -246,10 +276,15 @@ impl Agent {
     }
 
     /// When something is to be done although nothing happens.
-    fn deadline(&self) -> Monotonic {
+    fn deadline(&mut self) -> Monotonic {
         let mut deadline = self.now().mono.after(u64::try_from(MAX_SLEEP.as_micros()).unwrap_or(u64::MAX));
         if self.commit.running.is_none() && self.is_dirty() {
             deadline = deadline.min(self.commit.due);
+        }
+        if !self.replay
+            && let Some(tick) = self.parts.pipeline.next_tick_us(self.now().mono.0)
+        {
+            deadline = deadline.min(Monotonic(tick));
         }
         let Parts { queue, pipeline, .. } = &self.parts;
         let room = queue.window() < self.link.window && self.parts.link.capacity() > 0;

@@ -261,6 +261,22 @@ impl Pipeline {
         }
     }
 
+    /// Tells the cells whose interval has passed that time has. `clock_us` is the clock that ticks go by.
+    pub(crate) fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(RouteId, &[Reading])) {
+        for route in 0..self.routes.len() {
+            for slot in 0..self.routes[route].slots.len() {
+                let Route { slots, input, .. } = &mut self.routes[route];
+                slots[slot].tick(clock_us, now.unix, input);
+                self.run(route, slot + 1, now.unix, &mut keep);
+            }
+        }
+    }
+
+    /// When the next tick is due, by the clock that ticks go by.
+    pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
+        self.routes.iter_mut().flat_map(|route| &mut route.slots).filter_map(|slot| slot.next_tick_us(clock_us)).min()
+    }
+
     /// Takes a route's input through its slots from `first` on.
     fn run(&mut self, route: usize, first: usize, now: Unix, keep: &mut impl FnMut(RouteId, &[Reading])) {
         let Route { id, slots, received, forwarded, input, output, .. } = &mut self.routes[route];

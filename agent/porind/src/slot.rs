@@ -6,7 +6,7 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
-use porin_cell::{Cell, Level, LogLine, Plan, StartError};
+use porin_cell::{Cell, Level, LogLine, Plan, StartError, Used};
 use porin_core::{
     config::Slot as Config,
     fault::{Fault, FaultPolicy},
@@ -37,6 +37,8 @@ pub(crate) struct Slot {
     /// The batches since then, one after the other, and where each ends.
     since_save: Vec<Reading>,
     batch_ends: Vec<(usize, Unix)>,
+    /// When the cell was last told that time has passed, by the clock that ticks go by.
+    last_tick_us: Option<u64>,
     /// What a rebuilt cell puts out about batches that it has answered before.
     discarded: Vec<Reading>,
     status: SlotStatus,
@@ -54,8 +56,21 @@ impl Slot {
         let cell = Cell::start(&plan, &config.grants, config.limits, &setup)?;
         let status = SlotStatus { name: config.name.clone(), digest: hex(&digest), ..SlotStatus::default() };
         let (since_save, batch_ends, discarded) = (Vec::new(), Vec::new(), Vec::new());
-        let (cell, saved, unwritten) = (Some(cell), stored, false);
-        Ok(Self { config, plan, digest, setup, cell, saved, unwritten, since_save, batch_ends, discarded, status })
+        let (cell, saved, unwritten, last_tick_us) = (Some(cell), stored, false, None);
+        Ok(Self {
+            config,
+            plan,
+            digest,
+            setup,
+            cell,
+            saved,
+            unwritten,
+            since_save,
+            batch_ends,
+            last_tick_us,
+            discarded,
+            status,
+        })
     }
 
     /// Offers the cell the state that was stored, once it knows its streams. A cell that does not take it starts afresh.
@@ -116,14 +131,40 @@ impl Slot {
 
     /// Asks for the last word: the sources have ended.
     pub(crate) fn flush(&mut self, out: &mut Vec<Reading>) {
+        self.unasked(out, |cell, out| cell.flush(out));
+    }
+
+    /// Tells the cell that time has passed, if its interval has. `clock_us` is the clock that ticks go by.
+    pub(crate) fn tick(&mut self, clock_us: u64, now: Unix, out: &mut Vec<Reading>) {
+        if self.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
+            return;
+        }
+        self.last_tick_us = Some(clock_us);
+        self.unasked(out, |cell, out| cell.tick(now, out));
+    }
+
+    /// When the next tick is due. The first one is an interval after the start; a clock that steps back starts again.
+    pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
+        let interval = self.config.tick_us?;
+        let last = self.last_tick_us.filter(|last| *last <= clock_us);
+        let last = *self.last_tick_us.insert(last.unwrap_or(clock_us));
+        Some(last.saturating_add(interval))
+    }
+
+    /// A call that no packet asked for.
+    fn unasked(
+        &mut self,
+        out: &mut Vec<Reading>,
+        call: impl FnOnce(&mut Cell, &mut Vec<Reading>) -> Result<Used, Fault>,
+    ) {
         let before = out.len();
         let Some(cell) = &mut self.cell else { return };
-        if let Err(fault) = cell.flush(out) {
+        if let Err(fault) = call(cell, out) {
             self.faulted(&fault);
             self.try_rebuild();
         }
         self.status.output += (out.len() - before) as u64;
-        // A flush cannot be given again after a fault, so its effect is kept at once.
+        // It cannot be given again after a fault, so its effect is kept at once.
         self.save_in_memory();
     }
 
@@ -308,6 +349,7 @@ mod tests {
             grants: vec![],
             params: vec![],
             outputs: vec![],
+            tick_us: None,
             fault: FaultPolicy::Drop,
             limits: CellLimits::default(),
         };

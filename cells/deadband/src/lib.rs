@@ -53,20 +53,11 @@ impl Cell for Deadband {
     const PARAMS: &'static [&'static str] = &["absolute", "percent", "max_silence_s"];
 
     fn new(stream: &Stream) -> Result<Self, String> {
-        let bound = match (stream.positive("absolute")?, stream.positive("percent")?) {
-            (Some(bound), None) => bound,
-            (None, Some(percent)) => match stream.positive("span")? {
-                Some(span) => percent / 100.0 * span,
-                None => return Err(stream.error("span", "missing, and `percent` is a share of it")),
-            },
-            (None, None) => return Err(stream.error("absolute", "missing; give it or `percent`")),
-            (Some(_), Some(_)) => return Err(stream.error("absolute", "give it or `percent`, not both")),
-        };
         let max_silence_us = match stream.seconds_as_us("max_silence_s")? {
             Some(0) => return Err(stream.error("max_silence_s", "must be above zero")),
             other => other.unwrap_or(u64::MAX),
         };
-        Ok(Self { bound, max_silence_us, last: None })
+        Ok(Self { bound: stream.error_bound()?, max_silence_us, last: None })
     }
 
     fn process(&mut self, reading: Reading, out: &mut Vec<Reading>) {

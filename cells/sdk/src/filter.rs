@@ -1,13 +1,14 @@
 //! One component, many streams: the `filter` world over one [`Cell`] value per stream.
 //!
-//! State, version 1: the byte of this frame's version, the byte of [`Cell::STATE_VERSION`], the name of the cell's
-//! package (u8 length, text), then for each stream its id (u32), a length (u8) and the bytes that the cell wrote.
+//! State, version 2: the byte of this frame's version, the byte of [`Cell::STATE_VERSION`], the name of the cell's
+//! package (u8 length, text), then for each stream its id (u32), a length (u16) and the bytes that the cell wrote. Version 1 had
+//! lengths of one byte, and is still read.
 
 use alloc::{string::String, vec::Vec};
 
 use crate::{Cell, Malformed, Param, Reading, Setup, StateReader, StateWriter, Stream, StreamInfo, rt};
 
-const FRAME_VERSION: u8 = 1;
+const FRAME_VERSION: u8 = 2;
 
 /// The cell values of all streams that the route feeds in.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ impl<C: Cell> Streams<C> {
         out
     }
 
-    /// See `save` in `wit/filter.wit`. More than 255 bytes for one stream trap.
+    /// See `save` in `wit/filter.wit`. More than 65,535 bytes for one stream trap.
     pub fn save(&self) -> Vec<u8> {
         let mut state = StateWriter::default();
         state.0.extend_from_slice(&self.head());
@@ -96,10 +97,10 @@ impl<C: Cell> Streams<C> {
         for (id, cell) in &self.cells {
             state.u32(*id);
             let length_at = state.0.len();
-            state.u8(0);
+            state.0.extend_from_slice(&[0; 2]);
             cell.save(&mut state);
-            let length = u8::try_from(state.0.len() - length_at - 1);
-            state.0[length_at] = length.unwrap_or_else(|_| rt::trap());
+            let length = u16::try_from(state.0.len() - length_at - 2).unwrap_or_else(|_| rt::trap());
+            state.0[length_at..length_at + 2].copy_from_slice(&length.to_le_bytes());
         }
         state.0
     }
@@ -107,25 +108,28 @@ impl<C: Cell> Streams<C> {
     /// See `restore` in `wit/filter.wit`. What is saved of a stream that this route no longer feeds in is dropped.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
         let mut state = StateReader(bytes);
-        if state.take(3) != Ok(&self.head()) || state.take(self.name.len()) != Ok(self.name.as_bytes()) {
+        let frame = state.u8().unwrap_or(0);
+        let known = matches!(frame, 1 | FRAME_VERSION);
+        if !known || state.take(2) != Ok(&self.head()[1..]) || state.take(self.name.len()) != Ok(self.name.as_bytes()) {
             return Err("the state is of another cell or version".into());
         }
         // The frame is checked whole before any stream takes its part.
         let skip = |_: &mut C, fields: &mut StateReader| fields.take(fields.0.len()).map(|_| ());
-        self.read_streams(StateReader(state.0), skip)
-            .and_then(|()| self.read_streams(state, Cell::restore))
+        self.read_streams(frame, StateReader(state.0), skip)
+            .and_then(|()| self.read_streams(frame, state, Cell::restore))
             .map_err(|Malformed| String::from("the state is cut short or damaged"))
     }
 
     fn read_streams(
         &mut self,
+        frame: u8,
         mut state: StateReader,
         mut each: impl FnMut(&mut C, &mut StateReader) -> Result<(), Malformed>,
     ) -> Result<(), Malformed> {
         while !state.0.is_empty() {
             let id = state.u32()?;
-            let length = state.u8()?;
-            let mut fields = StateReader(state.take(length.into())?);
+            let length = if frame == 1 { state.u8()?.into() } else { state.length()? };
+            let mut fields = StateReader(state.take(length)?);
             if let Ok(at) = self.position(id) {
                 each(&mut self.cells[at].1, &mut fields)?;
                 if !fields.0.is_empty() {

@@ -42,6 +42,7 @@ mod arena;
 #[doc(hidden)]
 pub mod bindings;
 mod filter;
+pub mod math;
 #[doc(hidden)]
 #[allow(unsafe_code)]
 pub mod rt;
@@ -75,7 +76,7 @@ pub trait Cell: Sized {
     /// The last word on this stream: the source has ended, or the cell is replaced by one that refuses its state.
     fn flush(&mut self, _out: &mut Vec<Reading>) {}
 
-    /// Writes everything that later decisions depend on. At most 255 bytes a stream.
+    /// Writes everything that later decisions depend on. At most 65,535 bytes a stream.
     fn save(&self, state: &mut StateWriter);
 
     /// Reads back what `save` wrote, in the same order.

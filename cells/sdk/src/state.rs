@@ -51,6 +51,10 @@ impl<'a> StateReader<'a> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         self.take(N)?.try_into().map_err(|_| Malformed)
     }
+    /// The length of a stream's part.
+    pub(crate) fn length(&mut self) -> Result<usize, Malformed> {
+        Ok(u16::from_le_bytes(self.array()?).into())
+    }
     /// One byte.
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         Ok(u8::from_le_bytes(self.array()?))

@@ -47,6 +47,49 @@ impl Stream<'_> {
         Ok(self.positive(name)?.map(|seconds| (seconds * 1e6) as u64))
     }
 
+    /// An integer, or `None` if it is not given.
+    pub fn integer(&self, name: &str) -> Result<Option<i64>, String> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Integer(value)) => Ok(Some(*value)),
+            Some(Value::Number(_) | Value::Flag(_) | Value::Text(_)) => Err(self.error(name, "must be an integer")),
+        }
+    }
+
+    /// A flag, or `None` if it is not given.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, String> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Flag(value)) => Ok(Some(*value)),
+            Some(Value::Integer(_) | Value::Number(_) | Value::Text(_)) => {
+                Err(self.error(name, "must be true or false"))
+            }
+        }
+    }
+
+    /// A text, or `None` if it is not given.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, String> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Text(value)) => Ok(Some(value)),
+            Some(Value::Integer(_) | Value::Number(_) | Value::Flag(_)) => Err(self.error(name, "must be a text")),
+        }
+    }
+
+    /// How far a rebuilt stream may be from what was measured, in the stream's unit: the parameter `absolute`, or `percent` of
+    /// the stream's `span`; exactly one of them.
+    pub fn error_bound(&self) -> Result<f64, String> {
+        match (self.positive("absolute")?, self.positive("percent")?) {
+            (Some(bound), None) => Ok(bound),
+            (None, Some(percent)) => match self.positive("span")? {
+                Some(span) => Ok(percent / 100.0 * span),
+                None => Err(self.error("span", "missing, and `percent` is a share of it")),
+            },
+            (None, None) => Err(self.error("absolute", "missing; give it or `percent`")),
+            (Some(_), Some(_)) => Err(self.error("absolute", "give it or `percent`, not both")),
+        }
+    }
+
     /// An error text that names the parameter and the stream.
     pub fn error(&self, name: &str, what: &str) -> String {
         ["parameter `", name, "` of stream `", &self.info.name, "`: ", what].concat()

@@ -29,22 +29,24 @@ struct Trace {
 struct Case {
     cell: &'static str,
     params: Vec<Param>,
-    outputs: bool,
+    outputs: &'static [&'static str],
 }
 
+/// Every stock cell, with parameters under which it does something on every set.
 fn cases() -> Vec<Case> {
-    let number = |name: &str, value| Param { name: name.into(), value: Value::Number(value) };
+    let case = |cell, params: &[(&str, Value)], outputs| {
+        let param = |(name, value): &(&str, Value)| Param { name: (*name).into(), value: value.clone() };
+        Case { cell, params: params.iter().map(param).collect(), outputs }
+    };
+    let number = Value::Number;
     vec![
-        Case {
-            cell: "deadband",
-            params: vec![number("percent", 1.0), number("max_silence_s", 3_600.0)],
-            outputs: false,
-        },
-        Case {
-            cell: "threshold",
-            params: vec![number("high", 150.0), number("low", 10.0), number("min_hold_s", 900.0)],
-            outputs: true,
-        },
+        case("deadband", &[("percent", number(1.0)), ("max_silence_s", number(3_600.0))], &[]),
+        case("hampel", &[("window", Value::Integer(31)), ("mark", Value::Flag(true))], &[]),
+        case("scale", &[("gain", number(1.1)), ("convert", Value::Text("degF_to_Cel".into()))], &[]),
+        case("summary", &[("window_s", number(1_800.0))], &["min", "max", "mean", "std", "count"]),
+        case("swinging-door", &[("percent", number(1.0)), ("max_silence_s", number(3_600.0))], &[]),
+        case("threshold", &[("high", number(150.0)), ("low", number(10.0)), ("min_hold_s", number(900.0))], &["alarm"]),
+        case("throttle", &[("every", Value::Integer(2)), ("repeats", Value::Flag(false))], &[]),
     ]
 }
 
@@ -55,9 +57,10 @@ fn setup(case: &Case, channels: &[String]) -> Setup {
         StreamInfo { id, name: name.into(), unit: "Cel".into(), params }
     };
     let streams: Vec<_> = channels.iter().enumerate().map(|(id, name)| info(id, name)).collect();
-    let outputs =
-        streams.iter().map(|stream| info(stream.id.0 as usize + channels.len(), &format!("{}/alarm", stream.name)));
-    Setup { params: case.params.clone(), outputs: if case.outputs { outputs.collect() } else { vec![] }, streams }
+    let names =
+        streams.iter().flat_map(|stream| case.outputs.iter().map(move |output| format!("{}/{output}", stream.name)));
+    let outputs = (channels.len()..).zip(names).map(|(id, name)| info(id, &name)).collect();
+    Setup { params: case.params.clone(), outputs, streams }
 }
 
 fn readings(rows: &[Row], channels: &[String]) -> Vec<Reading> {

@@ -372,3 +372,29 @@ fn a_route_says_how_its_packets_are_written() {
         assert!(before.replace(readings.clone()).is_none_or(|before| before == readings), "{name}");
     }
 }
+
+/// Windows are closed by the next reading or by time that passes, by the recording's clock in a replay: either way each
+/// reading is in one of them.
+#[test]
+fn windows_close_by_readings_or_by_time_with_the_same_result() {
+    let broker = Broker::mosquitto();
+    let run = |tick: &str| {
+        let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+        let file = top().join("tests/data/glucose.csv.gz");
+        let rest = format!(
+            "[sources.cgm.replay]\nfile = \"{}\"\nstreams = \"cgm/{{channel}}\"\nspeed = \"max\"\n[slots.hourly]\ncell = \"CELLS/summary.wasm\"\n\
+             params = {{ window_s = 3600 }}\noutputs = [\"{{stream}}/mean\", \"{{stream}}/count\"]\n{tick}[routes.values]\nstreams = [\"cgm/#\"]\n\
+             slots = [\"hourly\"]\n",
+            file.display()
+        );
+        let status = Gateway::new("lab", broker.port, &rest).run_to_the_end();
+        balanced(&status, &subscriber);
+        let mut told: Vec<_> = subscriber.packets().into_values().collect();
+        told.sort_by(|a, b| (&a.0, a.1).partial_cmp(&(&b.0, b.1)).expect("names and times"));
+        told
+    };
+    let (by_readings, by_time) = (run(""), run("tick = \"1min\"\n"));
+    assert!(by_readings == by_time);
+    let counted: f64 = by_time.iter().filter(|(stream, ..)| stream.ends_with("/count")).map(|(.., value)| value).sum();
+    assert_eq!(counted, rows(&top().join("tests/data/glucose.csv.gz")).len() as f64);
+}

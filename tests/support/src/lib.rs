@@ -24,6 +24,9 @@ pub fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from)
 }
 
+/// The cells that porin brings along: every package under `cells/` but the SDK.
+pub const STOCK_CELLS: [&str; 7] = ["deadband", "hampel", "scale", "summary", "swinging-door", "threshold", "throttle"];
+
 /// A stock cell's component, as `make cells` built it.
 ///
 /// # Panics

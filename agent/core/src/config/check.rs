@@ -40,6 +40,9 @@ const BATCH_BYTES: usize = 4_096;
 /// The clouds' largest publish.
 const MAX_BATCH_BYTES: usize = 131_072;
 
+/// Each tick saves the cell's state: more often would be work for nothing.
+const MIN_TICK_US: u64 = 100_000;
+
 type Checked<T> = Result<T, ConfigError>;
 
 /// Reads and checks a configuration.
@@ -254,7 +257,12 @@ impl Parser<'_> {
             None | Some(("drop", _)) => {}
             Some((other, span)) => return self.choice(span, "fault", other, &["drop"]),
         }
+        let tick_us = raw.tick.as_ref().map(|tick| match self.time(Some(tick), "")? {
+            0..MIN_TICK_US => self.fail(tick.span(), format!("tick `{}`: at least 100ms", tick.get_ref())),
+            tick_us => Ok(tick_us),
+        });
         Ok(Slot {
+            tick_us: tick_us.transpose()?,
             name: text.clone(),
             cell: Provenance::Local(raw.cell.into_inner()),
             grants: raw.grants.into_iter().map(Spanned::into_inner).collect(),

@@ -90,6 +90,7 @@ pub(super) struct Slot {
     pub(super) params: BTreeMap<Spanned<String>, Spanned<Value>>,
     #[serde(default)]
     pub(super) outputs: Vec<Spanned<String>>,
+    pub(super) tick: Option<Spanned<String>>,
     pub(super) fault: Option<Spanned<String>>,
 }
 

@@ -77,6 +77,7 @@ fn what_is_wrong_is_named_with_its_line() {
     check("slots = [\"quiet\"]", "slots = [\"quiet\", \"quiet\"]", "slot `quiet` is used twice");
     check("slots = [\"quiet\"]", "slots = []", "line 17: slot `quiet` is in no route");
     check("grants = [\"log\"]", "grants = [\"lok\"]", "line 20: grant `lok`: known is log, clock; did you mean `log`?");
+    check("grants = [\"log\"]", "tick = \"1ms\"", "line 20: tick `1ms`: at least 100ms");
     check("grants = [\"log\"]", "fault = \"pass\"", "line 20: fault `pass`: known is drop");
     check("grants = [\"log\"]", "outputs = [\"alarm\"]", "line 20: output `alarm`: it must contain {stream}");
     check("\"after-commit\"", "\"after-comit\"", "did you mean `after-commit`?");
