@@ -18,8 +18,14 @@ use porin_core::{
 };
 use porin_test_support::{Row, all_data, cell, rows, skip, top};
 
+/// Time in µs, value.
+type Point = (u64, f64);
+
 /// By channel: the readings in the order of the file.
-type Channels = BTreeMap<String, Vec<(u64, f64)>>;
+type Channels = BTreeMap<String, Vec<Point>>;
+
+/// By set, percent and channel.
+type Forwarded = BTreeMap<[String; 3], Vec<Point>>;
 
 fn channels(rows: Vec<Row>) -> Channels {
     let mut channels = Channels::new();
@@ -30,7 +36,7 @@ fn channels(rows: Vec<Row>) -> Channels {
 }
 
 /// p99.5 − p0.5 of the values; the whole range where that is nothing. The reference's own definition.
-fn span(readings: &[(u64, f64)]) -> f64 {
+fn span(readings: &[Point]) -> f64 {
     let mut values: Vec<_> = readings.iter().map(|(_, value)| *value).collect();
     values.sort_unstable_by(f64::total_cmp);
     let rank = |share: f64| values[((values.len() as f64 * share) as usize).min(values.len() - 1)];
@@ -95,7 +101,7 @@ fn script(name: &str, args: &[&str], files: &[PathBuf]) -> Option<Vec<Vec<String
 }
 
 /// What the reference implementation forwards, by set, percent and channel.
-fn reference(files: &[PathBuf], class: &str, percents: &str) -> Option<BTreeMap<[String; 3], Vec<(u64, f64)>>> {
+fn reference(files: &[PathBuf], class: &str, percents: &str) -> Option<Forwarded> {
     let folder = files.first()?.parent()?.join("reference");
     if !folder.join("cells.py").exists() {
         return None;
@@ -139,9 +145,6 @@ fn forwards_what_the_reference_forwards(
     }
     assert!(compared > 150, "only {compared} channels were compared");
 }
-
-/// Time in µs, value.
-type Point = (u64, f64);
 
 #[test]
 fn deadband_forwards_exactly_what_the_reference_forwards() {
