@@ -15,7 +15,8 @@ use alloc::{
 };
 
 use crate::{
-    fault::FaultPolicy, limits::CellLimits, outbox::Publish, payload::Encoding, setup::Param, stream::Pattern,
+    fault::FaultPolicy, limits::CellLimits, mapping::Mapping, outbox::Publish, payload::Encoding, setup::Param,
+    stream::Pattern,
 };
 
 /// What a gateway is and does. `gateway` is always local; `cells` is replaced whole by an accepted desired state.
@@ -86,6 +87,8 @@ pub struct Source {
 pub enum SourceKind {
     /// Rows of a recorded file.
     Replay(Replay),
+    /// Publishes of a local broker.
+    Mqtt(MqttSource),
 }
 
 /// Rows of a recorded file: columns timestamp (seconds), channel, value.
@@ -97,6 +100,25 @@ pub struct Replay {
     pub streams: String,
     /// Recorded seconds per second, or `None`: as fast as possible.
     pub speed: Option<f64>,
+}
+
+/// Publishes of a local broker, which keeps them while the agent is down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MqttSource {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Fixed: the broker keeps the session under it. `porin-<gateway>-<source>` unless set.
+    pub client_id: String,
+    /// Seconds without traffic after which the connection is probed.
+    pub keep_alive_s: u16,
+    /// QoS 1: the broker is told when a publish is decided about and durable. Else QoS 0.
+    pub acknowledged: bool,
+    /// Publishes that the broker has under way at most. At half of it a commit is due.
+    pub window: u16,
+    /// The first that chooses a topic says what it means.
+    pub topics: Vec<Mapping>,
 }
 
 /// What is known of a stream besides its name.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod fault;
 pub mod ids;
 pub mod limits;
+pub mod mapping;
 pub mod outbox;
 pub mod packet;
 pub mod payload;

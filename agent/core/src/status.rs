@@ -67,7 +67,7 @@ pub struct SourceStatus {
     pub refused: u64,
     /// Of them, those that at least one route wants.
     pub routed: u64,
-    /// Rows that could not be read.
+    /// Rows or publishes that could not be read.
     pub bad_rows: u64,
     /// The last of them: where and why.
     pub last_bad_row: Option<String>,

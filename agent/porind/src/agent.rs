@@ -38,6 +38,7 @@ use crate::{
     committer::Committer,
     inbox::{Event, FromSource, Inbox},
     pipeline::Pipeline,
+    source,
     store::Store,
     uplink::Publish,
 };
@@ -97,6 +98,8 @@ struct Source {
     /// Decided about, and what the next commit settles.
     decided: u64,
     settled: u64,
+    /// How much may be unsettled, in the source's own counts.
+    window: u64,
 }
 
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
@@ -104,6 +107,7 @@ pub(crate) fn run(parts: Parts) -> Snapshot {
     let found = parts.queue.counts().appended;
     let sources = parts.config.gateway.sources.iter().map(|source| Source {
         status: SourceStatus { name: source.name.clone(), ..SourceStatus::default() },
+        window: source::window(&source.kind),
         ..Source::default()
     });
     let sources = sources.collect();

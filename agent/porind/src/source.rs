@@ -1,5 +1,6 @@
 //! Sources: what makes packets. One file per kind; the compiler asks for the arm.
 
+mod mqtt;
 mod replay;
 
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use porin_core::config::{Source, SourceKind};
 use tokio::sync::{mpsc, watch};
 
-use crate::inbox::{Doorbell, FromSource};
+use crate::inbox::{Doorbell, FromSource, SOURCE_WINDOW};
 
 /// Readings in a batch at most: enough to make the call into a cell cheap, few enough to be quick.
 pub(crate) const BATCH: usize = 64;
@@ -38,6 +39,14 @@ impl Outlet {
     }
 }
 
+/// What a source has made and not settled at most, in its own counts. At half of it a commit is due.
+pub(crate) fn window(kind: &SourceKind) -> u64 {
+    match kind {
+        SourceKind::Mqtt(config) if config.acknowledged => config.window.into(),
+        SourceKind::Mqtt(_) | SourceKind::Replay(_) => SOURCE_WINDOW,
+    }
+}
+
 /// Runs a source to its end; after a failure, again from where it was. `settled`: up to which count its packets are
 /// decided about and durable.
 pub(crate) async fn run(
@@ -48,15 +57,17 @@ pub(crate) async fn run(
 ) {
     let outlet = Outlet { queue, doorbell };
     let mut pause = MIN_PAUSE;
-    let SourceKind::Replay(config) = source.kind;
-    let mut replay = replay::Replay::new(config, settled);
+    let mut running = match source.kind {
+        SourceKind::Replay(config) => Running::Replay(replay::Replay::new(config, settled)),
+        SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, settled)),
+    };
     loop {
-        let made_before = replay.made();
-        match replay.run(&outlet).await {
+        let made_before = running.made();
+        match running.run(&outlet).await {
             Ok(()) => break,
             Err(error) if error.is::<Stopping>() => return,
             Err(error) => {
-                if replay.made() > made_before {
+                if running.made() > made_before {
                     pause = MIN_PAUSE;
                 }
                 tracing::warn!(
@@ -75,4 +86,26 @@ pub(crate) async fn run(
     }
     // Stopping is the only way to fail, and then nobody waits for it.
     let _ = outlet.send(FromSource::Ended).await;
+}
+
+/// A source with its position, which outlives its failures.
+enum Running {
+    Replay(replay::Replay),
+    Mqtt(mqtt::Mqtt),
+}
+
+impl Running {
+    async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+        match self {
+            Self::Replay(replay) => replay.run(outlet).await,
+            Self::Mqtt(mqtt) => mqtt.run(outlet).await,
+        }
+    }
+
+    fn made(&self) -> u64 {
+        match self {
+            Self::Replay(replay) => replay.made(),
+            Self::Mqtt(mqtt) => mqtt.made(),
+        }
+    }
 }

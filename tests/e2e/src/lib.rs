@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -112,7 +112,9 @@ pub fn free_port() -> u16 {
 pub struct Broker {
     /// Where it listens.
     pub port: u16,
-    _process: Process,
+    process: Process,
+    /// Of a mosquitto with a file: the file's folder.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Broker {
@@ -123,6 +125,33 @@ impl Broker {
         Self::start(port, Command::new("mosquitto").args(["-p", &port.to_string()]))
     }
 
+    /// Debian's mosquitto with these lines in its file, and a place to keep sessions over a restart.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn mosquitto_with(lines: &str) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().expect("a temporary folder"));
+        let place = folder.path().display();
+        let file = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence_location {place}/\nuser root\n{lines}\n"
+        );
+        fs::write(folder.path().join("mosquitto.conf"), file).expect("the folder can be written to");
+        let process = Self::run(port, Command::new("mosquitto").arg("-c").arg(folder.path().join("mosquitto.conf")));
+        Self { port, process, folder: Some(folder) }
+    }
+
+    /// Ends it as `end` does, and starts it again at the same port with the same file.
+    ///
+    /// # Panics
+    /// If it has no file, or does not start.
+    pub fn restart(&mut self, end: impl FnOnce(&mut Process)) {
+        end(&mut self.process);
+        let folder = self.folder.as_ref().expect("only a mosquitto with a file is restarted");
+        let file = folder.path().join("mosquitto.conf");
+        self.process = Self::run(self.port, Command::new("mosquitto").arg("-c").arg(file));
+    }
+
     /// The embedded broker, rumqttd.
     #[must_use]
     pub fn embedded() -> Self {
@@ -131,11 +160,42 @@ impl Broker {
     }
 
     fn start(port: u16, command: &mut Command) -> Self {
+        Self { port, process: Self::run(port, command), folder: None }
+    }
+
+    fn run(port: u16, command: &mut Command) -> Process {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = Process(child.unwrap_or_else(|error| panic!("{command:?}: {error}; `make test` installs it")));
         wait_until("the broker accepts connections", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
-        Self { port, _process: process }
+        process
     }
+}
+
+/// Publishes each line at QoS 1 and returns when the broker has them all.
+///
+/// # Panics
+/// If the broker does not take them.
+pub fn publish_lines(port: u16, topic: &str, lines: &str) {
+    mosquitto_pub(port, topic, "-l", lines.as_bytes());
+}
+
+/// Publishes one payload, whatever its bytes, at QoS 1.
+///
+/// # Panics
+/// If the broker does not take it.
+pub fn publish(port: u16, topic: &str, payload: &[u8]) {
+    mosquitto_pub(port, topic, "-s", payload);
+}
+
+/// `how` reads standard input: `-l` by lines, `-s` whole.
+fn mosquitto_pub(port: u16, topic: &str, how: &str, input: &[u8]) {
+    let mut child = Command::new("mosquitto_pub")
+        .args(["-V", "5", "-q", "1", how, "-p", &port.to_string(), "-t", topic])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("mosquitto_pub: {error}; `make test` installs it"));
+    child.stdin.take().expect("a pipe").write_all(input).expect("it reads");
+    assert!(child.wait().expect("it ends").success(), "mosquitto_pub");
 }
 
 /// A cable between agent and broker that can be pulled and plugged in again.
@@ -334,6 +394,17 @@ impl Gateway {
         let text = text.replace("CELLS", &cells.display().to_string()).replace("HERE", &place.to_string());
         fs::write(gateway.config(), text).expect("the folder can be written to");
         gateway
+    }
+
+    /// The same with commits as rare as this, e.g. `10s`.
+    ///
+    /// # Panics
+    /// If the configuration cannot be written.
+    #[must_use]
+    pub fn commit_every(self, time: &str) -> Self {
+        let text = fs::read_to_string(self.config()).expect("it was written");
+        fs::write(self.config(), text.replace("50ms", time)).expect("it can be written again");
+        self
     }
 
     /// The configuration's file.

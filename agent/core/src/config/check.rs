@@ -1,5 +1,7 @@
 //! From the configuration as written to the types: one pass, the first thing that is wrong ends it.
 
+mod source;
+
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
@@ -11,8 +13,8 @@ use core::ops::Range;
 use toml::{Spanned, Value as Toml};
 
 use super::{
-    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, GRANTS, GatewayConfig, OutboxConfig, Provenance,
-    Replay, Route, Slot, Source, SourceKind, StreamConfig, TopicTemplate, Uplink,
+    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, GRANTS, GatewayConfig, OutboxConfig, Provenance, Route,
+    Slot, Source, SourceKind, StreamConfig, TopicTemplate, Uplink,
     nearest::{listed, nearest},
     quantity, raw,
 };
@@ -58,9 +60,10 @@ impl Parser<'_> {
     fn config(&self) -> Checked<Config> {
         let raw: raw::Raw = toml::from_str(self.text).map_err(|error| self.toml_error(&error))?;
         let streams = self.streams(raw.streams)?;
-        let sources = raw.sources.into_iter().map(|(name, source)| self.source(&name, source));
-        let sources = sources.collect::<Checked<Vec<_>>>()?;
         let id = self.gateway_id(&raw.gateway.id)?;
+        let places: Vec<_> = raw.sources.keys().map(Spanned::span).collect();
+        let sources = raw.sources.into_iter().map(|(name, source)| self.source(&name, source, &id));
+        let sources = sources.collect::<Checked<Vec<_>>>()?;
         let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
         let cells = self.cells(raw.slots, raw.routes, &default_topic, &id)?;
         let gateway = GatewayConfig {
@@ -72,7 +75,27 @@ impl Parser<'_> {
             streams,
             id,
         };
+        for (source, place) in gateway.sources.iter().zip(places) {
+            self.no_circle(source, place, &gateway, &cells)?;
+        }
         Ok(Config { gateway, cells })
+    }
+
+    /// A source that receives what a route publishes on the same broker would never come to rest.
+    fn no_circle(&self, source: &Source, place: Range<usize>, gateway: &GatewayConfig, cells: &CellSet) -> Checked<()> {
+        let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
+        let same = (mqtt.host.as_str(), mqtt.port) == (gateway.uplink.host.as_str(), gateway.uplink.port);
+        for route in cells.routes.iter().filter(|_| same) {
+            let topic = route.topic.fill(&gateway.id, &route.name, "x");
+            if mqtt.topics.iter().any(|mapping| mapping.filter.captures(&topic).is_some()) {
+                let (source, route) = (&source.name, &route.name);
+                return self.fail(
+                    place,
+                    format!("source `{source}` would receive what route `{route}` publishes on the same broker"),
+                );
+            }
+        }
+        Ok(())
     }
 
     fn gateway_id(&self, id: &Spanned<String>) -> Checked<String> {
@@ -86,8 +109,17 @@ impl Parser<'_> {
     }
 
     fn uplink(&self, raw: &raw::Uplink, id: &str) -> Checked<Uplink> {
-        let broker = raw.broker.get_ref();
-        let wrong = |what: &str| self.fail(raw.broker.span(), format!("broker `{broker}`: {what}"));
+        let (host, port) = self.broker(&raw.broker)?;
+        let client_id = self.client_id(raw.client_id.as_ref(), || format!("porin-{id}"))?;
+        let keep_alive_s = self.keep_alive(raw.keep_alive.as_ref())?;
+        let in_flight = self.number(raw.in_flight.as_ref(), 100, 9..=1_000)?;
+        Ok(Uplink { host, port, client_id, keep_alive_s, in_flight })
+    }
+
+    /// Host and port of a broker.
+    fn broker(&self, raw: &Spanned<String>) -> Checked<(String, u16)> {
+        let broker = raw.get_ref();
+        let wrong = |what: &str| self.fail(raw.span(), format!("broker `{broker}`: {what}"));
         let Some(address) = broker.strip_prefix("mqtt://") else {
             return wrong("it must be mqtt://HOST or mqtt://HOST:PORT");
         };
@@ -101,21 +133,26 @@ impl Parser<'_> {
         if host.is_empty() || host.contains(['/', '@', ' ', '?']) {
             return wrong("it must be mqtt://HOST or mqtt://HOST:PORT");
         }
-        let client_id = match &raw.client_id {
+        Ok((host.into(), port))
+    }
+
+    fn client_id(&self, raw: Option<&Spanned<String>>, default: impl FnOnce() -> String) -> Checked<String> {
+        match raw {
             Some(id) if id.get_ref().is_empty() || id.get_ref().len() > 128 => {
-                return self.fail(id.span(), "client_id: 1 to 128 bytes".into());
+                self.fail(id.span(), "client_id: 1 to 128 bytes".into())
             }
-            Some(id) => id.get_ref().clone(),
-            None => format!("porin-{id}"),
-        };
-        let keep_alive_us = self.time(raw.keep_alive.as_ref(), "30s")?;
-        // Below 5 s rumqttc refuses; MQTT counts it in 16 bits.
-        let Some(keep_alive_s) = u16::try_from(keep_alive_us / 1_000_000).ok().filter(|seconds| *seconds >= 5) else {
-            let span = raw.keep_alive.as_ref().map_or(0..0, Spanned::span);
-            return self.fail(span, "keep_alive: 5s to 18h".into());
-        };
-        let in_flight = self.number(raw.in_flight.as_ref(), 100, 9..=1_000)?;
-        Ok(Uplink { host: host.into(), port, client_id, keep_alive_s, in_flight })
+            Some(id) => Ok(id.get_ref().clone()),
+            None => Ok(default()),
+        }
+    }
+
+    /// Seconds. Below 5 rumqttc refuses; MQTT counts them in 16 bits.
+    fn keep_alive(&self, raw: Option<&Spanned<String>>) -> Checked<u16> {
+        let seconds = self.time(raw, "30s")? / 1_000_000;
+        match u16::try_from(seconds).ok().filter(|seconds| *seconds >= 5) {
+            Some(seconds) => Ok(seconds),
+            None => self.fail(raw.map_or(0..0, Spanned::span), "keep_alive: 5s to 18h".into()),
+        }
     }
 
     fn outbox(&self, raw: &raw::Outbox) -> Checked<OutboxConfig> {
@@ -123,31 +160,6 @@ impl Parser<'_> {
         let max_packets = self.number(raw.max_packets.as_ref(), 1_000_000, 1..=u64::from(u32::MAX))?;
         let commit_every_us = self.time(raw.commit_every.as_ref(), "1s")?;
         Ok(OutboxConfig { path, max_packets: usize::try_from(max_packets).unwrap_or(usize::MAX), commit_every_us })
-    }
-
-    fn source(&self, name: &Spanned<String>, raw: raw::Source) -> Checked<Source> {
-        let raw::Source::Replay(raw) = raw;
-        let template = raw.streams.get_ref();
-        let stripped = template.replace("{channel}", "c");
-        if let Err(error) = check_name(&stripped) {
-            return self.fail(
-                raw.streams.span(),
-                format!("streams `{template}` of source `{}`: it has {error}", name.get_ref()),
-            );
-        }
-        let speed = match raw.speed.as_ref().map(|speed| (speed.get_ref(), speed.span())) {
-            None => Some(1.0),
-            Some((Toml::String(text), _)) if text == "max" => None,
-            Some((Toml::Float(factor), _)) if factor.is_finite() && *factor > 0.0 => Some(*factor),
-            #[allow(clippy::cast_precision_loss)]
-            Some((Toml::Integer(factor), _)) if *factor > 0 => Some(*factor as f64),
-            Some((_, span)) => {
-                let given = self.text.get(span.clone()).unwrap_or_default();
-                return self.fail(span, format!("speed {given}: a factor above 0, or \"max\" for as fast as possible"));
-            }
-        };
-        let replay = Replay { file: raw.file.into_inner(), streams: raw.streams.into_inner(), speed };
-        Ok(Source { name: name.get_ref().clone(), kind: SourceKind::Replay(replay) })
     }
 
     fn streams(&self, raw: BTreeMap<Spanned<String>, raw::Stream>) -> Checked<BTreeMap<String, StreamConfig>> {

@@ -62,6 +62,7 @@ pub(super) struct Limits {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Source {
     Replay(Replay),
+    Mqtt(Mqtt),
 }
 
 #[derive(Deserialize)]
@@ -70,6 +71,31 @@ pub(super) struct Replay {
     pub(super) file: Spanned<String>,
     pub(super) streams: Spanned<String>,
     pub(super) speed: Option<Spanned<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mqtt {
+    pub(super) broker: Spanned<String>,
+    pub(super) client_id: Option<Spanned<String>>,
+    pub(super) keep_alive: Option<Spanned<String>>,
+    pub(super) qos: Option<Spanned<u8>>,
+    pub(super) window: Option<Spanned<u16>>,
+    #[serde(default)]
+    pub(super) topics: Vec<Topic>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Topic {
+    pub(super) filter: Spanned<String>,
+    pub(super) payload: Option<Spanned<String>>,
+    pub(super) streams: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
+    pub(super) stream: Option<Spanned<String>>,
+    pub(super) time: Option<Spanned<String>>,
+    pub(super) time_unit: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) values: BTreeMap<String, f64>,
 }
 
 #[derive(Deserialize)]

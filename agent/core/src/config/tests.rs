@@ -114,3 +114,76 @@ fn no_text_makes_the_parser_panic() {
         assert!(Config::parse(bad).is_err(), "{bad:?}");
     }
 }
+
+const MQTT: &str = r##"
+[gateway]
+id = "kitchen"
+
+[uplink]
+broker = "mqtt://localhost"
+
+[sources.zigbee.mqtt]
+broker = "mqtt://localhost"
+window = 100
+
+[[sources.zigbee.mqtt.topics]]
+filter = "zigbee2mqtt/{device}"
+streams = { "{device}/temp" = "/temperature" }
+time = "/last_seen"
+time_unit = "ms"
+values = { ON = 1, OFF = 0.0 }
+
+[[sources.zigbee.mqtt.topics]]
+filter = "plain/{room}"
+payload = "number"
+stream = "{room}"
+
+[routes.all]
+streams = ["#"]
+"##;
+
+#[test]
+fn a_local_broker_is_a_source() {
+    let config = Config::parse(MQTT).expect("it is good");
+    let SourceKind::Mqtt(mqtt) = &config.gateway.sources[0].kind else { panic!("another kind") };
+    assert_eq!((mqtt.client_id.as_str(), mqtt.window, mqtt.acknowledged), ("porin-kitchen-zigbee", 100, true));
+    assert_eq!(mqtt.topics[0].filter.mqtt(), "zigbee2mqtt/+");
+    assert_eq!(mqtt.topics[0].values["ON"], 1.0);
+}
+
+#[test]
+fn what_is_wrong_with_a_local_broker_is_named_with_its_line() {
+    let check = |good: &str, bad: &str, expected: &str| {
+        assert!(MQTT.contains(good), "{good}");
+        let error = Config::parse(&MQTT.replacen(good, bad, 1)).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+    };
+    check("window = 100", "window = 0", "line 10: 0: 1 to 10000");
+    check("window = 100", "qos = 2", "line 10: qos 2: 0 or 1");
+    check("zigbee2mqtt/{device}", "zigbee2mqtt/{device", "line 13: filter `zigbee2mqtt/{device`");
+    check(
+        "{device}/temp",
+        "{devise}/temp",
+        "line 14: stream `{devise}/temp`: there is no level {devise} (known: device); did you mean `device`?",
+    );
+    check("\"/temperature\"", "\"temperature\"", "line 14: `temperature` is no JSON pointer");
+    check("time = \"/last", "tim = \"/last", "line 15: unknown field `tim`");
+    check("time_unit = \"ms\"", "time_unit = \"m\"", "line 16: time_unit `m`: known is s, ms, us");
+    check(
+        "payload = \"number\"",
+        "payload = \"numbr\"",
+        "line 21: payload `numbr`: known is json, number, senml; did you mean `number`?",
+    );
+    check("stream = \"{room}\"", "", "line 20: payload `number` needs `stream`");
+    check(
+        "stream = \"{room}\"",
+        "stream = \"{room}\"\ntime = \"/t\"",
+        "line 23: `time` does not go with payload `number`",
+    );
+    check("plain/{room}", "porin/#", "there is no level {room}");
+    check(
+        "plain/{room}\"\npayload = \"number\"\nstream = \"{room}\"",
+        "porin/#\"\npayload = \"number\"\nstream = \"x\"",
+        "line 8: source `zigbee` would receive what route `all` publishes on the same broker",
+    );
+}

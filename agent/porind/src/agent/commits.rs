@@ -6,7 +6,7 @@ use porin_core::{ids::Seq, packet::AckToken, time::Monotonic};
 use tracing::error;
 
 use super::{Agent, Parts, Source};
-use crate::{inbox::SOURCE_WINDOW, store::Commit};
+use crate::store::Commit;
 
 /// A pause after a commit that failed.
 const COMMIT_RETRY_US: u64 = 5_000_000;
@@ -103,7 +103,7 @@ impl Agent {
 
     /// Half of a source's window waits for the commit, or all of memory, or somebody waits for the end.
     pub(super) fn is_urgent(&self) -> bool {
-        let half = |source: &Source| source.decided - source.settled >= SOURCE_WINDOW / 2;
+        let half = |source: &Source| source.decided - source.settled >= (source.window / 2).max(1);
         let ended = self.sources.iter().all(|source| source.status.ended) && self.parts.queue.waiting() == 0;
         // After a failure the pause counts, whoever waits.
         self.commit.failures == 0

@@ -1,0 +1,160 @@
+//! Sources: from the configuration as written to the types.
+
+use alloc::{
+    collections::BTreeMap,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use toml::{Spanned, Value as Toml};
+
+use super::{Checked, Parser, did_you_mean, nearest, raw};
+use crate::{
+    config::{MqttSource, Replay, Source, SourceKind},
+    mapping::{Field, Form, Mapping, TimeField, TimeUnit, TopicFilter},
+    stream::check_name,
+};
+
+/// Publishes that mosquitto has under way to a client, unless it is told otherwise (`max_inflight_messages`).
+const MQTT_WINDOW: u16 = 20;
+
+impl Parser<'_> {
+    pub(super) fn source(&self, name: &Spanned<String>, raw: raw::Source, gateway: &str) -> Checked<Source> {
+        let kind = match raw {
+            raw::Source::Replay(raw) => SourceKind::Replay(self.replay(name.get_ref(), raw)?),
+            raw::Source::Mqtt(raw) => SourceKind::Mqtt(self.mqtt_source(name, raw, gateway)?),
+        };
+        Ok(Source { name: name.get_ref().clone(), kind })
+    }
+
+    fn replay(&self, name: &str, raw: raw::Replay) -> Checked<Replay> {
+        let template = raw.streams.get_ref();
+        if let Err(error) = check_name(&template.replace("{channel}", "c")) {
+            return self.fail(raw.streams.span(), format!("streams `{template}` of source `{name}`: it has {error}"));
+        }
+        Ok(Replay {
+            file: raw.file.into_inner(),
+            speed: self.speed(raw.speed.as_ref())?,
+            streams: raw.streams.into_inner(),
+        })
+    }
+
+    /// Recorded seconds per second, or `None` for as fast as possible.
+    fn speed(&self, raw: Option<&Spanned<Toml>>) -> Checked<Option<f64>> {
+        match raw.map(|speed| (speed.get_ref(), speed.span())) {
+            None => Ok(Some(1.0)),
+            Some((Toml::String(text), _)) if text == "max" => Ok(None),
+            Some((Toml::Float(factor), _)) if factor.is_finite() && *factor > 0.0 => Ok(Some(*factor)),
+            #[allow(clippy::cast_precision_loss)]
+            Some((Toml::Integer(factor), _)) if *factor > 0 => Ok(Some(*factor as f64)),
+            Some((_, span)) => {
+                let given = self.text.get(span.clone()).unwrap_or_default();
+                self.fail(span, format!("speed {given}: a factor above 0, or \"max\" for as fast as possible"))
+            }
+        }
+    }
+
+    fn mqtt_source(&self, name: &Spanned<String>, raw: raw::Mqtt, gateway: &str) -> Checked<MqttSource> {
+        let (host, port) = self.broker(&raw.broker)?;
+        let client_id = self.client_id(raw.client_id.as_ref(), || format!("porin-{gateway}-{}", name.get_ref()))?;
+        let keep_alive_s = self.keep_alive(raw.keep_alive.as_ref())?;
+        let window = self.number(raw.window.as_ref(), MQTT_WINDOW, 1..=10_000)?;
+        let acknowledged = match raw.qos.as_ref().map(|qos| (*qos.get_ref(), qos.span())) {
+            None | Some((1, _)) => true,
+            Some((0, _)) => false,
+            Some((qos, span)) => return self.fail(span, format!("qos {qos}: 0 or 1")),
+        };
+        if raw.topics.is_empty() {
+            return self.fail(name.span(), format!("source `{}` names no topics", name.get_ref()));
+        }
+        let topics = raw.topics.into_iter().map(|topic| self.mapping(topic)).collect::<Checked<_>>()?;
+        Ok(MqttSource { host, port, client_id, keep_alive_s, acknowledged, window, topics })
+    }
+
+    fn mapping(&self, raw: raw::Topic) -> Checked<Mapping> {
+        let raw::Topic { filter, payload, streams, stream, time, time_unit, values } = raw;
+        let parsed = TopicFilter::parse(filter.get_ref());
+        let wrong = |error| self.fail(filter.span(), format!("filter `{}`: {error}", filter.get_ref()));
+        let topics = parsed.or_else(wrong)?;
+        let kind = payload.as_ref().map_or("json", |payload| payload.get_ref().as_str());
+        let one = |extra: &[&str]| match &stream {
+            Some(stream) => self.template(stream, &topics, extra),
+            None => self.fail(filter.span(), format!("payload `{kind}` needs `stream`, the name of its stream")),
+        };
+        let form = match kind {
+            "json" => Form::Json(self.fields(&filter, &topics, streams.as_ref())?),
+            "number" => Form::Number { stream: one(&[])? },
+            "senml" => Form::Senml { stream: one(&["name"])? },
+            other => {
+                let span = payload.as_ref().map_or(0..0, Spanned::span);
+                return self.choice(span, "payload", other, &["json", "number", "senml"]);
+            }
+        };
+        let json = matches!(form, Form::Json(_));
+        let misplaced = match (&streams, &stream, &time) {
+            (Some(streams), ..) if !json => Some((streams.span(), "streams")),
+            (_, Some(stream), _) if json => Some((stream.span(), "stream")),
+            (.., Some(time)) if !json => Some((time.span(), "time")),
+            _ => None,
+        };
+        if let Some((span, key)) = misplaced {
+            return self.fail(span, format!("`{key}` does not go with payload `{kind}`"));
+        }
+        let unit = match &time_unit {
+            None => TimeUnit::default(),
+            Some(unit) => match TimeUnit::ALL.iter().find(|(name, _)| name == unit.get_ref()) {
+                Some((_, unit)) => *unit,
+                None => {
+                    return self.choice(unit.span(), "time_unit", unit.get_ref(), &TimeUnit::ALL.map(|(name, _)| name));
+                }
+            },
+        };
+        let time = time.map(|pointer| Ok(TimeField { pointer: self.pointer(pointer)?, unit })).transpose()?;
+        Ok(Mapping { filter: topics, form, time, values })
+    }
+
+    fn fields(
+        &self,
+        filter: &Spanned<String>,
+        topics: &TopicFilter,
+        streams: Option<&Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
+    ) -> Checked<Vec<Field>> {
+        let Some(streams) = streams.filter(|streams| !streams.get_ref().is_empty()) else {
+            let message = "payload `json` needs `streams`, a table of stream names with a JSON pointer each";
+            return self.fail(filter.span(), message.into());
+        };
+        let field = |(stream, pointer): (&Spanned<String>, &Spanned<String>)| {
+            let stream = self.template(stream, topics, &[])?;
+            Ok(Field { stream, pointer: self.pointer(pointer.clone())? })
+        };
+        streams.get_ref().iter().map(field).collect()
+    }
+
+    fn pointer(&self, raw: Spanned<String>) -> Checked<String> {
+        if raw.get_ref().is_empty() || raw.get_ref().starts_with('/') {
+            return Ok(raw.into_inner());
+        }
+        self.fail(raw.span(), format!("`{}` is no JSON pointer: it begins with `/` (RFC 6901)", raw.get_ref()))
+    }
+
+    /// A stream's name with the topic's named levels in it.
+    fn template(&self, raw: &Spanned<String>, topics: &TopicFilter, extra: &[&str]) -> Checked<String> {
+        let known: Vec<&str> = topics.names().chain(extra.iter().copied()).collect();
+        let mut filled = raw.get_ref().clone();
+        for name in &known {
+            filled = filled.replace(&format!("{{{name}}}"), "x");
+        }
+        if let Some((_, after)) = filled.split_once('{') {
+            let name = after.split('}').next().unwrap_or_default();
+            let guess = did_you_mean(nearest(name, known.iter().copied()));
+            let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
+            let message = format!("stream `{}`: there is no level {{{name}}} (known: {known}){guess}", raw.get_ref());
+            return self.fail(raw.span(), message);
+        }
+        match check_name(&filled) {
+            Ok(()) => Ok(raw.get_ref().clone()),
+            Err(error) => self.fail(raw.span(), format!("stream `{}`: it has {error}", raw.get_ref())),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Source `mqtt`: the publishes of a local broker, which keeps them while the agent is away.
+//!
+//! The session lasts (a fixed client id, no clean start), and each publish at QoS 1 is acknowledged by hand, in order,
+//! after the commit that contains what became of it. So a stop, a kill or a power cut costs nothing: what was not
+//! acknowledged comes again. It may come twice; it is never missing unless the broker itself loses the session.
+//!
+//! As at the uplink, each connection has a client of its own: rumqttc carries acknowledgements over into a session that
+//! does not know them.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{anyhow, bail, ensure};
+use porin_core::{
+    config::MqttSource as Config,
+    ids::StreamId,
+    mapping::Found,
+    packet::{Batch, Quality, Reading},
+    time::Unix,
+};
+use rumqttc::v5::{
+    AsyncClient, Event, EventLoop, MqttOptions,
+    mqttbytes::{
+        QoS,
+        v5::{Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode},
+    },
+};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::{BATCH, Outlet, Stopping};
+use crate::inbox::FromSource;
+
+/// Seconds for which the broker keeps what it has for us: a week.
+const SESSION_S: u32 = 7 * 24 * 3_600;
+
+/// Bytes of an MQTT packet that we take. It is announced, and the broker drops what is larger; what is smaller and
+/// still too large to be a sensor's is counted.
+const MAX_PACKET_BYTES: u32 = 1 << 20;
+
+/// Publishes between the connection and the batches. Beyond it the connection is not read.
+const PUBLISHES: usize = 256;
+
+/// Streams of a source: topics may be made up by anybody who may publish.
+const MAX_STREAMS: usize = 10_000;
+
+/// The source with its position.
+pub(crate) struct Mqtt {
+    config: Config,
+    settled: watch::Receiver<u64>,
+    /// Publishes that were handed over.
+    made: u64,
+    streams: HashMap<String, u32>,
+}
+
+impl Mqtt {
+    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
+        Self { config, settled, made: 0, streams: HashMap::new() }
+    }
+
+    /// Publishes handed over so far.
+    pub(crate) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Runs until the connection ends; it does not end well.
+    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+        let (client, event_loop) = self.client();
+        let (publishes, batches) = mpsc::channel(PUBLISHES);
+        // Publishes to be acknowledged, each with the count of publishes up to it.
+        let unsettled = RefCell::new(VecDeque::new());
+        let settled = self.settled.clone();
+        // All three are whole loops: none is dropped in the middle of a step but all at the end.
+        let filters = filters(&self.config);
+        tokio::select! {
+            ended = listen(event_loop, &client, filters, publishes) => ended,
+            ended = self.hand_over(batches, outlet, &unsettled) => ended,
+            ended = acknowledge(&client, settled, &unsettled) => ended,
+        }
+    }
+
+    fn client(&self) -> (AsyncClient, EventLoop) {
+        let mut options = MqttOptions::new(&self.config.client_id, &self.config.host, self.config.port);
+        options
+            .set_clean_start(false)
+            .set_session_expiry_interval(Some(SESSION_S))
+            .set_receive_maximum(Some(self.config.window))
+            .set_max_packet_size(Some(MAX_PACKET_BYTES))
+            .set_keep_alive(Duration::from_secs(self.config.keep_alive_s.into()))
+            .set_manual_acks(true);
+        let mut network = options.network_options();
+        network.set_tcp_nodelay(true);
+        options.set_network_options(network);
+        AsyncClient::new(options, PUBLISHES)
+    }
+
+    /// Makes batches of what has come, as large as they are when the loop has room.
+    async fn hand_over(
+        &mut self,
+        mut publishes: mpsc::Receiver<Publish>,
+        outlet: &Outlet,
+        unsettled: &RefCell<VecDeque<(u64, Publish)>>,
+    ) -> anyhow::Result<()> {
+        let mut waiting = Vec::with_capacity(BATCH);
+        while publishes.recv_many(&mut waiting, BATCH).await > 0 {
+            let arrival = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let arrival = Unix(u64::try_from(arrival.as_micros()).unwrap_or(u64::MAX));
+            let mut readings = Vec::with_capacity(waiting.len());
+            for publish in waiting.drain(..) {
+                if let Err(reason) = self.understand(&publish, arrival, outlet, &mut readings).await? {
+                    let topic = String::from_utf8_lossy(&publish.topic);
+                    outlet.send(FromSource::BadRow(format!("{}: {reason}", topic.escape_debug()))).await?;
+                }
+                self.made += 1;
+                if publish.qos != QoS::AtMostOnce {
+                    unsettled.borrow_mut().push_back((self.made, publish));
+                }
+            }
+            // Without a reading, too: what nobody wants is settled all the same.
+            outlet.send(FromSource::Batch { readings, upto: self.made }).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds the readings of a publish. The inner error is the publish's.
+    async fn understand(
+        &mut self,
+        publish: &Publish,
+        arrival: Unix,
+        outlet: &Outlet,
+        readings: &mut Batch,
+    ) -> Result<Result<(), String>, Stopping> {
+        let Ok(topic) = std::str::from_utf8(&publish.topic) else { return Ok(Err("the topic is not UTF-8".into())) };
+        let mut chosen =
+            self.config.topics.iter().filter_map(|mapping| Some((mapping, mapping.filter.captures(topic)?)));
+        let Some((mapping, captures)) = chosen.next() else { return Ok(Err("no topic filter chooses it".into())) };
+        let mut new = Vec::new();
+        let Self { streams, .. } = self;
+        let mut too_many = None;
+        let outcome = mapping.apply(&captures, &publish.payload, arrival, |found| match found {
+            Found::Reading(stream, time, value) => {
+                let local = match streams.get(stream) {
+                    Some(local) => *local,
+                    None if streams.len() >= MAX_STREAMS => {
+                        too_many = Some(format!("the source has more than {MAX_STREAMS} streams"));
+                        return;
+                    }
+                    None => {
+                        let local = u32::try_from(streams.len()).unwrap_or(u32::MAX);
+                        streams.insert(stream.to_owned(), local);
+                        new.push((local, stream.to_owned()));
+                        local
+                    }
+                };
+                readings.push(Reading { time, value, stream: StreamId(local), quality: Quality::GOOD });
+            }
+            Found::Message(..) => {}
+        });
+        for (local, name) in new {
+            outlet.send(FromSource::Stream { local, name }).await?;
+        }
+        Ok(outcome.and(too_many.map_or(Ok(()), Err)))
+    }
+}
+
+/// What to ask the broker for.
+fn filters(config: &Config) -> Vec<Filter> {
+    let qos = if config.acknowledged { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+    let mut filters: Vec<Filter> =
+        config.topics.iter().map(|mapping| Filter::new(mapping.filter.mqtt(), qos)).collect();
+    // A retained value is told once, not with every connection.
+    filters.iter_mut().for_each(|filter| filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe);
+    filters
+}
+
+/// The half that listens.
+async fn listen(
+    mut event_loop: EventLoop,
+    client: &AsyncClient,
+    filters: Vec<Filter>,
+    publishes: mpsc::Sender<Publish>,
+) -> anyhow::Result<()> {
+    loop {
+        match event_loop.poll().await.map_err(|error| anyhow!("the local broker: {error}"))? {
+            Event::Incoming(Packet::ConnAck(connack)) => {
+                info!(session = connack.session_present, "connected to the local broker");
+                client.try_subscribe_many(filters.clone())?;
+            }
+            Event::Incoming(Packet::SubAck(ack)) => {
+                for (filter, code) in filters.iter().zip(ack.return_codes) {
+                    let granted = matches!(code, SubscribeReasonCode::Success(_));
+                    ensure!(granted, "the local broker refuses `{}`: {code:?}", filter.path);
+                }
+            }
+            Event::Incoming(Packet::Publish(publish)) => publishes.send(publish).await.map_err(|_| Stopping)?,
+            Event::Incoming(Packet::Disconnect(disconnect)) => {
+                warn!(reason = ?disconnect.reason_code, "the local broker ends the connection");
+                bail!("the local broker: {:?}", disconnect.reason_code);
+            }
+            Event::Incoming(_) | Event::Outgoing(_) => {}
+        }
+    }
+}
+
+/// The half that acknowledges what is settled, in the order in which it came.
+async fn acknowledge(
+    client: &AsyncClient,
+    mut settled: watch::Receiver<u64>,
+    unsettled: &RefCell<VecDeque<(u64, Publish)>>,
+) -> anyhow::Result<()> {
+    loop {
+        let upto = *settled.borrow_and_update();
+        loop {
+            let due = unsettled.borrow_mut().pop_front_if(|(count, _)| *count <= upto);
+            let Some((_, publish)) = due else { break };
+            client.ack(&publish).await?;
+        }
+        settled.changed().await.map_err(|_| Stopping)?;
+    }
+}

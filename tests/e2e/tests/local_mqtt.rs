@@ -1,0 +1,186 @@
+//! A local broker as the source: what it was given is delivered, whoever is stopped, killed or restarted in between.
+
+#![allow(clippy::panic)] // helpers of tests, which panic as tests do
+
+use std::{collections::BTreeSet, fs, thread};
+
+use porin_e2e::{Broker, Gateway, Subscriber, publish, publish_lines, wait_until};
+use porin_test_support::top;
+use serde_json::Value;
+
+/// Numbers on `n/<stream>`, through the agent to the cloud. A packet leaves after its commit: so one that is acknowledged too
+/// early is missing after a kill, and not just sent again.
+fn gateway(local: u16, cloud: u16) -> Gateway {
+    let rest = format!(
+        "[sources.local.mqtt]\nbroker = \"mqtt://127.0.0.1:{local}\"\nwindow = 1000\n[[sources.local.mqtt.topics]]\nfilter = \"n/{{stream}}\"\n\
+         payload = \"number\"\nstream = \"{{stream}}\"\n[routes.all]\nstreams = [\"#\"]\nencoding = \"compact\"\npublish = \"after-commit\"\n\
+         batch = {{ wait = \"20ms\" }}\n"
+    );
+    Gateway::new("lab", cloud, &rest)
+}
+
+/// What the cloud has, as whole numbers.
+fn numbers(cloud: &Subscriber) -> BTreeSet<u64> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    cloud.packets().into_values().map(|(.., value)| value as u64).collect()
+}
+
+fn lines(numbers: std::ops::Range<u64>) -> String {
+    numbers.map(|number| format!("{number}\n")).collect()
+}
+
+fn received(gateway: &Gateway) -> u64 {
+    let status = gateway.status();
+    status.and_then(|status| status.pointer("/sources/0/received").and_then(Value::as_u64)).unwrap_or(0)
+}
+
+fn is_connected(gateway: &Gateway, times: usize) -> bool {
+    gateway.log().matches("connected to the local broker").count() >= times
+}
+
+/// A broker that keeps what it is given for a client that is away.
+const KEEPS: &str = "persistence true\nmax_inflight_messages 1000\nmax_queued_messages 0";
+
+#[test]
+fn ten_stops_in_100_000_publishes_lose_none() {
+    let (local, cloud) = (Broker::mosquitto_with(KEEPS), Broker::mosquitto());
+    let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
+    // So rare that there is always something decided about and not committed.
+    let gateway = gateway(local.port, cloud.port).commit_every("10s");
+    let mut agent = gateway.run(&[]);
+    wait_until("the session stands", || is_connected(&gateway, 1) && gateway.status().is_some());
+    for round in 0..10 {
+        let (port, before) = (local.port, received(&gateway));
+        let publisher = thread::spawn(move || publish_lines(port, "n/x", &lines(round * 10_000..(round + 1) * 10_000)));
+        // In the middle of it.
+        wait_until("some come", || received(&gateway) > before + 500);
+        if round % 2 == 0 {
+            agent.kill()
+        } else {
+            agent.terminate()
+        }
+        agent.wait();
+        agent = gateway.run(&[]);
+        publisher.join().expect("it publishes");
+        wait_until("what was published is there", || numbers(&subscriber).len() as u64 == (round + 1) * 10_000);
+    }
+    wait_until("everything is there", || numbers(&subscriber).len() == 100_000);
+    assert_eq!(numbers(&subscriber), (0..100_000).collect());
+    wait_until("everything is acknowledged", || {
+        gateway.status().is_some_and(|status| status["outbox"]["waiting"] == 0)
+    });
+    assert_eq!(gateway.status().expect("it runs")["imbalance"], Value::Array(vec![]));
+    agent.terminate();
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn a_broker_that_keeps_its_sessions_may_be_restarted_while_the_agent_is_away() {
+    let (mut local, cloud) = (Broker::mosquitto_with(KEEPS), Broker::mosquitto());
+    let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
+    let gateway = gateway(local.port, cloud.port);
+    let mut agent = gateway.run(&[]);
+    wait_until("the session stands", || is_connected(&gateway, 1) && gateway.status().is_some());
+    publish_lines(local.port, "n/x", &lines(0..1_000));
+    wait_until("all are there", || numbers(&subscriber).len() == 1_000);
+    agent.terminate();
+    agent.wait();
+    publish_lines(local.port, "n/x", &lines(1_000..2_000));
+    local.restart(|broker| {
+        broker.terminate();
+        broker.wait();
+    });
+    publish_lines(local.port, "n/x", &lines(2_000..3_000));
+    let _agent = gateway.run(&[]);
+    wait_until("everything is there", || numbers(&subscriber).len() == 3_000);
+    assert_eq!(numbers(&subscriber), (0..3_000).collect());
+}
+
+#[test]
+fn after_a_lost_session_the_agent_subscribes_again() {
+    let (mut local, cloud) = (Broker::mosquitto_with("persistence false"), Broker::mosquitto());
+    let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
+    let gateway = gateway(local.port, cloud.port);
+    let _agent = gateway.run(&[]);
+    wait_until("the session stands", || is_connected(&gateway, 1) && gateway.status().is_some());
+    publish_lines(local.port, "n/x", &lines(0..500));
+    local.restart(porin_e2e::Process::kill);
+    // Whatever had been taken over is delivered; what the broker had not handed out is the broker's loss.
+    wait_until("the agent is back", || {
+        publish(local.port, "n/probe", b"1000000");
+        numbers(&subscriber).contains(&1_000_000)
+    });
+    publish_lines(local.port, "n/x", &lines(500..1_000));
+    wait_until("everything after it is there", || numbers(&subscriber).is_superset(&(500..1_000).collect()));
+    let status = gateway.status().expect("it runs");
+    assert_eq!(status["imbalance"], Value::Array(vec![]));
+    assert!(status["sources"][0]["restarts"].as_u64() >= Some(1), "{status}");
+}
+
+#[test]
+fn what_cannot_be_understood_is_counted_and_the_rest_goes_on() {
+    let (local, cloud) = (Broker::mosquitto(), Broker::mosquitto());
+    let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
+    let fixtures = top().join("docs/fixtures/mqtt");
+    let rest = format!(
+        r##"
+[sources.local.mqtt]
+broker = "mqtt://127.0.0.1:{}"
+[[sources.local.mqtt.topics]]
+filter = "zigbee2mqtt/{{device}}"
+streams = {{ "{{device}}/temperature" = "/temperature", "{{device}}/contact" = "/contact" }}
+time = "/last_seen"
+[[sources.local.mqtt.topics]]
+filter = "tele/{{device}}/SENSOR"
+streams = {{ "{{device}}/power" = "/ENERGY/Power" }}
+time = "/Time"
+[[sources.local.mqtt.topics]]
+filter = "plain/{{room}}"
+payload = "number"
+stream = "plain/{{room}}"
+values = {{ ON = 1 }}
+[[sources.local.mqtt.topics]]
+filter = "senml/{{node}}/#"
+payload = "senml"
+stream = "{{node}}/{{name}}"
+[routes.all]
+streams = ["#"]
+"##,
+        local.port
+    );
+    let gateway = Gateway::new("lab", cloud.port, &rest);
+    let _agent = gateway.run(&[]);
+    wait_until("the session stands", || is_connected(&gateway, 1) && gateway.status().is_some());
+    let send = |topic: &str, payload: &[u8]| publish(local.port, topic, payload);
+    wait_until("the subscription stands", || {
+        send("plain/probe", b"0");
+        received(&gateway) > 0
+    });
+    send("plain/attic", b"hello");
+    send("plain/attic", b"\xff\xfe\xfd");
+    send("plain/attic", &[b'1'; 70_000]);
+    send("zigbee2mqtt/door", b"{\"temperature\":");
+    send("zigbee2mqtt/door", b"{\"temperature\":{}}");
+    send("plain/a{b}", b"1");
+    send("zigbee2mqtt/door", &fs::read(fixtures.join("zigbee2mqtt.json")).expect("a fixture"));
+    send("tele/plug/SENSOR", &fs::read(fixtures.join("tasmota-sensor.json")).expect("a fixture"));
+    send("senml/n1/up", br#"[{"bt":1455494400,"n":"temp","v":4.5},{"n":"door","vb":true}]"#);
+    send("plain/attic", b"ON");
+    let expected = [
+        ("attic", "plain/attic", 1.0),
+        ("temperature", "door/temperature", 21.84),
+        ("contact", "door/contact", 0.0),
+        ("power", "plug/power", 43.0),
+        ("senml", "n1/temp", 4.5),
+        ("senml flag", "n1/door", 1.0),
+    ];
+    wait_until("the good ones are there", || {
+        let there = subscriber.packets();
+        expected.iter().all(|(_, stream, value)| there.values().any(|(name, _, is)| name == stream && is == value))
+    });
+    let status = gateway.status().expect("it runs");
+    assert_eq!(status["sources"][0]["bad_rows"], 6, "{status}");
+    assert_eq!(status["imbalance"], Value::Array(vec![]));
+    let log = gateway.log();
+    assert!(log.contains("plain/attic: `hello` is no number"), "{log}");
+}
