@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-CELLS := deadband hampel scale summary swinging-door threshold throttle
+CELLS := deadband hampel lht65 scale summary swinging-door threshold throttle topics
 WASM := wasm32-unknown-unknown
 # Under PORIN_REQUIRE=all, which .ci/run sets, a test that would skip itself fails.
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt

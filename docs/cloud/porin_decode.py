@@ -4,9 +4,10 @@
     from porin_decode import decode
     for gateway, epoch, seq, stream, time_us, value, quality in decode(payload): ...
 
-Drop duplicates by (gateway, epoch, seq). The forms are described in docs/payloads.md. As a program it reads one payload
+The value of a message is (topic, bytes). Drop duplicates by (gateway, epoch, seq). The forms are described in docs/payloads.md. As a program it reads one payload
 from standard input and prints JSON lines.
 """
+import base64
 import decimal
 import json
 import math
@@ -46,8 +47,11 @@ def _json(payload):
     pack = json.loads(payload)
     if pack["v"] != 1:
         raise ValueError(f"version {pack['v']}")
-    for seq, stream, time_us, value, *quality in pack["p"]:
+    for seq, stream, time_us, value, *quality in pack.get("p", []):
         yield pack["gw"], pack["epoch"], seq, stream, time_us, _value(value), quality[0] if quality else 0
+    for seq, stream, time_us, topic, body, *quality in pack.get("m", []):
+        body = base64.b64decode(body["base64"]) if isinstance(body, dict) else body.encode()
+        yield pack["gw"], pack["epoch"], seq, stream, time_us, (topic, body), quality[0] if quality else 0
 
 
 _JSON = {name: name for name in ("bn", "bt", "n", "v", "vs", "t")}
@@ -160,7 +164,13 @@ def _compact(data):
 def main():
     for gateway, epoch, seq, stream, time_us, value, quality in decode(sys.stdin.buffer.read()):
         packet = {"gw": gateway, "epoch": epoch, "seq": seq, "stream": stream, "time_us": time_us}
-        if math.isfinite(value):
+        if isinstance(value, tuple):
+            packet["topic"], body = value
+            try:
+                packet["payload"] = body.decode()
+            except UnicodeDecodeError:
+                packet["payload"] = {"base64": base64.b64encode(body).decode()}
+        elif math.isfinite(value):
             packet["value"] = value
         elif value != value:
             bits = struct.pack(">d", value).hex()

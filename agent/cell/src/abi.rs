@@ -92,7 +92,7 @@ fn length(len: usize) -> Result<u32, Fault> {
 }
 
 /// Lays out a list of records, each of `size` bytes, aligned to `align`.
-fn lower_list<T, const SIZE: usize, G: Guest>(
+pub(crate) fn lower_list<T, const SIZE: usize, G: Guest>(
     guest: &mut G,
     items: &[T],
     align: u32,
@@ -138,7 +138,8 @@ pub(crate) fn lower_streams(guest: &mut impl Guest, streams: &[StreamInfo]) -> R
     })
 }
 
-fn put(record: &mut [u8], at: usize, [pointer, len]: [u32; 2]) {
+/// Writes a pointer and a length into a record.
+pub(crate) fn put(record: &mut [u8], at: usize, [pointer, len]: [u32; 2]) {
     record[at..at + 4].copy_from_slice(&pointer.to_le_bytes());
     record[at + 4..at + 8].copy_from_slice(&len.to_le_bytes());
 }

@@ -1,11 +1,9 @@
-//! A running cell of the world `filter`.
+//! A running cell, of whatever world: the exports have the same names, and packets cross by their own kind.
 
-use bytemuck::Zeroable;
 use porin_core::{
     fault::{BadOutput, Fault},
     limits::CellLimits,
-    packet::Reading,
-    setup::{Setup, StreamInfo},
+    setup::{Setup, StreamInfo, World},
     time::Unix,
 };
 use wasmi::{AsContext, Extern, Func, Instance, Memory, Store, TrapCode, TypedFunc, WasmParams, WasmResults};
@@ -15,6 +13,7 @@ use crate::{
     caps::{Host, HostFault, LogLine},
     error::StartError,
     loader::{Item, Lift, Plan},
+    packet::{self, CellPacket},
 };
 
 /// What a call used.
@@ -39,7 +38,8 @@ pub struct Cell {
     flush: Export<(), u32>,
     save: Export<(), u32>,
     restore: Export<(u32, u32), u32>,
-    /// By stream id: whether a reading may come out on it.
+    world: World,
+    /// By stream id: whether a packet may come out on it.
     declared: Vec<bool>,
     streams: usize,
 }
@@ -110,6 +110,7 @@ impl Cell {
             flush: linker.export("flush")?,
             save: linker.export("save")?,
             restore: linker.export("restore")?,
+            world: plan.world,
             declared: Vec::new(),
             streams: 0,
             store,
@@ -128,18 +129,24 @@ impl Cell {
         self.call(|cell| &cell.streams_added, (streams[0], streams[1], outputs[0], outputs[1]))
     }
 
-    /// Decides about a batch: appends to `out` what goes on. On a fault, `out` is as it was.
+    /// Decides about a batch: appends to `out` what goes on. On a fault, `out` is as it was. The kinds of packets are those of
+    /// the cell's world.
     ///
     /// # Errors
     /// A [`Fault`] if the call fails or its answer breaks the interface.
-    pub fn process(&mut self, batch: &[Reading], now: Unix, out: &mut Vec<Reading>) -> Result<Used, Fault> {
-        let budget = self.refuel(batch.len())?;
+    pub fn process<I: CellPacket, O: CellPacket>(
+        &mut self,
+        batch: &[I],
+        now: Unix,
+        out: &mut Vec<O>,
+    ) -> Result<Used, Fault> {
+        let limits = self.store.data().limits;
+        let budget = self.refuel_with(packet::fuel(batch, &limits))?;
         self.store.data_mut().now = now;
-        let [pointer, _] = abi::lower_bytes(self, bytemuck::cast_slice(batch), 8)?;
-        let len = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        let [pointer, len] = I::lower(self, batch)?;
         let answer = self.call(|cell| &cell.process, (pointer, len))?;
-        let limit = batch.len().saturating_mul(self.store.data().limits.outputs_per_reading);
-        self.readings(answer, limit, out, |cell| cell.post_return(|cell| &cell.process, answer))?;
+        let limit = batch.len().saturating_mul(limits.outputs_per_reading);
+        self.packets(answer, limit, out, |cell| cell.post_return(|cell| &cell.process, answer))?;
         self.used(budget)
     }
 
@@ -147,11 +154,11 @@ impl Cell {
     ///
     /// # Errors
     /// A [`Fault`] if the call fails or its answer breaks the interface.
-    pub fn tick(&mut self, now: Unix, out: &mut Vec<Reading>) -> Result<Used, Fault> {
+    pub fn tick<O: CellPacket>(&mut self, now: Unix, out: &mut Vec<O>) -> Result<Used, Fault> {
         let budget = self.refuel(self.streams)?;
         self.store.data_mut().now = now;
         let answer = self.call(|cell| &cell.tick, now.0)?;
-        self.readings(answer, self.outputs_without_input(), out, |cell| cell.post_return(|cell| &cell.tick, answer))?;
+        self.packets(answer, self.outputs_without_input(), out, |cell| cell.post_return(|cell| &cell.tick, answer))?;
         self.used(budget)
     }
 
@@ -159,10 +166,10 @@ impl Cell {
     ///
     /// # Errors
     /// A [`Fault`] if the call fails or its answer breaks the interface.
-    pub fn flush(&mut self, out: &mut Vec<Reading>) -> Result<Used, Fault> {
+    pub fn flush<O: CellPacket>(&mut self, out: &mut Vec<O>) -> Result<Used, Fault> {
         let budget = self.refuel(self.streams)?;
         let answer = self.call(|cell| &cell.flush, ())?;
-        self.readings(answer, self.outputs_without_input(), out, |cell| cell.post_return(|cell| &cell.flush, answer))?;
+        self.packets(answer, self.outputs_without_input(), out, |cell| cell.post_return(|cell| &cell.flush, answer))?;
         self.used(budget)
     }
 
@@ -211,7 +218,9 @@ impl Cell {
     }
 
     fn declare(&mut self, streams: &[StreamInfo], outputs: &[StreamInfo]) {
-        for stream in streams.iter().chain(outputs) {
+        // A stream of messages has no readings: a decoder emits on its outputs only.
+        let own = if self.world == World::Decoder { &[] } else { streams };
+        for stream in own.iter().chain(outputs) {
             let index = stream.id.0 as usize;
             if index >= self.declared.len() {
                 self.declared.resize(index + 1, false);
@@ -227,8 +236,12 @@ impl Cell {
 
     /// The budget of one call that is given `packets`.
     fn refuel(&mut self, packets: usize) -> Result<u64, Fault> {
-        let limits = self.store.data().limits;
-        let budget = limits.fuel_per_call.saturating_add(limits.fuel_per_packet.saturating_mul(packets as u64));
+        self.refuel_with(self.store.data().limits.fuel_per_packet.saturating_mul(packets as u64))
+    }
+
+    /// The budget of one call whose input adds `fuel`.
+    fn refuel_with(&mut self, fuel: u64) -> Result<u64, Fault> {
+        let budget = self.store.data().limits.fuel_per_call.saturating_add(fuel);
         let host = self.store.data_mut();
         host.growth_refused = false;
         host.budget = budget;
@@ -272,36 +285,34 @@ impl Cell {
         }
     }
 
-    /// Reads `list<reading>`, calls `done` (the post-return), and checks what was read.
-    fn readings(
+    /// Reads a list of packets, calls `done` (the post-return), and checks what was read.
+    fn packets<O: CellPacket>(
         &mut self,
         answer: u32,
         limit: usize,
-        out: &mut Vec<Reading>,
+        out: &mut Vec<O>,
         done: impl FnOnce(&mut Self) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let before = out.len();
-        let outcome = self.read_readings(answer, limit, out).and_then(|()| done(self));
+        let outcome = self.read_packets(answer, limit, out).and_then(|()| done(self));
         if outcome.is_err() {
             out.truncate(before);
         }
         outcome
     }
 
-    fn read_readings(&self, answer: u32, limit: usize, out: &mut Vec<Reading>) -> Result<(), Fault> {
+    fn read_packets<O: CellPacket>(&self, answer: u32, limit: usize, out: &mut Vec<O>) -> Result<(), Fault> {
         let memory = self.memory.data(&self.store);
-        let (pointer, len) = abi::pointer_and_len(memory, "readings", answer)?;
+        let (pointer, len) = abi::pointer_and_len(memory, "packets", answer)?;
         if len as usize > limit {
-            return Err(Fault::BadOutput(BadOutput::TooMany { what: "readings", len: len as usize, limit }));
+            return Err(Fault::BadOutput(BadOutput::TooMany { what: "packets", len: len as usize, limit }));
         }
-        let pointer = abi::aligned("readings", pointer, 8)?;
-        let bytes = abi::bytes(memory, "readings", pointer, u64::from(len) * size_of::<Reading>() as u64)?;
         let before = out.len();
-        out.resize(before + len as usize, Reading::zeroed());
-        bytemuck::cast_slice_mut(&mut out[before..]).copy_from_slice(bytes);
-        for reading in &out[before..] {
-            if !self.declared.get(reading.stream.0 as usize).is_some_and(|declared| *declared) {
-                return Err(Fault::BadOutput(BadOutput::UndeclaredStream { stream: reading.stream.0 }));
+        O::lift(memory, pointer, len, out)?;
+        for packet in &out[before..] {
+            let stream = packet.stream().0;
+            if !self.declared.get(stream as usize).is_some_and(|declared| *declared) {
+                return Err(Fault::BadOutput(BadOutput::UndeclaredStream { stream }));
             }
         }
         Ok(())

@@ -17,10 +17,13 @@ mod cell;
 mod engine;
 mod error;
 mod loader;
+mod packet;
 mod typecheck;
 
 pub use caps::{Level, LogLine};
 pub use cell::{Cell, Used};
 pub use engine::Engine;
 pub use error::{LoadError, StartError};
-pub use loader::{Plan, World};
+pub use loader::Plan;
+pub use packet::CellPacket;
+pub use porin_core::setup::World;

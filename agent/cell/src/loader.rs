@@ -6,7 +6,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm)] // the enums here are wasmparser's: most of what they list is refused or of no concern
 
-use porin_core::limits::CellLimits;
+use porin_core::{limits::CellLimits, setup::World};
 use wasmi::Module;
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentTypeRef,
@@ -19,13 +19,6 @@ use crate::{
     error::LoadError,
     typecheck::{self, malformed, top_level},
 };
-
-/// The interface that a component speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum World {
-    /// `porin:cell/filter@0.1.0`: batches of readings in, readings out.
-    Filter,
-}
 
 /// A component, ready to be instantiated.
 pub struct Plan {
@@ -73,7 +66,7 @@ impl Plan {
     ///
     /// # Errors
     /// A [`LoadError`] for the first thing that is wrong; nothing has been instantiated then.
-    pub fn load(engine: &Engine, bytes: &[u8], limits: &CellLimits) -> Result<Self, LoadError> {
+    pub fn load(engine: &Engine, bytes: &[u8], world: World, limits: &CellLimits) -> Result<Self, LoadError> {
         if bytes.len() > limits.component_bytes {
             return Err(LoadError::TooLarge { bytes: bytes.len(), limit: limits.component_bytes });
         }
@@ -81,10 +74,10 @@ impl Plan {
         let mut spaces = Spaces::default();
         // What we cannot run is named before what is wrong with it.
         top_level(bytes, |payload| refuse_unsupported(&payload))?;
-        let capabilities = typecheck::check(bytes)?;
+        let capabilities = typecheck::check(bytes, world)?;
         top_level(bytes, |payload| spaces.define(engine, bytes, payload))?;
         let Spaces { steps, exports, .. } = spaces;
-        Ok(Self { world: World::Filter, engine: engine.clone(), capabilities, steps, exports })
+        Ok(Self { world, engine: engine.clone(), capabilities, steps, exports })
     }
 
     /// What a slot must grant before this component may start, by the names that a configuration uses.

@@ -1,4 +1,4 @@
-//! Whether a component is of the world `filter`: every import and export compared with a reference component.
+//! Whether a component is of its world: every import and export compared with a reference component.
 //!
 //! The reference is made from `wit/` by `porin wit` and embedded. Subtyping is wasmparser's, on the validated types,
 //! so that a record with one field more, or the fields swapped, is another type.
@@ -7,22 +7,28 @@
 
 use wasmparser::{ComponentImport, Parser, Payload, Validator, component_types::ComponentEntityType, types::Types};
 
+use porin_core::setup::World;
+
 use crate::{caps, engine, error::LoadError};
 
-/// The world's name, for messages.
-pub(crate) const FILTER: &str = "filter";
+/// Only types come from here; they are no capabilities.
+const TYPES: [&str; 2] = ["porin:cell/types@0.1.0", "porin:cell/messages@0.1.0"];
 
-/// Only types come from here; it is no capability.
-const TYPES: &str = "porin:cell/types@0.1.0";
-
-/// The exports of the world `filter`, in the order of `wit/filter.wit`.
+/// The exports of every world, in the order of `wit/filter.wit`.
 pub(crate) const EXPORTS: [&str; 7] = ["init", "streams-added", "process", "tick", "flush", "save", "restore"];
 
-const REFERENCE: &[u8] = include_bytes!("../../../wit/filter.ref.wasm");
+/// The smallest component of the world.
+fn reference(world: World) -> &'static [u8] {
+    match world {
+        World::Filter => include_bytes!("../../../wit/filter.ref.wasm"),
+        World::MessageFilter => include_bytes!("../../../wit/message-filter.ref.wasm"),
+        World::Decoder => include_bytes!("../../../wit/decoder.ref.wasm"),
+    }
+}
 
 /// Validates the component and compares it with the world. Gives back the capabilities that it imports.
-pub(crate) fn check(bytes: &[u8]) -> Result<Vec<&'static caps::Capability>, LoadError> {
-    let ours = validate(REFERENCE).expect("the reference is made by our own tools, and every test loads it");
+pub(crate) fn check(bytes: &[u8], world: World) -> Result<Vec<&'static caps::Capability>, LoadError> {
+    let ours = validate(reference(world)).expect("the reference is made by our own tools, and every test loads it");
     let theirs = validate(bytes)?;
     let mut capabilities = Vec::new();
     for import in imports(bytes)? {
@@ -33,11 +39,11 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Vec<&'static caps::Capability>, Load
             return Err(LoadError::UnknownImport(name.to_owned()));
         };
         if !is_subtype(&offered, &ours, &asked, &theirs) {
-            return Err(LoadError::ImportType(name.to_owned(), FILTER));
+            return Err(LoadError::ImportType(name.to_owned(), world.name()));
         }
         match caps::ALL.iter().find(|capability| capability.interface == name) {
             Some(capability) => capabilities.push(capability),
-            None if name == TYPES || matches!(asked, ComponentEntityType::Type { .. }) => {}
+            None if TYPES.contains(&name) || matches!(asked, ComponentEntityType::Type { .. }) => {}
             None => return Err(LoadError::UnknownImport(name.to_owned())),
         }
     }
@@ -45,10 +51,10 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Vec<&'static caps::Capability>, Load
         let wanted = ours.as_ref().component_entity_type_of_export(name);
         let wanted = wanted.expect("the reference has every export of its world");
         let Some(given) = theirs.as_ref().component_entity_type_of_export(name) else {
-            return Err(LoadError::MissingExport(name, FILTER));
+            return Err(LoadError::MissingExport(name, world.name()));
         };
         if !is_subtype(&given, &theirs, &wanted, &ours) {
-            return Err(LoadError::ExportType(name, FILTER));
+            return Err(LoadError::ExportType(name, world.name()));
         }
     }
     Ok(capabilities)

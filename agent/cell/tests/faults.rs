@@ -2,7 +2,7 @@
 
 #![allow(clippy::panic)] // helpers of tests, which panic as tests do
 
-use porin_cell::{Cell, Engine, Level, LogLine, Plan, StartError};
+use porin_cell::{Cell, Engine, Level, LogLine, Plan, StartError, World};
 use porin_core::{
     fault::{BadOutput, Fault},
     ids::StreamId,
@@ -22,7 +22,7 @@ fn setup() -> Setup {
 
 fn start(cell: &WatCell) -> Result<Cell, StartError> {
     let limits = CellLimits { fuel_per_call: 100_000, fuel_per_packet: 0, state_bytes: 100, ..CellLimits::default() };
-    let plan = Plan::load(&Engine::new(), &cell.build(), &limits).expect("its type is right");
+    let plan = Plan::load(&Engine::new(), &cell.build(), World::Filter, &limits).expect("its type is right");
     Cell::start(&plan, &["log".into(), "clock".into()], limits, &setup())
 }
 
@@ -92,7 +92,7 @@ fn a_refused_growth_of_an_earlier_call_does_not_colour_a_later_trap() {
         ..WatCell::default()
     };
     let mut cell = start(&cell).expect("it starts");
-    cell.process(&batch(), Unix(0), &mut Vec::new()).expect("a cell may live with less");
+    cell.process(&batch(), Unix(0), &mut Vec::<Reading>::new()).expect("a cell may live with less");
     assert!(matches!(cell.save(), Err(Fault::Trap(_))));
 }
 
@@ -107,10 +107,10 @@ fn answers_outside_the_memory_are_bad_output() {
 }
 
 #[test]
-fn too_many_readings_are_bad_output_even_where_their_size_wraps() {
-    for len in ["(i32.const 13)", "(i32.const -1)", "(i32.const 178956971)"] {
+fn too_many_packets_are_bad_output_even_where_their_size_wraps() {
+    for len in ["(i32.const 25)", "(i32.const -1)", "(i32.const 178956971)"] {
         let fault = fault(&answer("(i32.const 1024)", len));
-        assert!(matches!(fault, Fault::BadOutput(BadOutput::TooMany { what: "readings", limit: 12, .. })), "{fault}");
+        assert!(matches!(fault, Fault::BadOutput(BadOutput::TooMany { what: "packets", limit: 24, .. })), "{fault}");
     }
 }
 
@@ -166,7 +166,7 @@ fn a_log_is_bounded_and_cannot_move_the_cursor() {
     let twenty = line.repeat(20);
     let escape = format!("(i32.store8 (i32.const 69) (i32.const 27)) {twenty} {PASS}");
     let mut cell = start(&WatCell { imports: LOG_IMPORT, process: &escape, ..WatCell::default() }).expect("it starts");
-    cell.process(&batch(), Unix(0), &mut Vec::new()).expect("no fault");
+    cell.process(&batch(), Unix(0), &mut Vec::<Reading>::new()).expect("no fault");
     let (lines, dropped) = cell.take_log();
     assert_eq!((lines.len(), dropped), (16, 4));
     // The escape character at 69 has become a space.
@@ -192,7 +192,7 @@ fn a_log_call_that_lies_is_a_fault() {
 fn the_clock_is_what_the_host_says() {
     let body = format!("(i64.store (local.get $arg0) (call $now)) {PASS}");
     let mut cell = start(&WatCell { imports: CLOCK_IMPORT, process: &body, ..WatCell::default() }).expect("it starts");
-    let mut out = Vec::new();
+    let mut out: Vec<Reading> = Vec::new();
     cell.process(&batch(), Unix(123_456), &mut out).expect("no fault");
     assert_eq!(out[0].time, Unix(123_456));
 }
@@ -205,8 +205,8 @@ fn a_long_loop_uses_no_native_stack() {
     let process = format!("(local.set $i (i32.const 10000000)) {count} {PASS}");
     let limits = CellLimits { fuel_per_call: u64::MAX / 2, ..CellLimits::default() };
     let component = WatCell { process: &process, ..WatCell::default() }.build();
-    let plan = Plan::load(&Engine::new(), &component, &limits).expect("its type is right");
+    let plan = Plan::load(&Engine::new(), &component, World::Filter, &limits).expect("its type is right");
     let mut cell = Cell::start(&plan, &[], limits, &setup()).expect("it starts");
-    let used = cell.process(&batch(), Unix(0), &mut Vec::new()).expect("no fault");
+    let used = cell.process(&batch(), Unix(0), &mut Vec::<Reading>::new()).expect("no fault");
     assert!(used.fuel >= 10_000_000, "{used:?}");
 }

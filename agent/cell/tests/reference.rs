@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use porin_cell::{Cell, Engine, Plan};
+use porin_cell::{Cell, Engine, Plan, World};
 use porin_core::{
     ids::StreamId,
     limits::CellLimits,
@@ -65,7 +65,7 @@ fn run(name: &str, params: Vec<Param>, channels: &Channels, outputs: &[&str]) ->
     let outputs = outputs.map(|output| info(output, vec![])).collect();
     let setup = Setup { params, streams, outputs };
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell(name), &limits).expect("it loads");
+    let plan = Plan::load(&Engine::new(), &cell(name), World::Filter, &limits).expect("it loads");
     let mut cell = Cell::start(&plan, &[], limits, &setup).expect("it starts");
 
     // Channel by channel in turn: each stream's own order is kept, and that is all that matters.
@@ -78,7 +78,7 @@ fn run(name: &str, params: Vec<Param>, channels: &Channels, outputs: &[&str]) ->
             }
         }
     }
-    let mut out = Vec::new();
+    let mut out: Vec<Reading> = Vec::new();
     for batch in all.chunks(64) {
         cell.process(batch, Unix(0), &mut out).expect("no fault");
     }

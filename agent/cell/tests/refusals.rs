@@ -2,12 +2,12 @@
 
 #![allow(clippy::panic)] // helpers of tests, which panic as tests do
 
-use porin_cell::{Cell, Engine, LoadError, Plan, StartError};
+use porin_cell::{Cell, Engine, LoadError, Plan, StartError, World};
 use porin_core::{limits::CellLimits, setup::Setup};
 use porin_test_support::{LOG_IMPORT, WatCell, cell};
 
 fn load(bytes: &[u8]) -> Result<Plan, LoadError> {
-    Plan::load(&Engine::new(), bytes, &CellLimits::default())
+    Plan::load(&Engine::new(), bytes, World::Filter, &CellLimits::default())
 }
 
 fn component(text: &str) -> Vec<u8> {
@@ -142,4 +142,20 @@ fn a_capability_must_be_granted() {
 /// A component of the right type that imports `log`.
 fn with_log() -> Vec<u8> {
     WatCell { imports: LOG_IMPORT, ..WatCell::default() }.build()
+}
+
+#[test]
+fn a_component_of_another_world_is_refused_by_its_first_difference() {
+    let load = |name: &str, world| {
+        let outcome = Plan::load(&Engine::new(), &cell(name), world, &CellLimits::default());
+        outcome.map(|_| ()).map_err(|error| error.to_string())
+    };
+    for (name, own) in [("deadband", World::Filter), ("topics", World::MessageFilter), ("lht65", World::Decoder)] {
+        for world in World::ALL {
+            let outcome = load(name, world);
+            assert_eq!(outcome.is_ok(), world == own, "{name} as {world:?}: {outcome:?}");
+        }
+    }
+    let error = load("deadband", World::Decoder).expect_err("another world");
+    assert!(error.contains("process") && error.contains("decoder"), "{error}");
 }

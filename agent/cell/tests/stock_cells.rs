@@ -1,6 +1,6 @@
 //! The stock cells, as built, in the host that gateways use.
 
-use porin_cell::{Cell, Engine, Plan};
+use porin_cell::{Cell, Engine, Plan, World};
 use porin_core::{
     ids::StreamId,
     limits::CellLimits,
@@ -24,7 +24,7 @@ fn reading(time_us: u64, stream: u32, value: f64) -> Reading {
 
 fn start(name: &str, setup: &Setup) -> Cell {
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell(name), &limits).expect("a stock cell loads");
+    let plan = Plan::load(&Engine::new(), &cell(name), World::Filter, &limits).expect("a stock cell loads");
     Cell::start(&plan, &[], limits, setup).expect("a stock cell starts without grants")
 }
 
@@ -38,7 +38,7 @@ fn deadband() -> Cell {
 }
 
 fn kept(cell: &mut Cell, batch: &[Reading]) -> Vec<(u32, f64)> {
-    let mut out = Vec::new();
+    let mut out: Vec<Reading> = Vec::new();
     let used = cell.process(batch, Unix(0), &mut out).expect("the call succeeds");
     assert!(used.fuel > 0);
     out.iter().map(|reading| (reading.stream.0, reading.value)).collect()
@@ -95,7 +95,7 @@ fn damaged_state_is_refused_and_changes_nothing() {
 #[test]
 fn parameters_that_do_not_fit_are_refused_in_words() {
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell("deadband"), &limits).expect("it loads");
+    let plan = Plan::load(&Engine::new(), &cell("deadband"), World::Filter, &limits).expect("it loads");
     let check = |params: Vec<Param>, expected: &str| {
         let setup = Setup { params, streams: vec![stream(1, "boiler/temp", vec![])], outputs: vec![] };
         let error = Cell::start(&plan, &[], limits, &setup).expect_err("refused");

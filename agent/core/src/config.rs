@@ -15,7 +15,13 @@ use alloc::{
 };
 
 use crate::{
-    fault::FaultPolicy, limits::CellLimits, mapping::Mapping, outbox::Publish, payload::Encoding, setup::Param,
+    fault::FaultPolicy,
+    limits::CellLimits,
+    mapping::Mapping,
+    outbox::Publish,
+    packet::Kind,
+    payload::Encoding,
+    setup::{Param, World},
     stream::Pattern,
 };
 
@@ -144,7 +150,9 @@ pub struct Route {
     pub name: String,
     /// A stream belongs if one of them matches.
     pub streams: Vec<Pattern>,
-    /// In order. A slot is in one route, at one place.
+    /// What enters it: readings, or messages. Only a decoding slot changes that.
+    pub input: Kind,
+    /// In order. A slot is in one route, at one place; each takes what the one before it gives.
     pub slots: Vec<Slot>,
     /// Where its publishes go.
     pub topic: TopicTemplate,
@@ -167,6 +175,8 @@ pub struct Slot {
     pub name: String,
     /// Which component, and who vouches for it.
     pub cell: Provenance,
+    /// The interface that it speaks.
+    pub world: World,
     /// What the component may import.
     pub grants: Vec<String>,
     /// The cell's parameters.
@@ -233,6 +243,14 @@ pub const DEFAULT_TOPIC: &str = "porin/v1/gw/{gw}/data/{route}";
 
 /// The grants there are. The host knows how to honour them: `agent/cell/src/caps.rs`.
 pub const GRANTS: [&str; 2] = ["log", "clock"];
+
+impl Route {
+    /// What it appends to the outbox.
+    #[must_use]
+    pub fn output(&self) -> Kind {
+        self.slots.last().map_or(self.input, |slot| slot.world.output())
+    }
+}
 
 impl GatewayConfig {
     /// Whether time is that of recordings: cells, windows and ticks then see the time of packets, else wall time.

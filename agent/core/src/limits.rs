@@ -9,6 +9,8 @@ pub struct CellLimits {
     pub fuel_per_call: u64,
     /// Fuel that each packet of a batch adds. The stock cells use below 200.
     pub fuel_per_packet: u64,
+    /// Fuel that each byte of a message adds: enough to look at it some ten times.
+    pub fuel_per_byte: u64,
     /// Bytes of linear memory. A cell with hundreds of streams fits in one page of 65,536.
     pub memory_bytes: usize,
     /// Elements of all tables. A Rust cell has one table with its indirect calls, tens of entries.
@@ -31,6 +33,7 @@ impl Default for CellLimits {
             component_bytes: 51_200,
             fuel_per_call: 1_000_000,
             fuel_per_packet: 10_000,
+            fuel_per_byte: 100,
             memory_bytes: 1 << 20,
             table_elements: 1_024,
             outputs_per_reading: 8,

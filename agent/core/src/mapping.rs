@@ -21,10 +21,7 @@ pub use self::{
     filter::{Captures, TopicFilter},
     time::TimeUnit,
 };
-use crate::{payload::senml, stream::check_name, time::Unix};
-
-/// Bytes of a payload. A sensor's has some hundreds.
-pub const MAX_PAYLOAD: usize = 65_536;
+use crate::{packet::MAX_PAYLOAD, payload::senml, stream::check_name, time::Unix};
 
 /// How the publishes of some topics become packets.
 #[derive(Clone, Debug, PartialEq)]

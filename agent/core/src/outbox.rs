@@ -32,6 +32,9 @@ pub const HEAD_RECORDS: usize = 8_192;
 /// How many waiting records are looked through for the next publish, so that routes that alternate fill their batches.
 const LOOK_AHEAD: usize = 1_024;
 
+/// Bytes of messages in memory, beyond which no more are taken from sources and none are read back ahead of need.
+pub const MEMORY_BYTES: usize = 4 << 20;
+
 /// Records that may wait for their commit. At twice a source's window the loop stops taking batches.
 pub const FRESH_RECORDS: usize = 65_536;
 
@@ -97,7 +100,7 @@ enum State {
     Left,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     seq: Seq,
     record: Record,
@@ -146,8 +149,10 @@ pub struct Load {
     pub from: Seq,
     /// Before this one.
     pub to: Seq,
-    /// At most this many.
+    /// At most this many...
     pub count: usize,
+    /// ...and no further one once their messages have this many bytes.
+    pub bytes: usize,
 }
 
 /// One queue: first in, first out.
@@ -173,6 +178,8 @@ pub struct Queue {
     left_on_disk: BTreeSet<Seq>,
     waiting: usize,
     max_records: usize,
+    /// Bytes of the messages in `head` and `fresh`.
+    memory: usize,
     /// From which seq on which start of the agent has given out seqs, oldest first.
     starts: Vec<(Seq, u32)>,
     counts: Counts,
@@ -211,6 +218,7 @@ impl Queue {
             left_on_disk: BTreeSet::new(),
             waiting: records,
             max_records,
+            memory: 0,
             counts: Counts { appended: records as u64, ..Counts::default() },
         }
     }
@@ -221,13 +229,14 @@ impl Queue {
         self.next = seq.next();
         self.waiting += 1;
         self.counts.appended += 1;
+        self.memory += record.packet.bytes();
         self.fresh.push_back(Entry { seq, record, state: State::Waiting, since: now });
     }
 
     /// Whether so much waits for its commit that no more should be decided before it.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.fresh.len() >= FRESH_RECORDS
+        self.fresh.len() >= FRESH_RECORDS || (self.memory >= MEMORY_BYTES && !self.fresh.is_empty())
     }
 
     /// Records that have not left, those under way among them.
@@ -257,17 +266,20 @@ impl Queue {
     /// Records to be read from the store before more can be sent.
     #[must_use]
     pub fn wants(&self) -> Option<Load> {
-        let starved = self.head.len() < HEAD_RECORDS / 2;
+        let starved = self.head.len() < HEAD_RECORDS / 2 && (self.memory < MEMORY_BYTES / 2 || self.head.is_empty());
         let count = HEAD_RECORDS.saturating_sub(self.head.len());
-        (starved && !self.disk.is_empty()).then_some(Load { from: self.disk.start, to: self.disk.end, count })
+        let bytes = MEMORY_BYTES / 2;
+        (starved && !self.disk.is_empty()).then_some(Load { from: self.disk.start, to: self.disk.end, count, bytes })
     }
 
     /// Takes what the store had for [`Queue::wants`]. Fewer than asked for means that there are no more.
     pub fn loaded(&mut self, asked: Load, records: Vec<(Seq, Record)>, now: Monotonic) {
-        let complete = records.len() < asked.count;
+        let bytes: usize = records.iter().map(|(_, record)| record.packet.bytes()).sum();
+        let complete = records.len() < asked.count && bytes < asked.bytes;
         for (seq, record) in records {
             self.disk.start = seq.next();
             if !self.left_on_disk.remove(&seq) {
+                self.memory += record.packet.bytes();
                 self.head.push_back(Entry { seq, record, state: State::Waiting, since: now });
             }
         }
@@ -294,7 +306,7 @@ impl Queue {
         let mut records = Vec::with_capacity(run.count);
         for entry in sendable.filter(same).take(run.count) {
             entry.state = State::InFlight(ticket);
-            records.push((entry.seq, entry.record));
+            records.push((entry.seq, entry.record.clone()));
         }
         let (first, last) = (records.first()?.0, records.last()?.0);
         self.flights.push_back(Flight { ticket, first, last, done: false });
@@ -377,12 +389,24 @@ impl Queue {
             self.flights.pop_front();
         }
         self.waiting = self.waiting.saturating_sub(left);
-        self.head.retain(|entry| entry.state != State::Left);
+        self.forget_left();
         // What a running commit holds stays until it ends.
-        while self.committing == 0 && self.fresh.front().is_some_and(|entry| entry.state == State::Left) {
-            self.fresh.pop_front();
+        while self.committing == 0
+            && let Some(entry) = self.fresh.pop_front_if(|entry| entry.state == State::Left)
+        {
+            self.memory -= entry.record.packet.bytes();
         }
         left as u64
+    }
+
+    /// Drops what has left from the front stretch.
+    fn forget_left(&mut self) {
+        let Self { head, memory, .. } = self;
+        head.retain(|entry| {
+            let stays = entry.state != State::Left;
+            *memory -= if stays { 0 } else { entry.record.packet.bytes() };
+            stays
+        });
     }
 
     /// The connection is gone: everything under way will be sent again.
@@ -413,7 +437,7 @@ impl Queue {
     pub fn commit(&mut self) -> QueueCommit {
         self.committing = self.fresh.len();
         let kept = self.fresh.iter().filter(|entry| entry.state != State::Left);
-        let records = kept.map(|entry| (entry.seq, entry.record)).collect();
+        let records = kept.map(|entry| (entry.seq, entry.record.clone())).collect();
         QueueCommit { records, acked_to: self.acked_to(), next: self.next }
     }
 
@@ -435,15 +459,18 @@ impl Queue {
         let mut to_head = under_way.map_or(0, |index| index + 1);
         for _ in 0..core::mem::take(&mut self.committing) {
             let Some(entry) = self.fresh.pop_front() else { break };
-            let backlog = !self.disk.is_empty() || self.head.len() >= HEAD_RECORDS;
+            let room = self.head.len() < HEAD_RECORDS && self.memory < MEMORY_BYTES / 2;
+            let backlog = !self.disk.is_empty() || !room;
             if to_head > 0 || !backlog {
                 to_head = to_head.saturating_sub(1);
                 if entry.state == State::Left {
+                    self.memory -= entry.record.packet.bytes();
                     continue;
                 }
                 self.head.push_back(entry);
                 continue;
             }
+            self.memory -= entry.record.packet.bytes();
             if self.disk.is_empty() {
                 self.disk.start = entry.seq;
             }
@@ -475,7 +502,7 @@ impl Queue {
             entry.state = State::Left;
             evicted += 1;
         }
-        self.head.retain(|entry| entry.state != State::Left);
+        self.forget_left();
         self.waiting -= evicted;
         self.counts.evicted += evicted as u64;
         evicted as u64
@@ -492,8 +519,9 @@ struct Topic {
 
 impl Topic {
     fn of(entry: &Entry, starts: &[(Seq, u32)], rule: &impl Fn(RouteId) -> BatchRule) -> Self {
-        let Record { route, reading } = entry.record;
-        let stream = rule(route).by_stream.then_some(reading.stream);
+        let Record { route, packet } = &entry.record;
+        let route = *route;
+        let stream = rule(route).by_stream.then(|| packet.stream());
         let start = starts.iter().rev().find(|(from, _)| *from <= entry.seq).map_or(0, |(_, start)| *start);
         Self { route, stream, start }
     }

@@ -1,6 +1,6 @@
 //! What travels the data path.
 
-use alloc::vec::Vec;
+use alloc::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
@@ -37,10 +37,73 @@ impl Quality {
     pub const GOOD: Self = Self(0);
 }
 
-/// What a source made: readings in its own order, on streams by the source's own numbers.
-///
-/// A source does not know the durable [`StreamId`]s; the loop translates in place when it takes the batch.
-pub type Batch = Vec<Reading>;
+/// One payload of bytes with its topic, before or instead of becoming readings. Cheap to clone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// When it was made, or came, by the source's clock.
+    pub time: Unix,
+    /// The series it belongs to.
+    pub stream: StreamId,
+    /// How far it can be trusted.
+    pub quality: Quality,
+    /// Where it was published.
+    pub topic: Arc<str>,
+    /// At most [`MAX_PAYLOAD`] bytes.
+    pub payload: Arc<[u8]>,
+}
+
+/// Bytes of a message's payload. A sensor's has some hundreds.
+pub const MAX_PAYLOAD: usize = 65_536;
+
+/// Bytes of a message's topic: MQTT allows 65,535, brokers in the cloud 256.
+pub const MAX_TOPIC: usize = 1_024;
+
+/// What packets of a stream, a route's beginning or end, a cell's input or output are. Never both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Readings,
+    Messages,
+}
+
+impl Kind {
+    /// The word for it in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Readings => "readings",
+            Self::Messages => "messages",
+        }
+    }
+}
+
+/// What travels the data path.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Packet {
+    Reading(Reading),
+    Message(Arc<Message>),
+}
+
+impl Packet {
+    /// The series it belongs to.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        match self {
+            Self::Reading(reading) => reading.stream,
+            Self::Message(message) => message.stream,
+        }
+    }
+
+    /// Bytes that it holds besides its fixed size.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Reading(_) => 0,
+            Self::Message(message) => message.topic.len() + message.payload.len(),
+        }
+    }
+}
 
 /// Goes with a batch and comes back to its source after the commit that contains what became of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

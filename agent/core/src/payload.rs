@@ -85,6 +85,23 @@ pub struct Packet<'a> {
     pub quality: u32,
 }
 
+/// One message as the payload shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct MessagePacket<'a> {
+    /// Its seq in the epoch.
+    pub seq: Seq,
+    /// Its stream's name.
+    pub stream: &'a str,
+    /// Microseconds since the Unix epoch.
+    pub time_us: u64,
+    /// Where it was published.
+    pub topic: &'a str,
+    /// Text if it is UTF-8, else shown in Base64.
+    pub payload: &'a [u8],
+    /// Bits; left out when 0.
+    pub quality: u32,
+}
+
 /// A payload that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
@@ -92,8 +109,22 @@ pub struct Decoded {
     pub gateway: String,
     /// The epoch of all seqs.
     pub epoch: Epoch,
-    /// In order.
+    /// Its readings, in order.
     pub packets: Vec<DecodedPacket>,
+    /// Or its messages, in order.
+    pub messages: Vec<DecodedMessage>,
+}
+
+/// A message that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in `MessagePacket`
+pub struct DecodedMessage {
+    pub seq: Seq,
+    pub stream: String,
+    pub time_us: u64,
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub quality: u32,
 }
 
 /// A packet that was read.

@@ -1,27 +1,28 @@
-//! What the outbox keeps of a packet: record v1 is a version byte and postcard.
+//! What the outbox keeps of a packet: a version byte and postcard. Version 1 is a reading, version 2 a message.
 //!
-//! The wire form lives apart from [`Reading`], which may change while records of today lie on a card for months.
+//! The wire form lives apart from [`Packet`], which may change while records of today lie on a card for months.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{RouteId, StreamId},
-    packet::{Quality, Reading},
+    packet::{Message, Packet, Quality, Reading},
     time::Unix,
 };
 
 /// A packet on its way out, with the route that decided it goes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Names topic and batch.
     pub route: RouteId,
     /// The packet.
-    pub reading: Reading,
+    pub packet: Packet,
 }
 
-const VERSION: u8 = 1;
+/// The newest version.
+const VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct V1 {
@@ -30,6 +31,16 @@ struct V1 {
     time_us: u64,
     value: f64,
     quality: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct V2<'a> {
+    route: u32,
+    stream: u32,
+    time_us: u64,
+    quality: u32,
+    topic: &'a str,
+    payload: &'a [u8],
 }
 
 /// Why bytes are not a record.
@@ -44,14 +55,25 @@ pub enum BadRecord {
 }
 
 impl Record {
-    /// Appends the record's bytes: at most 34.
+    /// Appends the record's bytes: at most 34 for a reading.
     pub fn encode(&self, bytes: &mut Vec<u8>) {
-        let Reading { time, value, stream, quality } = self.reading;
-        let v1 = V1 { route: self.route.0, stream: stream.0, time_us: time.0, value, quality: quality.0 };
-        bytes.push(VERSION);
-        let mut encoded = [0; 33];
-        let encoded = postcard::to_slice(&v1, &mut encoded).expect("three varints of 5, one of 10 and 8 bytes are 33");
-        bytes.extend_from_slice(encoded);
+        let route = self.route.0;
+        match &self.packet {
+            Packet::Reading(Reading { time, value, stream, quality }) => {
+                let v1 = V1 { route, stream: stream.0, time_us: time.0, value: *value, quality: quality.0 };
+                bytes.push(1);
+                let mut encoded = [0; 33];
+                let encoded =
+                    postcard::to_slice(&v1, &mut encoded).expect("three varints of 5, one of 10 and 8 bytes are 33");
+                bytes.extend_from_slice(encoded);
+            }
+            Packet::Message(message) => {
+                let Message { time, stream, quality, topic, payload } = &**message;
+                let v2 = V2 { route, stream: stream.0, time_us: time.0, quality: quality.0, topic, payload };
+                bytes.push(2);
+                bytes.extend(postcard::to_allocvec(&v2).expect("memory is the only sink"));
+            }
+        }
     }
 
     /// Reads a record; all bytes must be used.
@@ -59,17 +81,28 @@ impl Record {
     /// # Errors
     /// What is wrong with the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
-        let (version, rest) = bytes.split_first().ok_or(BadRecord::Damaged)?;
-        if *version != VERSION {
-            return Err(BadRecord::Version(*version));
+        match bytes.split_first() {
+            None => Err(BadRecord::Damaged),
+            Some((1, rest)) => {
+                let V1 { route, stream, time_us, value, quality } = whole(rest)?;
+                let (time, stream, quality) = (Unix(time_us), StreamId(stream), Quality(quality));
+                Ok(Self { route: RouteId(route), packet: Packet::Reading(Reading { time, value, stream, quality }) })
+            }
+            Some((2, rest)) => {
+                let V2 { route, stream, time_us, quality, topic, payload } = whole(rest)?;
+                let (time, stream, quality) = (Unix(time_us), StreamId(stream), Quality(quality));
+                let message = Message { time, stream, quality, topic: topic.into(), payload: payload.into() };
+                Ok(Self { route: RouteId(route), packet: Packet::Message(Arc::new(message)) })
+            }
+            Some((version, _)) => Err(BadRecord::Version(*version)),
         }
-        let (v1, rest) = postcard::take_from_bytes::<V1>(rest).map_err(|_| BadRecord::Damaged)?;
-        if !rest.is_empty() {
-            return Err(BadRecord::Damaged);
-        }
-        let V1 { route, stream, time_us, value, quality } = v1;
-        let reading = Reading { time: Unix(time_us), value, stream: StreamId(stream), quality: Quality(quality) };
-        Ok(Self { route: RouteId(route), reading })
+    }
+}
+
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, BadRecord> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) | Err(_) => Err(BadRecord::Damaged),
     }
 }
 
@@ -79,7 +112,7 @@ mod tests {
 
     fn record(route: u32, stream: u32, time: u64, value: f64, quality: u32) -> Record {
         let reading = Reading { time: Unix(time), value, stream: StreamId(stream), quality: Quality(quality) };
-        Record { route: RouteId(route), reading }
+        Record { route: RouteId(route), packet: Packet::Reading(reading) }
     }
 
     /// Version 1 as first shipped: route 2, stream 300, 2016-02-15 00:00:00 UTC, 1.026, quality 5. It never changes.
@@ -88,10 +121,29 @@ mod tests {
     #[test]
     fn version_1_reads_as_it_was_written() {
         let known = record(2, 300, 1_455_494_400_000_000, 1.026, 5);
-        assert_eq!(Record::decode(&V1), Ok(known));
+        assert_eq!(Record::decode(&V1), Ok(known.clone()));
         let mut bytes = Vec::new();
         known.encode(&mut bytes);
         assert_eq!(bytes, V1);
+    }
+
+    /// Version 2 as first shipped: the same route, stream, time and quality, topic `a/b`, payload 00 ff. It never changes.
+    const V2: [u8; 21] = [2, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 5, 3, 97, 47, 98, 2, 0, 255, 0];
+
+    #[test]
+    fn version_2_reads_as_it_was_written() {
+        let (time, stream, quality) = (Unix(1_455_494_400_000_000), StreamId(300), Quality(5));
+        let message = Message { time, stream, quality, topic: "a/b".into(), payload: [0, 255].into() };
+        let known = Record { route: RouteId(2), packet: Packet::Message(Arc::new(message)) };
+        let fixture = &V2[..20];
+        assert_eq!(Record::decode(fixture), Ok(known.clone()));
+        let mut bytes = Vec::new();
+        known.encode(&mut bytes);
+        assert_eq!(bytes, fixture);
+        for cut in 0..fixture.len() {
+            assert!(Record::decode(&fixture[..cut]).is_err(), "cut at {cut}");
+        }
+        assert_eq!(Record::decode(&V2), Err(BadRecord::Damaged));
     }
 
     #[test]
@@ -104,8 +156,9 @@ mod tests {
                 let mut bytes = Vec::new();
                 record.encode(&mut bytes);
                 let back = Record::decode(&bytes).expect("reads");
-                assert_eq!(back.reading.value.to_bits(), value.to_bits());
-                assert_eq!((back.route, back.reading.stream), (record.route, record.reading.stream));
+                let Packet::Reading(reading) = back.packet else { panic!("it was a reading") };
+                assert_eq!(reading.value.to_bits(), value.to_bits());
+                assert_eq!((back.route, reading.stream), (record.route, record.packet.stream()));
             }
         }
     }
@@ -119,7 +172,7 @@ mod tests {
         }
         let longer = [&bytes[..], &[0]].concat();
         assert_eq!(Record::decode(&longer), Err(BadRecord::Damaged));
-        bytes[0] = 2;
-        assert_eq!(Record::decode(&bytes), Err(BadRecord::Version(2)));
+        bytes[0] = 3;
+        assert_eq!(Record::decode(&bytes), Err(BadRecord::Version(3)));
     }
 }

@@ -4,7 +4,52 @@
 
 use alloc::{string::String, vec::Vec};
 
-use crate::ids::StreamId;
+use crate::{ids::StreamId, packet::Kind};
+
+/// The interface that a component speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum World {
+    /// `porin:cell/filter@0.1.0`: readings in, readings out.
+    #[default]
+    Filter,
+    /// `porin:cell/message-filter@0.1.0`: messages in, messages out.
+    MessageFilter,
+    /// `porin:cell/decoder@0.1.0`: messages in, readings out.
+    Decoder,
+}
+
+impl World {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Filter, Self::MessageFilter, Self::Decoder];
+
+    /// Its name in `wit/` and in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::MessageFilter => "message-filter",
+            Self::Decoder => "decoder",
+        }
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn input(self) -> Kind {
+        match self {
+            Self::Filter => Kind::Readings,
+            Self::MessageFilter | Self::Decoder => Kind::Messages,
+        }
+    }
+
+    /// What it gives.
+    #[must_use]
+    pub fn output(self) -> Kind {
+        match self {
+            Self::Filter | Self::Decoder => Kind::Readings,
+            Self::MessageFilter => Kind::Messages,
+        }
+    }
+}
 
 /// A parameter from the configuration.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,7 +15,7 @@ use deadband::Deadband;
 use porin_core::{
     config::Config,
     ids::StreamId,
-    packet::{Quality, Reading},
+    packet::{Kind, Quality, Reading},
     time::{Now, Unix},
 };
 use porin_sdk::{Param, Setup, StreamInfo, Streams, Value};
@@ -54,13 +54,13 @@ fn pipeline() -> porind::Pipeline {
     let config = Config::parse(&config).expect("a good configuration");
     let mut pipeline = porind::pipeline(&config).expect("the cell is built by `make bench`");
     for stream in 0..STREAMS {
-        assert_eq!(pipeline.admit(&format!("s{stream}")), Ok(StreamId(stream)));
+        assert_eq!(pipeline.admit(&format!("s{stream}"), Kind::Readings), Ok(StreamId(stream)));
     }
     pipeline
 }
 
 /// The same decisions without a sandbox.
-fn native() -> Streams<Deadband> {
+fn native() -> Streams<Deadband, porin_sdk::Reading, porin_sdk::Reading> {
     let mut cell = Streams::new("deadband");
     let stream = |id| StreamInfo { id, name: format!("s{id}"), unit: String::new(), params: vec![] };
     let params = vec![Param { name: "absolute".into(), value: Value::Number(BOUND) }];
@@ -188,7 +188,7 @@ fn main() {
         };
         for _ in 0..rounds {
             let start = Instant::now();
-            guests.iter().for_each(|batch| drop(black_box(native.process(batch))));
+            guests.iter().for_each(|batch| drop(black_box(native.process(batch.to_vec()))));
             of_native.push(start.elapsed());
             let mut call = Duration::ZERO;
             for (_, batch) in &batches {

@@ -22,7 +22,7 @@ use porin_core::{
     config::Config,
     ids::{RouteId, StreamId},
     outbox::Queue,
-    packet::Reading,
+    packet::{Kind, Message, Packet, Reading},
     record::Record,
     status::{OutboxStatus, Snapshot, SourceStatus, UplinkStatus},
     time::{Monotonic, Now, Unix},
@@ -37,7 +37,7 @@ use self::{
 use crate::{
     committer::Committer,
     inbox::{Event, FromSource, Inbox},
-    pipeline::Pipeline,
+    pipeline::{Kept, Pipeline},
     source,
     store::Store,
     uplink::Publish,
@@ -142,8 +142,10 @@ impl Agent {
 
     fn step(&mut self, event: Event) {
         match event {
-            Event::Source(source, FromSource::Batch { readings, upto }) => self.decide(source, readings, upto),
-            Event::Source(source, FromSource::Stream { local, name }) => self.admit(source, local, &name),
+            Event::Source(source, FromSource::Batch { readings, messages, upto }) => {
+                self.decide(source, readings, messages, upto);
+            }
+            Event::Source(source, FromSource::Stream { local, name, kind }) => self.admit(source, local, &name, kind),
             Event::Source(source, FromSource::BadRow(place)) => self.bad_row(source, place),
             Event::Source(source, FromSource::Restart(reason)) => self.restarted(source, reason),
             Event::Source(source, FromSource::Ended) => self.ended(source),
@@ -164,28 +166,26 @@ impl Agent {
     }
 
     /// The heart: a batch goes through the cells, and what they keep into the outbox.
-    fn decide(&mut self, source: usize, mut batch: Vec<Reading>, upto: u64) {
+    fn decide(&mut self, source: usize, mut readings: Vec<Reading>, mut messages: Vec<Message>, upto: u64) {
         let state = &mut self.sources[source];
-        state.status.received += batch.len() as u64;
-        let before = batch.len();
-        batch.retain_mut(|reading| match state.streams.get(reading.stream.0 as usize).copied().flatten() {
-            Some(stream) => {
-                reading.stream = stream;
-                true
-            }
-            None => false,
-        });
-        state.status.refused += (before - batch.len()) as u64;
+        let came = readings.len() + messages.len();
+        readings.retain_mut(|reading| admitted(&state.streams, &mut reading.stream));
+        messages.retain_mut(|message| admitted(&state.streams, &mut message.stream));
+        state.status.received += came as u64;
+        state.status.refused += (came - readings.len() - messages.len()) as u64;
         let mut now = self.now();
         if self.replay {
-            now.unix = batch.last().map_or(now.unix, |reading| reading.time);
+            now.unix = readings.last().map_or(now.unix, |reading| reading.time);
         }
         self.mark_dirty(now.mono);
         let Parts { pipeline, queue, .. } = &mut self.parts;
-        let routed = pipeline.process(&batch, now, |route, kept| append(queue, route, kept, now.mono));
+        let of_readings = pipeline.process(&readings, now, |route, kept| append(queue, route, kept, now.mono));
+        let of_messages = pipeline.process_messages(&messages, now, |route, kept| append(queue, route, kept, now.mono));
         let state = &mut self.sources[source];
-        state.status.routed += routed.routed;
-        state.status.unrouted += routed.unrouted;
+        for routed in [of_readings, of_messages] {
+            state.status.routed += routed.routed;
+            state.status.unrouted += routed.unrouted;
+        }
         state.decided = upto;
         if self.replay {
             self.tick(now.unix.0, now);
@@ -203,8 +203,8 @@ impl Agent {
         self.mark_dirty(now.mono);
     }
 
-    fn admit(&mut self, source: usize, local: u32, name: &str) {
-        let stream = self.parts.pipeline.admit(name).ok();
+    fn admit(&mut self, source: usize, local: u32, name: &str, kind: Kind) {
+        let stream = self.parts.pipeline.admit(name, kind).ok();
         let source = &mut self.sources[source];
         if stream.is_none() {
             error!(
@@ -330,8 +330,19 @@ impl Agent {
     }
 }
 
-fn append(queue: &mut Queue, route: RouteId, kept: &[Reading], now: Monotonic) {
-    for reading in kept {
-        queue.append(Record { route, reading: *reading }, now);
+/// Replaces a source's own number of a stream by the durable one; `false` if it was refused one.
+fn admitted(streams: &[Option<StreamId>], stream: &mut StreamId) -> bool {
+    let durable = streams.get(stream.0 as usize).copied().flatten();
+    *stream = durable.unwrap_or_default();
+    durable.is_some()
+}
+
+fn append(queue: &mut Queue, route: RouteId, kept: Kept<'_>, now: Monotonic) {
+    let mut append = |packet| queue.append(Record { route, packet }, now);
+    match kept {
+        Kept::Readings(readings) => readings.iter().for_each(|reading| append(Packet::Reading(*reading))),
+        Kept::Messages(messages) => {
+            messages.iter().for_each(|message| append(Packet::Message(Arc::new(message.clone()))));
+        }
     }
 }

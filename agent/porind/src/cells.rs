@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use porin_cell::{Engine, Plan};
+use porin_cell::{CellPacket, Engine, Plan, StartError, World};
 use porin_core::{
     config::{CellSet, Provenance, Route, Slot as SlotConfig},
     ids::RouteId,
@@ -11,7 +11,10 @@ use porin_core::{
 };
 use ring::digest::{SHA256, digest};
 
-use crate::{slot::Slot, store::Digest};
+use crate::{
+    slot::{AnySlot, Slot},
+    store::Digest,
+};
 
 /// A route whose components are loaded, not started.
 pub(crate) struct LoadedRoute {
@@ -60,7 +63,14 @@ fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result
     // Before reading: a wrong path may name something huge.
     anyhow::ensure!(size <= limit, "the file has {size} bytes, a cell may have {limit}");
     let bytes = fs::read(Path::new(path))?;
-    let plan = Plan::load(engine, &bytes, &config.limits)?;
+    let load = |world| Plan::load(engine, &bytes, world, &config.limits);
+    let plan = load(config.world).map_err(|error| {
+        let other = World::ALL.into_iter().find(|world| *world != config.world && load(*world).is_ok());
+        let hint = other.map(|world| {
+            format!("; it is of the world `{0}`: add world = \"{0}\" to [slots.{1}]", world.name(), config.name)
+        });
+        anyhow!("{error}{}", hint.unwrap_or_default())
+    })?;
     for grant in plan.grants() {
         let granted = config.grants.iter().any(|g| g == grant);
         anyhow::ensure!(
@@ -75,9 +85,16 @@ fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result
 
 impl LoadedSlot {
     /// Starts the cell with the streams known so far.
-    pub(crate) fn start(&self, setup: Setup) -> anyhow::Result<Slot> {
-        let Self { config, plan, digest, state } = self;
-        let started = Slot::start(config.clone(), plan.clone(), *digest, setup, state.clone());
-        started.map_err(|error| anyhow!("slot `{}`: {error}", config.name))
+    pub(crate) fn start(&self, setup: Setup) -> anyhow::Result<AnySlot> {
+        let started = match self.config.world {
+            World::Filter => self.start_as(setup).map(AnySlot::Filter),
+            World::MessageFilter => self.start_as(setup).map(AnySlot::MessageFilter),
+            World::Decoder => self.start_as(setup).map(AnySlot::Decoder),
+        };
+        started.map_err(|error| anyhow!("slot `{}`: {error}", self.config.name))
+    }
+
+    fn start_as<I: CellPacket, O: CellPacket>(&self, setup: Setup) -> Result<Slot<I, O>, StartError> {
+        Slot::start(self.config.clone(), self.plan.clone(), self.digest, setup, self.state.clone())
     }
 }

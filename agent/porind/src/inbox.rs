@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use porin_core::{packet::Batch, status::Snapshot};
+use porin_core::{
+    packet::{Kind, Message, Reading},
+    status::Snapshot,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{committer::Committer, uplink::LinkEvent};
@@ -50,9 +53,9 @@ impl Doorbell {
 #[derive(Debug)]
 pub(crate) enum FromSource {
     /// From now on readings with this number are of this stream.
-    Stream { local: u32, name: String },
-    /// Readings, streams by the source's own numbers. Everything up to the count `upto` is settled when this is.
-    Batch { readings: Batch, upto: u64 },
+    Stream { local: u32, name: String, kind: Kind },
+    /// Packets, streams by the source's own numbers. Everything up to the count `upto` is settled when this is.
+    Batch { readings: Vec<Reading>, messages: Vec<Message>, upto: u64 },
     /// A row or message that could not be read: where and why.
     BadRow(String),
     /// It failed and starts again after a while: why.

@@ -27,7 +27,7 @@ use porin_core::{
 use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
-pub use pipeline::{Pipeline, Routed};
+pub use pipeline::{Kept, Pipeline, Routed};
 pub use status::ask as ask_status;
 
 use crate::{

@@ -1,4 +1,4 @@
-//! The pipeline: from a batch of a source to the readings that the outbox keeps.
+//! The pipeline: from a batch of a source to the packets that the outbox keeps.
 //!
 //! Owns the cells and the table of streams. No I/O; called by the loop on its own thread, so there is no lock. In
 //! steady state a numeric packet costs no allocation: every buffer is kept and used again.
@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, anyhow};
 use porin_core::{
-    config::{Config, Route as RouteConfig, StreamConfig},
+    config::{Config, Route as RouteConfig, Slot, StreamConfig},
     ids::{RouteId, StreamId},
-    packet::Reading,
-    setup::{Setup, StreamInfo},
+    packet::{Kind, Message, Reading},
+    setup::{Setup, StreamInfo, World},
     status::{RouteStatus, StreamStatus},
     stream::{Full, NameTable, check_name},
     time::{Now, Unix},
@@ -19,7 +19,7 @@ use tracing::error;
 
 use crate::{
     cells::{LoadedRoute, LoadedSlot},
-    slot::Slot,
+    slot::AnySlot,
     store::Digest,
 };
 
@@ -38,21 +38,78 @@ pub struct Pipeline {
 struct Stream {
     received: u64,
     forwarded: u64,
-    routes: Box<[usize]>,
-    /// Whether `routes` has been found out.
-    routed: bool,
+    /// The routes that want its readings, and those that want its messages, once they have been found out.
+    routes: ByKind<Option<Box<[usize]>>>,
+}
+
+/// Something for readings and something for messages.
+#[derive(Default)]
+struct ByKind<T> {
+    readings: T,
+    messages: T,
+}
+
+impl<T> ByKind<T> {
+    fn of(&mut self, kind: Kind) -> &mut T {
+        match kind {
+            Kind::Readings => &mut self.readings,
+            Kind::Messages => &mut self.messages,
+        }
+    }
+}
+
+/// What a route keeps of a batch.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum Kept<'a> {
+    Readings(&'a [Reading]),
+    Messages(&'a [Message]),
+}
+
+impl Kept<'_> {
+    /// Packets in it.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // what is empty is not kept
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Readings(readings) => readings.len(),
+            Self::Messages(messages) => messages.len(),
+        }
+    }
 }
 
 struct Route {
     id: RouteId,
     config: RouteConfig,
-    slots: Vec<Slot>,
+    slots: Vec<AnySlot>,
     /// The streams that its first slot knows.
     declared: BTreeSet<StreamId>,
     received: u64,
     forwarded: u64,
-    input: Vec<Reading>,
-    output: Vec<Reading>,
+    /// What is on its way through the slots, and where the next slot puts it.
+    readings: Flow<Reading>,
+    messages: Flow<Message>,
+}
+
+/// Packets between two slots. Both buffers are used again and again.
+struct Flow<P> {
+    input: Vec<P>,
+    output: Vec<P>,
+}
+
+impl<P> Default for Flow<P> {
+    fn default() -> Self {
+        Self { input: Vec::new(), output: Vec::new() }
+    }
+}
+
+impl<P> Flow<P> {
+    /// Takes the input through a slot: what it puts out is the input of the next.
+    fn through(&mut self, process: impl FnOnce(&[P], &mut Vec<P>)) {
+        self.output.clear();
+        process(&self.input, &mut self.output);
+        std::mem::swap(&mut self.input, &mut self.output);
+    }
 }
 
 /// What to do with a stream that a cell does not take.
@@ -71,6 +128,12 @@ pub struct Routed {
     pub routed: u64,
     /// Packets that no route wanted.
     pub unrouted: u64,
+}
+
+impl Routed {
+    fn packet(&mut self, routes: &[usize]) {
+        *(if routes.is_empty() { &mut self.unrouted } else { &mut self.routed }) += 1;
+    }
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -97,7 +160,6 @@ impl Pipeline {
             let names = names.filter(|(_, name)| wanted(name) && !made_by_a_slot(name, &templates, &pipeline.names));
             let declared: BTreeSet<_> = names.map(|(id, _)| id).collect();
             let streams: Vec<_> = declared.iter().copied().collect();
-            let (input, output) = (Vec::new(), Vec::new());
             let (slots, misfits) = match (pipeline.start_slots(&slots, &streams), unfit) {
                 (Ok(started), _) => (started, false),
                 (Err(error), Unfit::Fail) => return Err(error),
@@ -106,7 +168,16 @@ impl Pipeline {
             };
             let declared = if misfits { BTreeSet::new() } else { declared };
             let index = pipeline.routes.len();
-            pipeline.routes.push(Route { id, config, slots, declared, received: 0, forwarded: 0, input, output });
+            pipeline.routes.push(Route {
+                id,
+                config,
+                slots,
+                declared,
+                received: 0,
+                forwarded: 0,
+                readings: Flow::default(),
+                messages: Flow::default(),
+            });
             if misfits {
                 for stream in &streams {
                     // It says itself what it leaves out.
@@ -121,7 +192,7 @@ impl Pipeline {
     }
 
     /// Starts the cells of a route with these streams and what its slots make of them.
-    fn start_slots(&mut self, slots: &[LoadedSlot], streams: &[StreamId]) -> anyhow::Result<Vec<Slot>> {
+    fn start_slots(&mut self, slots: &[LoadedSlot], streams: &[StreamId]) -> anyhow::Result<Vec<AnySlot>> {
         let mut streams = streams.to_vec();
         let mut started = Vec::new();
         for slot in slots {
@@ -135,7 +206,7 @@ impl Pipeline {
                 streams: streams.iter().map(|stream| self.info(*stream)).collect(),
                 outputs: outputs.iter().map(|stream| self.info(*stream)).collect(),
             };
-            streams.extend(outputs);
+            after(slot.config.world, &mut streams, outputs);
             started.push(slot.start(setup)?);
         }
         Ok(started)
@@ -145,22 +216,22 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Full`] beyond `max_streams`.
-    pub fn admit(&mut self, name: &str) -> Result<StreamId, Full> {
+    pub fn admit(&mut self, name: &str, kind: Kind) -> Result<StreamId, Full> {
         let id = self.names.intern(name)?;
         if self.streams.len() <= id.0 as usize {
             self.streams.resize_with(self.names.names().len(), Stream::default);
         }
-        if !self.streams[id.0 as usize].routed {
+        if self.streams[id.0 as usize].routes.of(kind).is_none() {
             let mut routes = Vec::new();
             for index in 0..self.routes.len() {
-                let wanted = self.routes[index].config.streams.iter().any(|pattern| pattern.matches(name));
+                let config = &self.routes[index].config;
+                let wanted = config.input == kind && config.streams.iter().any(|pattern| pattern.matches(name));
                 // A stream of an earlier run was declared at the start.
                 if wanted && (self.routes[index].declared.contains(&id) || self.declare(index, id)) {
                     routes.push(index);
                 }
             }
-            let stream = &mut self.streams[id.0 as usize];
-            (stream.routes, stream.routed) = (routes.into(), true);
+            *self.streams[id.0 as usize].routes.of(kind) = Some(routes.into());
         }
         Ok(id)
     }
@@ -169,7 +240,8 @@ impl Pipeline {
     fn declare(&mut self, route: usize, stream: StreamId) -> bool {
         let mut streams = vec![stream];
         for slot in 0..self.routes[route].slots.len() {
-            let templates = self.routes[route].slots[slot].outputs().to_vec();
+            let Slot { outputs: templates, world, .. } = self.routes[route].slots[slot].config().clone();
+            let mut made = Vec::new();
             for stream in streams.clone() {
                 let outputs = match self.outputs(stream, &templates) {
                     Ok(outputs) => outputs,
@@ -189,8 +261,9 @@ impl Pipeline {
                     error!(route, stream, %error, "the stream cannot enter the route; its packets count as unrouted");
                     return false;
                 }
-                streams.extend(outputs);
+                made.extend(outputs);
             }
+            after(world, &mut streams, made);
         }
         self.routes[route].declared.insert(stream);
         true
@@ -225,48 +298,79 @@ impl Pipeline {
         self.known.get(self.name(id)).map_or("", |stream| &stream.unit)
     }
 
-    /// Decides about a batch whose streams were admitted: calls `keep` with what each route keeps of it.
-    pub fn process(&mut self, batch: &[Reading], now: Now, mut keep: impl FnMut(RouteId, &[Reading])) -> Routed {
+    /// Decides about readings whose streams were admitted: calls `keep` with what each route keeps of them.
+    pub fn process(&mut self, batch: &[Reading], now: Now, keep: impl FnMut(RouteId, Kept<'_>)) -> Routed {
         let mut count = Routed::default();
         for reading in batch {
             let stream = &mut self.streams[reading.stream.0 as usize];
             stream.received += 1;
-            if stream.routes.is_empty() {
-                count.unrouted += 1;
-            } else {
-                count.routed += 1;
-            }
-            for route in &stream.routes {
-                let input = &mut self.routes[*route].input;
+            let routes = stream.routes.readings.as_deref().unwrap_or_default();
+            count.packet(routes);
+            for route in routes {
+                let input = &mut self.routes[*route].readings.input;
                 if input.is_empty() {
                     self.touched.push(*route);
                 }
                 input.push(*reading);
             }
         }
-        while let Some(route) = self.touched.pop() {
-            self.run(route, 0, now.unix, &mut keep);
-        }
+        self.run_touched(now, keep);
         count
     }
 
+    /// The same for messages.
+    pub fn process_messages(&mut self, batch: &[Message], now: Now, keep: impl FnMut(RouteId, Kept<'_>)) -> Routed {
+        let mut count = Routed::default();
+        for message in batch {
+            let stream = &mut self.streams[message.stream.0 as usize];
+            stream.received += 1;
+            let routes = stream.routes.messages.as_deref().unwrap_or_default();
+            count.packet(routes);
+            for route in routes {
+                let input = &mut self.routes[*route].messages.input;
+                if input.is_empty() {
+                    self.touched.push(*route);
+                }
+                input.push(message.clone());
+            }
+        }
+        self.run_touched(now, keep);
+        count
+    }
+
+    fn run_touched(&mut self, now: Now, mut keep: impl FnMut(RouteId, Kept<'_>)) {
+        while let Some(route) = self.touched.pop() {
+            let Route { received, readings, messages, .. } = &mut self.routes[route];
+            *received += (readings.input.len() + messages.input.len()) as u64;
+            self.run(route, 0, now.unix, &mut keep);
+        }
+    }
+
     /// The sources have ended: every cell has the last word, and what it says goes on through the slots after it.
-    pub(crate) fn flush(&mut self, now: Now, mut keep: impl FnMut(RouteId, &[Reading])) {
+    pub(crate) fn flush(&mut self, now: Now, mut keep: impl FnMut(RouteId, Kept<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
-                let Route { slots, input, .. } = &mut self.routes[route];
-                slots[slot].flush(input);
+                let Route { slots, readings, messages, .. } = &mut self.routes[route];
+                match &mut slots[slot] {
+                    AnySlot::Filter(slot) => slot.flush(&mut readings.input),
+                    AnySlot::MessageFilter(slot) => slot.flush(&mut messages.input),
+                    AnySlot::Decoder(slot) => slot.flush(&mut readings.input),
+                }
                 self.run(route, slot + 1, now.unix, &mut keep);
             }
         }
     }
 
     /// Tells the cells whose interval has passed that time has. `clock_us` is the clock that ticks go by.
-    pub(crate) fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(RouteId, &[Reading])) {
+    pub(crate) fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(RouteId, Kept<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
-                let Route { slots, input, .. } = &mut self.routes[route];
-                slots[slot].tick(clock_us, now.unix, input);
+                let Route { slots, readings, messages, .. } = &mut self.routes[route];
+                match &mut slots[slot] {
+                    AnySlot::Filter(slot) => slot.tick(clock_us, now.unix, &mut readings.input),
+                    AnySlot::MessageFilter(slot) => slot.tick(clock_us, now.unix, &mut messages.input),
+                    AnySlot::Decoder(slot) => slot.tick(clock_us, now.unix, &mut readings.input),
+                }
                 self.run(route, slot + 1, now.unix, &mut keep);
             }
         }
@@ -277,44 +381,51 @@ impl Pipeline {
         self.routes.iter_mut().flat_map(|route| &mut route.slots).filter_map(|slot| slot.next_tick_us(clock_us)).min()
     }
 
-    /// Takes a route's input through its slots from `first` on.
-    fn run(&mut self, route: usize, first: usize, now: Unix, keep: &mut impl FnMut(RouteId, &[Reading])) {
-        let Route { id, slots, received, forwarded, input, output, .. } = &mut self.routes[route];
-        if first == 0 {
-            *received += input.len() as u64;
-        }
+    /// Takes what a route has through its slots from `first` on.
+    fn run(&mut self, route: usize, first: usize, now: Unix, keep: &mut impl FnMut(RouteId, Kept<'_>)) {
+        let Route { id, slots, forwarded, readings, messages, .. } = &mut self.routes[route];
         for slot in &mut slots[first..] {
-            if input.is_empty() {
+            if readings.input.is_empty() && messages.input.is_empty() {
                 return;
             }
-            output.clear();
-            slot.process(input, now, output);
-            std::mem::swap(input, output);
+            match slot {
+                AnySlot::Filter(slot) => readings.through(|input, output| slot.process(input, now, output)),
+                AnySlot::MessageFilter(slot) => messages.through(|input, output| slot.process(input, now, output)),
+                AnySlot::Decoder(slot) => {
+                    slot.process(&messages.input, now, &mut readings.input);
+                    messages.input.clear();
+                }
+            }
         }
-        if input.is_empty() {
-            return;
-        }
-        *forwarded += input.len() as u64;
-        for reading in &*input {
-            let index = reading.stream.0 as usize;
+        // A route ends in one kind: the other's buffer is empty.
+        let out = readings.input.iter().map(|reading| reading.stream);
+        for stream in out.chain(messages.input.iter().map(|message| message.stream)) {
+            let index = stream.0 as usize;
             if index >= self.streams.len() {
                 self.streams.resize_with(index + 1, Stream::default);
             }
             self.streams[index].forwarded += 1;
+            *forwarded += 1;
         }
-        keep(*id, input);
-        input.clear();
+        if !readings.input.is_empty() {
+            keep(*id, Kept::Readings(&readings.input));
+            readings.input.clear();
+        }
+        if !messages.input.is_empty() {
+            keep(*id, Kept::Messages(&messages.input));
+            messages.input.clear();
+        }
     }
 
     /// Saves every cell and gives the states that have changed, by slot.
     pub(crate) fn save(&mut self) -> Vec<(String, Digest, Vec<u8>)> {
         let slots = self.routes.iter_mut().flat_map(|route| &mut route.slots);
-        slots.filter_map(Slot::save).map(|(name, digest, state)| (name.to_owned(), digest, state.to_vec())).collect()
+        slots.filter_map(AnySlot::save).map(|(name, digest, state)| (name.to_owned(), digest, state.to_vec())).collect()
     }
 
     /// Nothing was written: the next `save` gives every state again.
     pub(crate) fn commit_failed(&mut self) {
-        self.routes.iter_mut().flat_map(|route| &mut route.slots).for_each(Slot::commit_failed);
+        self.routes.iter_mut().flat_map(|route| &mut route.slots).for_each(AnySlot::commit_failed);
     }
 
     /// All stream names; the position is the id.
@@ -333,7 +444,7 @@ impl Pipeline {
         let routes = self.routes.iter().map(|route| RouteStatus {
             name: route.config.name.clone(),
             received: route.received,
-            slots: route.slots.iter().map(Slot::status).collect(),
+            slots: route.slots.iter().map(AnySlot::status).collect(),
             forwarded: route.forwarded,
         });
         let streams = self.streams.iter().zip(self.names.names()).map(|(stream, name)| StreamStatus {
@@ -343,6 +454,14 @@ impl Pipeline {
         });
         (routes.collect(), streams.collect())
     }
+}
+
+/// The streams that come out of a slot: its outputs besides those fed in, unless they were messages that are now readings.
+fn after(world: World, streams: &mut Vec<StreamId>, outputs: Vec<StreamId>) {
+    if world == World::Decoder {
+        streams.clear();
+    }
+    streams.extend(outputs);
 }
 
 /// Whether a known name is that of an output: a route chooses among what sources make, not what slots make.

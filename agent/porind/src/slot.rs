@@ -6,11 +6,11 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
-use porin_cell::{Cell, Level, LogLine, Plan, StartError, Used};
+use porin_cell::{Cell, CellPacket, Level, LogLine, Plan, StartError, Used};
 use porin_core::{
     config::Slot as Config,
     fault::{Fault, FaultPolicy},
-    packet::Reading,
+    packet::{Message, Reading},
     setup::{Setup, StreamInfo},
     status::SlotStatus,
     time::Unix,
@@ -19,11 +19,63 @@ use tracing::{debug, error, info, trace, warn};
 
 use crate::store::Digest;
 
-/// Readings kept since the last `save`, to be given again after a fault. When full, the slot saves: 96 KB at most.
+/// Packets kept since the last `save`, to be given again after a fault. When full, the slot saves: readings take 96 KB at
+/// most.
 const MAX_SINCE_SAVE: usize = 4_096;
 
-/// A place in a route with a cell in it.
-pub(crate) struct Slot {
+/// Bytes of messages kept since the last `save`.
+const MAX_BYTES_SINCE_SAVE: usize = 1 << 20;
+
+/// A slot of any world.
+pub(crate) enum AnySlot {
+    Filter(Slot<Reading, Reading>),
+    MessageFilter(Slot<Message, Message>),
+    Decoder(Slot<Message, Reading>),
+}
+
+/// Whatever a slot takes and gives, in the parts where that does not matter.
+macro_rules! any {
+    ($slot:expr, $inner:ident => $what:expr) => {
+        match $slot {
+            AnySlot::Filter($inner) => $what,
+            AnySlot::MessageFilter($inner) => $what,
+            AnySlot::Decoder($inner) => $what,
+        }
+    };
+}
+
+impl AnySlot {
+    pub(crate) fn restore_stored(&mut self) {
+        any!(self, slot => slot.restore_stored());
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        any!(self, slot => &slot.config)
+    }
+
+    pub(crate) fn add_stream(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> Result<(), StartError> {
+        any!(self, slot => slot.add_stream(stream, outputs))
+    }
+
+    pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
+        any!(self, slot => slot.next_tick_us(clock_us))
+    }
+
+    pub(crate) fn save(&mut self) -> Option<(&str, Digest, &[u8])> {
+        any!(self, slot => slot.save())
+    }
+
+    pub(crate) fn commit_failed(&mut self) {
+        any!(self, slot => slot.commit_failed());
+    }
+
+    pub(crate) fn status(&self) -> SlotStatus {
+        any!(self, slot => slot.status())
+    }
+}
+
+/// A place in a route with a cell in it that takes packets of one kind and gives packets of one kind.
+pub(crate) struct Slot<I, O> {
     config: Config,
     plan: Arc<Plan>,
     digest: Digest,
@@ -35,16 +87,17 @@ pub(crate) struct Slot {
     /// Whether the store has something else.
     unwritten: bool,
     /// The batches since then, one after the other, and where each ends.
-    since_save: Vec<Reading>,
+    since_save: Vec<I>,
+    bytes_since_save: usize,
     batch_ends: Vec<(usize, Unix)>,
     /// When the cell was last told that time has passed, by the clock that ticks go by.
     last_tick_us: Option<u64>,
     /// What a rebuilt cell puts out about batches that it has answered before.
-    discarded: Vec<Reading>,
+    discarded: Vec<O>,
     status: SlotStatus,
 }
 
-impl Slot {
+impl<I: CellPacket, O: CellPacket> Slot<I, O> {
     /// Starts the cell with the streams known so far. `stored` is for [`Slot::restore_stored`].
     pub(crate) fn start(
         config: Config,
@@ -66,6 +119,7 @@ impl Slot {
             saved,
             unwritten,
             since_save,
+            bytes_since_save: 0,
             batch_ends,
             last_tick_us,
             discarded,
@@ -84,11 +138,6 @@ impl Slot {
         warn!(slot = %self.config.name, reason, "the cell does not take the stored state and starts afresh");
         self.saved = None;
         self.try_rebuild();
-    }
-
-    /// The slot's further streams for a stream fed in.
-    pub(crate) fn outputs(&self) -> &[String] {
-        &self.config.outputs
     }
 
     /// Declares streams that appeared.
@@ -116,7 +165,7 @@ impl Slot {
     }
 
     /// Decides about a batch: appends to `out` what goes on.
-    pub(crate) fn process(&mut self, batch: &[Reading], now: Unix, out: &mut Vec<Reading>) {
+    pub(crate) fn process(&mut self, batch: &[I], now: Unix, out: &mut Vec<O>) {
         self.status.input += batch.len() as u64;
         let before = out.len();
         match self.call(batch, now, out) {
@@ -130,12 +179,12 @@ impl Slot {
     }
 
     /// Asks for the last word: the sources have ended.
-    pub(crate) fn flush(&mut self, out: &mut Vec<Reading>) {
+    pub(crate) fn flush(&mut self, out: &mut Vec<O>) {
         self.unasked(out, |cell, out| cell.flush(out));
     }
 
     /// Tells the cell that time has passed, if its interval has. `clock_us` is the clock that ticks go by.
-    pub(crate) fn tick(&mut self, clock_us: u64, now: Unix, out: &mut Vec<Reading>) {
+    pub(crate) fn tick(&mut self, clock_us: u64, now: Unix, out: &mut Vec<O>) {
         if self.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
             return;
         }
@@ -152,11 +201,7 @@ impl Slot {
     }
 
     /// A call that no packet asked for.
-    fn unasked(
-        &mut self,
-        out: &mut Vec<Reading>,
-        call: impl FnOnce(&mut Cell, &mut Vec<Reading>) -> Result<Used, Fault>,
-    ) {
+    fn unasked(&mut self, out: &mut Vec<O>, call: impl FnOnce(&mut Cell, &mut Vec<O>) -> Result<Used, Fault>) {
         let before = out.len();
         let Some(cell) = &mut self.cell else { return };
         if let Err(fault) = call(cell, out) {
@@ -189,7 +234,7 @@ impl Slot {
         SlotStatus { memory_bytes: self.cell.as_ref().map_or(0, Cell::memory_bytes), ..self.status.clone() }
     }
 
-    fn call(&mut self, batch: &[Reading], now: Unix, out: &mut Vec<Reading>) -> Result<(), Fault> {
+    fn call(&mut self, batch: &[I], now: Unix, out: &mut Vec<O>) -> Result<(), Fault> {
         let Some(cell) = &mut self.cell else {
             return Err(Fault::Trap("there is no cell: it could not be made again after a fault".into()));
         };
@@ -204,10 +249,11 @@ impl Slot {
     }
 
     /// Remembers what the cell has decided about, in case it must be made again.
-    fn keep(&mut self, batch: &[Reading], now: Unix) {
+    fn keep(&mut self, batch: &[I], now: Unix) {
         self.since_save.extend_from_slice(batch);
+        self.bytes_since_save += batch.iter().map(CellPacket::bytes).sum::<usize>();
         self.batch_ends.push((self.since_save.len(), now));
-        if self.since_save.len() >= MAX_SINCE_SAVE {
+        if self.since_save.len() >= MAX_SINCE_SAVE || self.bytes_since_save >= MAX_BYTES_SINCE_SAVE {
             self.save_in_memory();
         }
     }
@@ -216,6 +262,7 @@ impl Slot {
     fn save_in_memory(&mut self) {
         let outcome = self.cell.as_mut().map(Cell::save);
         self.since_save.clear();
+        self.bytes_since_save = 0;
         self.batch_ends.clear();
         match outcome {
             Some(Ok(state)) => {
@@ -232,7 +279,7 @@ impl Slot {
         self.log();
     }
 
-    fn one_by_one(&mut self, batch: &[Reading], now: Unix, out: &mut Vec<Reading>) {
+    fn one_by_one(&mut self, batch: &[I], now: Unix, out: &mut Vec<O>) {
         // A cell that cannot be made again is tried once for a batch, not once for a packet.
         let mut alive = self.try_rebuild();
         for packet in batch {
@@ -315,7 +362,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use porin_cell::Engine;
-    use porin_core::{config::Provenance, ids::StreamId, limits::CellLimits, packet::Quality};
+    use porin_core::{config::Provenance, ids::StreamId, limits::CellLimits, packet::Quality, setup::World};
     use porin_test_support::WatCell;
 
     use super::*;
@@ -342,10 +389,11 @@ mod tests {
         .build()
     }
 
-    fn slot(stored: Option<Vec<u8>>) -> Slot {
+    fn slot(stored: Option<Vec<u8>>) -> Slot<Reading, Reading> {
         let config = Config {
             name: "s".into(),
             cell: Provenance::Local(String::new()),
+            world: World::Filter,
             grants: vec![],
             params: vec![],
             outputs: vec![],
@@ -353,7 +401,7 @@ mod tests {
             fault: FaultPolicy::Drop,
             limits: CellLimits::default(),
         };
-        let plan = Plan::load(&Engine::new(), &counting(), &config.limits).expect("its type is right");
+        let plan = Plan::load(&Engine::new(), &counting(), config.world, &config.limits).expect("its type is right");
         let stream = StreamInfo { id: StreamId(0), name: "a".into(), unit: String::new(), params: vec![] };
         let setup = Setup { streams: vec![stream], ..Setup::default() };
         let mut slot = Slot::start(config, Arc::new(plan), [0; 32], setup, stored).expect("it starts");
@@ -366,7 +414,7 @@ mod tests {
         times.iter().copied().map(reading).collect()
     }
 
-    fn process(slot: &mut Slot, times: &[u64]) -> Vec<(u64, f64)> {
+    fn process(slot: &mut Slot<Reading, Reading>, times: &[u64]) -> Vec<(u64, f64)> {
         let mut out = Vec::new();
         slot.process(&batch(times), Unix(0), &mut out);
         out.iter().map(|reading| (reading.time.0, reading.value)).collect()

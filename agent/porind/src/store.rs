@@ -138,11 +138,15 @@ impl Store {
     /// Records of the backlog, oldest first.
     pub(crate) fn load(&self, queue: QueueId, load: Load) -> anyhow::Result<Vec<(Seq, Record)>> {
         let table = self.db.begin_read()?.open_table(RECORDS)?;
-        let mut records = Vec::new();
+        let (mut records, mut bytes) = (Vec::new(), 0);
         for row in table.range((queue.0, load.from.0)..(queue.0, load.to.0))?.take(load.count) {
+            if bytes >= load.bytes {
+                break;
+            }
             let (key, value) = row?;
             let seq = Seq(key.value().1);
             let record = Record::decode(value.value()).with_context(|| format!("record {} of the outbox", seq.0))?;
+            bytes += record.packet.bytes();
             records.push((seq, record));
         }
         Ok(records)

@@ -9,7 +9,7 @@ use std::{
 
 use porin_core::{
     config::Config,
-    packet::{Quality, Reading},
+    packet::{Kind, Quality, Reading},
     time::{Now, Unix},
 };
 use porin_test_support::target_dir;
@@ -48,14 +48,14 @@ fn a_packet_costs_no_allocation() {
     );
     let mut pipeline =
         porind::pipeline(&Config::parse(&config).expect("good")).expect("the cell is built by `make test`");
-    let stream = pipeline.admit("a").expect("room");
+    let stream = pipeline.admit("a", Kind::Readings).expect("room");
     let reading = |time: u64| Reading { time: Unix(time), value: (time % 7) as f64, stream, quality: Quality::GOOD };
     let batch: Vec<_> = (0..64).map(reading).collect();
     let mut run = |batches: u64| {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         let mut kept = 0;
         for _ in 0..batches {
-            pipeline.process(&batch, Now::default(), |_, readings| kept += readings.len() as u64);
+            pipeline.process(&batch, Now::default(), |_, packets| kept += packets.len() as u64);
         }
         assert!(kept >= batches, "something is kept, so that the way out is counted, too");
         ALLOCATIONS.load(Ordering::Relaxed) - before

@@ -3,6 +3,7 @@
 //   * runtime_path: "crate::rt"
 //   * additional derives ["PartialEq"]
 //   * pub-export-macro
+//   * disable_custom_section_link_helpers
 pub type Reading = porin::cell::types::Reading;
 pub type Setup = porin::cell::types::Setup;
 pub type StreamInfo = porin::cell::types::StreamInfo;
@@ -910,9 +911,6 @@ pub mod porin {
         /// Capability `log`: lines for the operator. Has the shape of wasi:logging.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod log {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             #[repr(u8)]
             #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
             pub enum Level {
@@ -1000,9 +998,6 @@ pub mod porin {
         /// Capability `clock`: the time of the route (packet time on replay, else wall time).
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod clock {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             #[allow(unused_unsafe, clippy::all)]
             #[allow(async_fn_in_trait)]
             pub fn now_us() -> u64 {
@@ -1025,9 +1020,6 @@ pub mod porin {
         /// What crosses between the host and a cell. No capability comes with these types.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod types {
-            #[used]
-            #[doc(hidden)]
-            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
             /// One numeric observation.
             ///
@@ -1243,32 +1235,3 @@ t\x060.63.0";
 }
 #[doc(inline)]
 pub use __export_filter_impl as export;
-#[rustfmt::skip]
-#[cfg(target_arch = "wasm32")]
-#[unsafe(
-    link_section = "component-type:wit-bindgen:0.63.0:porin:cell@0.1.0:filter-with-all-of-its-exports-removed:encoded world"
-)]
-#[doc(hidden)]
-#[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 712] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xab\x04\x01A\x02\x01\
-A\x0c\x01B\x04\x01m\x06\x05trace\x05debug\x04info\x04warn\x05error\x08critical\x04\
-\0\x05level\x03\0\0\x01@\x03\x05level\x01\x07contexts\x07messages\x01\0\x04\0\x03\
-log\x01\x02\x03\0\x14porin:cell/log@0.1.0\x05\0\x01B\x02\x01@\0\0w\x04\0\x06now-\
-us\x01\0\x03\0\x16porin:cell/clock@0.1.0\x05\x01\x01B\x0c\x01r\x04\x07time-usw\x05\
-valueu\x06streamy\x07qualityy\x04\0\x07reading\x03\0\0\x01q\x04\x04flag\x01\x7f\0\
-\x07integer\x01x\0\x06number\x01u\0\x04text\x01s\0\x04\0\x05value\x03\0\x02\x01r\
-\x02\x04names\x05value\x03\x04\0\x05param\x03\0\x04\x01p\x05\x01r\x04\x02idy\x04\
-names\x04units\x06params\x06\x04\0\x0bstream-info\x03\0\x07\x01p\x08\x01r\x03\x06\
-params\x06\x07streams\x09\x07outputs\x09\x04\0\x05setup\x03\0\x0a\x03\0\x16porin\
-:cell/types@0.1.0\x05\x02\x02\x03\0\x02\x07reading\x03\0\x07reading\x03\0\x03\x02\
-\x03\0\x02\x05setup\x03\0\x05setup\x03\0\x05\x02\x03\0\x02\x0bstream-info\x03\0\x0b\
-stream-info\x03\0\x07\x04\07porin:cell/filter-with-all-of-its-exports-removed@0.\
-1.0\x04\0\x0b,\x01\0&filter-with-all-of-its-exports-removed\x03\0\0\0G\x09produc\
-ers\x01\x0cprocessed-by\x02\x0dwit-component\x070.262.0\x10wit-bindgen-rust\x060\
-.63.0";
-#[inline(never)]
-#[doc(hidden)]
-pub fn __link_custom_section_describing_imports() {
-    crate::rt::maybe_link_cabi_realloc();
-}

@@ -41,23 +41,33 @@ mod arena;
 #[allow(missing_docs, unsafe_code, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction)]
 #[doc(hidden)]
 pub mod bindings;
-mod filter;
+#[rustfmt::skip]
+#[allow(missing_docs, unsafe_code, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction)]
+#[doc(hidden)]
+pub mod bindings_decoder;
+#[rustfmt::skip]
+#[allow(missing_docs, unsafe_code, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction)]
+#[doc(hidden)]
+pub mod bindings_message_filter;
 pub mod math;
 #[doc(hidden)]
 #[allow(unsafe_code)]
 pub mod rt;
 mod state;
 mod stream;
+mod streams;
 
 pub use bindings::porin::cell::types::{Param, Reading, Setup, StreamInfo, Value};
-pub use filter::Streams;
+pub use bindings_message_filter::porin::cell::messages::Message;
 pub use state::{Malformed, StateReader, StateWriter};
 pub use stream::Stream;
+pub use streams::{Packet, Streams};
 
-/// A decision about the readings of one stream.
+/// A decision about the packets of one stream: readings in and out, unless it says otherwise.
 ///
-/// The SDK makes one value per stream and hands it that stream's readings in the order of the source.
-pub trait Cell: Sized {
+/// The SDK makes one value per stream and hands it that stream's packets in the order of the source. `Cell<Message, Message>`
+/// is a filter of messages, `Cell<Message>` a decoder: messages in, readings out, on the stream's outputs.
+pub trait Cell<I = Reading, O = Reading>: Sized {
     /// The slot parameters that this cell knows. Any other name refuses the configuration.
     const PARAMS: &'static [&'static str];
 
@@ -67,14 +77,14 @@ pub trait Cell: Sized {
     /// Makes the decision for one stream, or says in words for the operator what is wrong with the parameters.
     fn new(stream: &Stream) -> Result<Self, String>;
 
-    /// Decides about one reading: pushes to `out` what goes on, which may be nothing, the reading, or others.
-    fn process(&mut self, reading: Reading, out: &mut Vec<Reading>);
+    /// Decides about one packet: pushes to `out` what goes on, which may be nothing, the packet, or others.
+    fn process(&mut self, packet: I, out: &mut Vec<O>);
 
-    /// Time has passed without regard to readings. `now_us`: microseconds since the Unix epoch.
-    fn tick(&mut self, _now_us: u64, _out: &mut Vec<Reading>) {}
+    /// Time has passed without regard to packets. `now_us`: microseconds since the Unix epoch.
+    fn tick(&mut self, _now_us: u64, _out: &mut Vec<O>) {}
 
     /// The last word on this stream: the source has ended, or the cell is replaced by one that refuses its state.
-    fn flush(&mut self, _out: &mut Vec<Reading>) {}
+    fn flush(&mut self, _out: &mut Vec<O>) {}
 
     /// Writes everything that later decisions depend on. At most 65,535 bytes a stream.
     fn save(&self, state: &mut StateWriter);
@@ -83,18 +93,28 @@ pub trait Cell: Sized {
     fn restore(&mut self, state: &mut StateReader) -> Result<(), Malformed>;
 }
 
-/// Makes a component of a [`Cell`]: exports the `filter` world, on wasm32 only.
+/// Makes a component of a [`Cell`], on wasm32 only: `export!(Deadband)` of the world `filter`, `export!(Topics as
+/// message_filter)` and `export!(Lht65 as decoder)` of those in `wit/messages.wit`.
 #[macro_export]
 macro_rules! export {
     ($cell:ty) => {
+        $crate::export!($cell, bindings, $crate::Reading, $crate::Reading);
+    };
+    ($cell:ty as message_filter) => {
+        $crate::export!($cell, bindings_message_filter, $crate::Message, $crate::Message);
+    };
+    ($cell:ty as decoder) => {
+        $crate::export!($cell, bindings_decoder, $crate::Message, $crate::Reading);
+    };
+    ($cell:ty, $bindings:ident, $input:ty, $output:ty) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
-            static CELL: $crate::rt::Single<$crate::Streams<$cell>> =
+            static CELL: $crate::rt::Single<$crate::Streams<$cell, $input, $output>> =
                 $crate::rt::Single::new($crate::Streams::new(env!("CARGO_PKG_NAME")));
 
             struct Component;
             #[allow(unsafe_code)]
-            impl $crate::bindings::Guest for Component {
+            impl $crate::$bindings::Guest for Component {
                 fn init(setup: $crate::Setup) -> Result<(), $crate::rt::String> {
                     CELL.with(|cell| cell.init(setup))
                 }
@@ -104,13 +124,13 @@ macro_rules! export {
                 ) {
                     CELL.with(|cell| cell.streams_added(&streams, &outputs))
                 }
-                fn process(batch: $crate::rt::Vec<$crate::Reading>) -> $crate::rt::Vec<$crate::Reading> {
-                    CELL.with(|cell| cell.process(&batch))
+                fn process(batch: $crate::rt::Vec<$input>) -> $crate::rt::Vec<$output> {
+                    CELL.with(|cell| cell.process(batch))
                 }
-                fn tick(now_us: u64) -> $crate::rt::Vec<$crate::Reading> {
+                fn tick(now_us: u64) -> $crate::rt::Vec<$output> {
                     CELL.with(|cell| cell.tick(now_us))
                 }
-                fn flush() -> $crate::rt::Vec<$crate::Reading> {
+                fn flush() -> $crate::rt::Vec<$output> {
                     CELL.with(|cell| cell.flush())
                 }
                 fn save() -> $crate::rt::Vec<u8> {
@@ -120,7 +140,7 @@ macro_rules! export {
                     CELL.with(|cell| cell.restore(&state))
                 }
             }
-    $crate::bindings::export!(Component with_types_in $crate::bindings);
+    $crate::$bindings::export!(Component with_types_in $crate::$bindings);
         };
     };
 }

@@ -1,7 +1,7 @@
 //! The runtime under the generated bindings: `cabi_realloc`, the panic handler, and the one cell of a component.
 
 pub use alloc::{string::String, vec::Vec};
-use core::cell::UnsafeCell;
+use core::{alloc::Layout, cell::UnsafeCell};
 
 /// The component's only cell value. Calls into a component neither nest nor come from two threads.
 #[derive(Debug)]
@@ -22,6 +22,41 @@ impl<T> Single<T> {
     }
 }
 
+/// Memory for an answer while the bindings write it: freed when dropped, the host's once forgotten.
+#[derive(Debug)]
+pub struct Cleanup {
+    pointer: *mut u8,
+    layout: Layout,
+}
+
+impl Cleanup {
+    /// Room of this layout; null and nothing to clean up if it has no size.
+    #[must_use]
+    pub fn new(layout: Layout) -> (*mut u8, Option<Self>) {
+        if layout.size() == 0 {
+            return (core::ptr::null_mut(), None);
+        }
+        // SAFETY: the layout has a size.
+        let pointer = unsafe { alloc::alloc::alloc(layout) };
+        if pointer.is_null() {
+            trap();
+        }
+        (pointer, Some(Self { pointer, layout }))
+    }
+
+    /// Gives the memory away.
+    pub fn forget(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated with this layout, and nobody else has it.
+        unsafe { alloc::alloc::dealloc(self.pointer, self.layout) }
+    }
+}
+
 /// Named by the bindings so that the linker keeps `cabi_realloc`; on wasm32 it is an export of its own.
 pub fn maybe_link_cabi_realloc() {}
 
@@ -33,7 +68,6 @@ pub fn run_ctors_once() {}
 #[cfg(target_arch = "wasm32")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, new_size: usize) -> *mut u8 {
-    use core::alloc::Layout;
     if new_size == 0 {
         return align as *mut u8;
     }

@@ -1,11 +1,11 @@
 //! Every stock cell over recorded streams on wasmi and on Wasmtime: the same output and the same saved state, bit by
 //! bit. The component is the same file; nothing is compiled twice.
 
-use porin_cell::{Cell, Engine, Plan};
+use porin_cell::{Cell, CellPacket, Engine, Plan, World};
 use porin_core::{
     ids::StreamId,
     limits::CellLimits,
-    packet::{Quality, Reading},
+    packet::{Message, Quality, Reading},
     setup::{Param, Setup, StreamInfo, Value},
     time::Unix,
 };
@@ -84,10 +84,10 @@ fn readings(rows: &[Row], channels: &[String]) -> Vec<Reading> {
 
 fn on_wasmi(bytes: &[u8], setup: &Setup, readings: &[Reading]) -> Trace {
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), bytes, &limits).expect("it loads");
+    let plan = Plan::load(&Engine::new(), bytes, World::Filter, &limits).expect("it loads");
     let mut cell = Cell::start(&plan, &[], limits, setup).expect("it starts");
     let mut trace = Trace::default();
-    let mut out = Vec::new();
+    let mut out: Vec<Reading> = Vec::new();
     for (index, batch) in readings.chunks(64).enumerate() {
         cell.process(batch, Unix(0), &mut out).expect("no fault");
         if index % 16 == 0 {
@@ -162,4 +162,116 @@ fn every_cell_gives_the_same_bits_on_both_engines() {
             assert!(here.states == there.states, "{} on {set}: the state differs", case.cell);
         }
     }
+}
+
+/// Messages of every length up to some more than a frame, and some topics.
+fn messages() -> Vec<Message> {
+    let message = |index: u32| Message {
+        time: Unix(u64::from(index) * 1_000_000),
+        stream: StreamId(index % 3),
+        quality: Quality(index % 2),
+        topic: ["a/b", "a/c", "käse/#/+", ""][index as usize % 4].into(),
+        payload: (0..index % 14).map(|byte| (byte * 37 + index * 11).to_le_bytes()[0]).collect(),
+    };
+    (0..500).map(message).collect()
+}
+
+fn message_setup(outputs: &[&str], params: Vec<Param>) -> Setup {
+    let case = Case { cell: "", params, outputs: &[] };
+    let names: Vec<_> = (0..3).map(|id| format!("s{id}")).collect();
+    let mut setup = setup(&case, &names);
+    setup.streams.iter_mut().for_each(|stream| stream.params.clear());
+    let outputs = names.iter().flat_map(|name| outputs.iter().map(move |output| format!("{name}/{output}")));
+    let info = |(id, name)| StreamInfo { id: StreamId(id), name, unit: String::new(), params: vec![] };
+    setup.outputs = (3..).zip(outputs).map(info).collect();
+    setup
+}
+
+mod message_filter {
+    #![allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]
+    wasmtime::component::bindgen!({ path: "../../wit", world: "message-filter" });
+}
+
+mod decoder {
+    #![allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]
+    wasmtime::component::bindgen!({ path: "../../wit", world: "decoder" });
+}
+
+/// What the bindings of each world call by the same names, in modules of their own.
+macro_rules! on_wasmtime {
+    ($module:ident, $world:ident, $cell:expr, $setup:expr, $messages:expr, $out:expr) => {{
+        use $module::porin::cell::{messages, types};
+        let mut config = Config::new();
+        config.cranelift_nan_canonicalization(true);
+        let engine = wasmtime::Engine::new(&config).expect("an engine");
+        let component = Component::new(&engine, cell($cell)).expect("a valid component");
+        let mut store = Store::new(&engine, ());
+        let world = $module::$world::instantiate(&mut store, &component, &Linker::new(&engine)).expect("no imports");
+        let param = |param: &Param| types::Param {
+            name: param.name.clone(),
+            value: match &param.value {
+                Value::Flag(value) => types::Value::Flag(*value),
+                Value::Integer(value) => types::Value::Integer(*value),
+                Value::Number(value) => types::Value::Number(*value),
+                Value::Text(value) => types::Value::Text(value.clone()),
+            },
+        };
+        let info = |info: &StreamInfo| types::StreamInfo {
+            id: info.id.0,
+            name: info.name.clone(),
+            unit: info.unit.clone(),
+            params: info.params.iter().map(param).collect(),
+        };
+        let setup = types::Setup {
+            params: $setup.params.iter().map(param).collect(),
+            streams: $setup.streams.iter().map(info).collect(),
+            outputs: $setup.outputs.iter().map(info).collect(),
+        };
+        world.call_init(&mut store, &setup).expect("no trap").expect("it starts");
+        let message = |message: &Message| messages::Message {
+            time_us: message.time.0,
+            stream: message.stream.0,
+            quality: message.quality.0,
+            topic: message.topic.to_string(),
+            payload: message.payload.to_vec(),
+        };
+        let batches = $messages.chunks(16).map(|batch| batch.iter().map(message).collect::<Vec<_>>());
+        batches.flat_map(|batch| world.call_process(&mut store, &batch).expect("no trap")).map($out).collect::<Vec<_>>()
+    }};
+}
+
+fn here<O: CellPacket>(name: &str, world: World, setup: &Setup, messages: &[Message]) -> Vec<O> {
+    let limits = CellLimits::default();
+    let plan = Plan::load(&Engine::new(), &cell(name), world, &limits).expect("it loads");
+    let mut cell = Cell::start(&plan, &[], limits, setup).expect("it starts");
+    let mut out = Vec::new();
+    for batch in messages.chunks(16) {
+        cell.process(batch, Unix(0), &mut out).expect("no fault");
+    }
+    out
+}
+
+#[test]
+fn cells_of_messages_give_the_same_bits_on_both_engines() {
+    let messages = messages();
+    let text = |name: &str, value: &str| Param { name: name.into(), value: Value::Text(value.into()) };
+    let setup = message_setup(&[], vec![text("only", "a/+"), text("except", "+/c")]);
+    let ours: Vec<Message> = here("topics", World::MessageFilter, &setup, &messages);
+    let ours: Vec<_> =
+        ours.iter().map(|m| (m.time.0, m.stream.0, m.quality.0, m.topic.to_string(), m.payload.to_vec())).collect();
+    let theirs = on_wasmtime!(message_filter, MessageFilter, "topics", setup, messages, |m| (
+        m.time_us, m.stream, m.quality, m.topic, m.payload
+    ));
+    assert!(ours.len() > 50 && ours == theirs);
+
+    let setup = message_setup(&["battery", "temperature", "humidity", "probe"], vec![]);
+    let ours: Vec<Reading> = here("lht65", World::Decoder, &setup, &messages);
+    let ours: Vec<_> = ours.iter().map(|r| (r.time.0, r.value.to_bits(), r.stream.0, r.quality.0)).collect();
+    let theirs = on_wasmtime!(decoder, Decoder, "lht65", setup, messages, |r| (
+        r.time_us,
+        r.value.to_bits(),
+        r.stream,
+        r.quality
+    ));
+    assert!(ours.len() > 50 && ours == theirs);
 }

@@ -352,7 +352,7 @@ impl Subscriber {
     pub fn packets(&self) -> BTreeMap<Name, (String, u64, f64)> {
         let mut packets = BTreeMap::new();
         for publish in self.publishes().iter().filter(|publish| publish.topic.contains("/data/")) {
-            let Decoded { gateway, epoch, packets: list } =
+            let Decoded { gateway, epoch, packets: list, .. } =
                 payload::decode(&publish.payload).unwrap_or_else(|error| panic!("{error}: {publish:?}"));
             for packet in list {
                 let name = (gateway.clone(), epoch.to_string(), packet.seq.0);

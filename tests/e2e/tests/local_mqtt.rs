@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, fs, thread};
 
+use porin_core::payload;
 use porin_e2e::{Broker, Gateway, Subscriber, publish, publish_lines, wait_until};
 use porin_test_support::top;
 use serde_json::Value;
@@ -183,4 +184,85 @@ streams = ["#"]
     assert_eq!(status["imbalance"], Value::Array(vec![]));
     let log = gateway.log();
     assert!(log.contains("plain/attic: `hello` is no number"), "{log}");
+}
+
+/// LoRaWAN frames in a network server's JSON, through a filter of messages and a decoder to readings; and beside it the
+/// messages as they came.
+#[test]
+fn messages_become_readings_in_a_decoder_and_go_on_as_they_are_without_one() {
+    let (local, cloud) = (Broker::mosquitto(), Broker::mosquitto());
+    let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
+    let rest = format!(
+        r##"
+[sources.lora.mqtt]
+broker = "mqtt://127.0.0.1:{}"
+[[sources.lora.mqtt.topics]]
+filter = "application/+/device/{{eui}}/event/up"
+payload = "message"
+base64 = "/data"
+time = "/time"
+stream = "lora/{{eui}}"
+[[sources.lora.mqtt.topics]]
+filter = "raw/#"
+payload = "message"
+stream = "raw"
+[slots.long]
+cell = "CELLS/topics.wasm"
+world = "message-filter"
+params = {{ min_bytes = 11, except = "application/+/device/ff/#" }}
+[slots.lht65]
+cell = "CELLS/lht65.wasm"
+world = "decoder"
+outputs = ["{{stream}}/temperature", "{{stream}}/probe"]
+[slots.quiet]
+cell = "CELLS/deadband.wasm"
+params = {{ absolute = 0.5 }}
+[routes.readings]
+streams = ["lora/#"]
+packets = "messages"
+slots = ["long", "lht65", "quiet"]
+[routes.raw]
+streams = ["raw", "lora/+"]
+packets = "messages"
+topic = "porin/v1/gw/lab/raw"
+"##,
+        local.port
+    );
+    let all = Subscriber::start(cloud.port, "porin/v1/gw/lab/raw");
+    let gateway = Gateway::new("lab", cloud.port, &rest);
+    let agent = gateway.run(&["--json"]);
+    wait_until("the session stands", || is_connected(&gateway, 1) && gateway.status().is_some());
+    wait_until("the subscription stands", || {
+        publish(local.port, "raw/probe", b"?");
+        received(&gateway) > 0
+    });
+    let up = fs::read(top().join("docs/fixtures/mqtt/chirpstack-up.json")).expect("a fixture");
+    let device = |eui: &str| format!("application/a/device/{eui}/event/up");
+    publish(local.port, &device("01"), &up);
+    publish(local.port, &device("ff"), &up);
+    publish(local.port, &device("01"), br#"{"data":"AAAA"}"#);
+    publish(local.port, &device("01"), br#"{"data":"%%"}"#);
+    publish(local.port, "raw/x", b"\x00\xff");
+    // The same values again: the deadband drops them.
+    publish(local.port, &device("01"), &up);
+    wait_until("everything is decided about", || received(&gateway) >= 6);
+    agent.terminate();
+    let (ended, last) = agent.output();
+    assert!(ended.success());
+    let status: Value = serde_json::from_str(&last).expect("the last status");
+    assert_eq!(status["imbalance"], Value::Array(vec![]), "{status}");
+    assert_eq!(status["sources"][0]["bad_rows"], 1, "{status}");
+    let readings: Vec<_> = subscriber.packets().into_values().collect();
+    let time = 1_795_340_055_775_023;
+    assert_eq!(readings, [("lora/01/temperature".into(), time, 19.9), ("lora/01/probe".into(), time, 21.5)]);
+    let raw: Vec<_> =
+        all.publishes().iter().flat_map(|publish| payload::decode(&publish.payload).expect("ours").messages).collect();
+    let frame = [0xcb, 0xa4, 0x07, 0xc6, 0x01, 0xb8, 0x01, 0x08, 0x66, 0x7f, 0xff];
+    assert!(
+        raw.iter()
+            .any(|message| message.stream == "lora/01" && message.payload == frame && message.topic == device("01"))
+    );
+    assert!(
+        raw.iter().any(|message| message.stream == "raw" && message.payload == [0, 0xff] && message.topic == "raw/x")
+    );
 }

@@ -25,7 +25,8 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// The cells that porin brings along: every package under `cells/` but the SDK.
-pub const STOCK_CELLS: [&str; 7] = ["deadband", "hampel", "scale", "summary", "swinging-door", "threshold", "throttle"];
+pub const STOCK_CELLS: [&str; 9] =
+    ["deadband", "hampel", "lht65", "scale", "summary", "swinging-door", "threshold", "throttle", "topics"];
 
 /// A stock cell's component, as `make cells` built it.
 ///

@@ -22,8 +22,9 @@ use crate::{
     fault::FaultPolicy,
     limits::CellLimits,
     outbox::Publish,
+    packet::Kind,
     payload::Encoding,
-    setup::{Param, Value},
+    setup::{Param, Value, World},
     stream::{MAX_NAME_BYTES, MAX_NAME_SLASHES, Pattern, check_name},
 };
 
@@ -198,9 +199,26 @@ impl Parser<'_> {
                 parsed.or_else(|error| self.fail(text.span(), format!("streams `{}`: {error}", text.get_ref())))
             };
             let streams = raw.streams.iter().map(pattern).collect::<Checked<Vec<_>>>()?;
+            let input = match raw.packets.as_ref().map(|packets| (packets.get_ref().as_str(), packets.span())) {
+                None | Some(("readings", _)) => Kind::Readings,
+                Some(("messages", _)) => Kind::Messages,
+                Some((other, span)) => return self.choice(span, "packets", other, &["readings", "messages"]),
+            };
+            let mut flowing = input;
             let mut chain = Vec::new();
-            for slot in &raw.slots {
-                chain.push(self.slot(slot, &mut slots, &all)?);
+            for name in &raw.slots {
+                let slot = self.slot(name, &mut slots, &all)?;
+                if slot.world.input() != flowing {
+                    let (world, wants) = (slot.world.name(), slot.world.input().name());
+                    let message = format!(
+                        "slot `{}` (world {world}) takes {wants}, and what reaches it are {}",
+                        slot.name,
+                        flowing.name()
+                    );
+                    return self.fail(name.span(), message);
+                }
+                flowing = slot.world.output();
+                chain.push(slot);
             }
             let publish = match raw.publish.as_ref().map(|publish| (publish.get_ref().as_str(), publish.span())) {
                 None | Some(("at-once", _)) => Publish::AtOnce,
@@ -215,7 +233,15 @@ impl Parser<'_> {
                     None => return self.choice(name.span(), "encoding", name.get_ref(), &known),
                 },
             };
+            if flowing == Kind::Messages && encoding != Encoding::Json {
+                let span = raw.encoding.as_ref().map_or(0..0, Spanned::span);
+                return self.fail(
+                    span,
+                    format!("encoding `{}`: the route ends in messages, which only json can carry", encoding.name()),
+                );
+            }
             checked.push(Route {
+                input,
                 topic: self.topic(raw.topic.as_ref(), default_topic, gateway)?,
                 name: name.into_inner(),
                 streams,
@@ -250,6 +276,17 @@ impl Parser<'_> {
             let guess = did_you_mean(nearest(text, all.iter().map(String::as_str)));
             return self.fail(name.span(), format!("there is no slot `{text}`{guess}"));
         };
+        let worlds = World::ALL.map(World::name);
+        let world = match &raw.world {
+            None => World::Filter,
+            Some(name) => match World::ALL.iter().find(|world| world.name() == name.get_ref()) {
+                Some(world) => *world,
+                None => return self.choice(name.span(), "world", name.get_ref(), &worlds),
+            },
+        };
+        if world == World::Decoder && raw.outputs.is_empty() {
+            return self.fail(name.span(), format!("slot `{text}` decodes, and names no `outputs` for its readings"));
+        }
         for grant in &raw.grants {
             if !GRANTS.contains(&grant.get_ref().as_str()) {
                 return self.choice(grant.span(), "grant", grant.get_ref(), &GRANTS);
@@ -277,6 +314,7 @@ impl Parser<'_> {
             tick_us: tick_us.transpose()?,
             name: text.clone(),
             cell: Provenance::Local(raw.cell.into_inner()),
+            world,
             grants: raw.grants.into_iter().map(Spanned::into_inner).collect(),
             params: self.params(raw.params)?,
             outputs: raw.outputs.into_iter().map(Spanned::into_inner).collect(),

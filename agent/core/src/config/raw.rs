@@ -92,6 +92,7 @@ pub(super) struct Topic {
     pub(super) payload: Option<Spanned<String>>,
     pub(super) streams: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
     pub(super) stream: Option<Spanned<String>>,
+    pub(super) base64: Option<Spanned<String>>,
     pub(super) time: Option<Spanned<String>>,
     pub(super) time_unit: Option<Spanned<String>>,
     #[serde(default)]
@@ -110,6 +111,7 @@ pub(super) struct Stream {
 #[serde(deny_unknown_fields)]
 pub(super) struct Slot {
     pub(super) cell: Spanned<String>,
+    pub(super) world: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) grants: Vec<Spanned<String>>,
     #[serde(default)]
@@ -124,6 +126,7 @@ pub(super) struct Slot {
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
     pub(super) streams: Vec<Spanned<String>>,
+    pub(super) packets: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) slots: Vec<Spanned<String>>,
     pub(super) topic: Option<Spanned<String>>,

@@ -172,7 +172,7 @@ fn what_is_wrong_with_a_local_broker_is_named_with_its_line() {
     check(
         "payload = \"number\"",
         "payload = \"numbr\"",
-        "line 21: payload `numbr`: known is json, number, senml; did you mean `number`?",
+        "line 21: payload `numbr`: known is json, number, senml, message; did you mean `number`?",
     );
     check("stream = \"{room}\"", "", "line 20: payload `number` needs `stream`");
     check(
@@ -186,4 +186,65 @@ fn what_is_wrong_with_a_local_broker_is_named_with_its_line() {
         "porin/#\"\npayload = \"number\"\nstream = \"x\"",
         "line 8: source `zigbee` would receive what route `all` publishes on the same broker",
     );
+}
+
+const DECODES: &str = r##"
+[gateway]
+id = "barn"
+
+[uplink]
+broker = "mqtt://localhost"
+
+[slots.short]
+cell = "topics.wasm"
+world = "message-filter"
+
+[slots.frames]
+cell = "lht65.wasm"
+world = "decoder"
+outputs = ["{stream}/battery"]
+
+[slots.quiet]
+cell = "deadband.wasm"
+
+[routes.lora]
+streams = ["lora/#"]
+packets = "messages"
+slots = ["short", "frames", "quiet"]
+"##;
+
+#[test]
+fn only_a_decoding_slot_changes_what_a_route_carries() {
+    let route = &Config::parse(DECODES).expect("it is good").cells.routes[0];
+    assert_eq!((route.input, route.output()), (Kind::Messages, Kind::Readings));
+    let check = |good: &str, bad: &str, expected: &str| {
+        assert!(DECODES.contains(good), "{good}");
+        let error = Config::parse(&DECODES.replacen(good, bad, 1)).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+    };
+    check(
+        "\"short\", \"frames\"",
+        "\"frames\", \"short\"",
+        "line 23: slot `short` (world message-filter) takes messages, and what reaches it are readings",
+    );
+    check(
+        "packets = \"messages\"\n",
+        "",
+        "slot `short` (world message-filter) takes messages, and what reaches it are readings",
+    );
+    check(
+        "world = \"decoder\"",
+        "world = \"filter\"",
+        "slot `frames` (world filter) takes readings, and what reaches it are messages",
+    );
+    check(
+        "world = \"decoder\"",
+        "world = \"decodr\"",
+        "line 14: world `decodr`: known is filter, message-filter, decoder; did you mean `decoder`?",
+    );
+    check("outputs = [\"{stream}/battery\"]", "", "slot `frames` decodes, and names no `outputs`");
+    check("packets = \"messages\"", "packets = \"bytes\"", "line 22: packets `bytes`: known is readings, messages");
+    let messages =
+        DECODES.replace(", \"frames\", \"quiet\"]", "]\nencoding = \"compact\"").replace("[slots.frames]", "[slots.f]");
+    assert!(Config::parse(&messages).expect_err("two slots without a route").to_string().contains("compact"));
 }

@@ -1,13 +1,13 @@
 //! The queue by itself, and against a plain list as its disk.
 
 use super::*;
-use crate::packet::Reading;
+use crate::packet::{Packet, Reading};
 
 const NOW: Monotonic = Monotonic(0);
 const AT_ONCE: BatchRule = BatchRule { packets: 4, wait_us: 0, publish: Publish::AtOnce, by_stream: false };
 
 fn record(route: u32) -> Record {
-    Record { route: RouteId(route), reading: Reading::default() }
+    Record { route: RouteId(route), packet: Packet::Reading(Reading::default()) }
 }
 
 fn empty(max_records: usize) -> Queue {
@@ -134,7 +134,7 @@ fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
     let total = 5 * HEAD_RECORDS;
     let store = |queue: &mut Queue, disk: &mut Vec<(Seq, Record)>| {
         let commit = queue.commit();
-        disk.extend(commit.records.iter().copied());
+        disk.extend(commit.records.iter().cloned());
         disk.retain(|(seq, _)| *seq >= commit.acked_to);
         queue.committed(commit.acked_to, commit.next);
     };
@@ -152,7 +152,7 @@ fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
         assert!(round < 100_000, "it does not end");
         if let Some(load) = queue.wants() {
             let found = disk.iter().filter(|(seq, _)| (load.from..load.to).contains(seq)).take(load.count);
-            let found = found.copied().collect();
+            let found = found.cloned().collect();
             queue.loaded(load, found, NOW);
         }
         let parcels: Vec<_> = (0..8).filter_map(|_| queue.take(NOW, |_| AT_ONCE)).collect();

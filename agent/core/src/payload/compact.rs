@@ -229,7 +229,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, BadPayload> {
     if !bytes.0.is_empty() {
         return Err(BadPayload::malformed("bytes are left over"));
     }
-    Ok(Decoded { gateway, epoch: Epoch { store, starts }, packets })
+    Ok(Decoded { gateway, epoch: Epoch { store, starts }, packets, messages: Vec::new() })
 }
 
 struct Bytes<'a>(&'a [u8]);

@@ -1,14 +1,18 @@
-//! The readable payload, version 1: `{"v":1,"gw":…,"epoch":…,"p":[[seq, stream, time, value], …]}`.
+//! The readable payload, version 1: `{"v":1,"gw":…,"epoch":…,"p":[[seq, stream, time, value], …]}`, or with
+//! messages `"m":[[seq, stream, time, topic, payload], …]`.
 
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, SeqAccess, Visitor},
 };
 
-use super::{BadPayload, Decoded, DecodedPacket, MAX_PACKETS, Packet, text_of, value_of};
+use super::{
+    BadPayload, Decoded, DecodedMessage, DecodedPacket, MAX_PACKETS, MessagePacket, Packet, text_of, value_of,
+};
 use crate::ids::Epoch;
 
 /// Version of the payload.
@@ -101,6 +105,70 @@ pub fn encode(gateway: &str, epoch: Epoch, packets: &[Packet<'_>]) -> Vec<u8> {
     serde_json::to_vec(&payload).expect("strings and numbers have a JSON form, and memory is the only sink")
 }
 
+#[derive(Serialize)]
+struct Messages<'a> {
+    v: u8,
+    gw: &'a str,
+    epoch: String,
+    m: &'a [MessagePacket<'a>],
+}
+
+impl Serialize for MessagePacket<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { seq, stream, time_us, topic, payload, quality } = *self;
+        let payload = match core::str::from_utf8(payload) {
+            Ok(text) => Body::Text(text.into()),
+            Err(_) => Body::Base64 { base64: BASE64_STANDARD.encode(payload) },
+        };
+        match quality {
+            0 => (seq, stream, time_us, topic, payload).serialize(serializer),
+            quality => (seq, stream, time_us, topic, payload, quality).serialize(serializer),
+        }
+    }
+}
+
+/// A message's bytes: a text, or what no text can hold.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Body {
+    Text(String),
+    Base64 { base64: String },
+}
+
+/// The payload of a publish of messages.
+#[must_use]
+pub fn encode_messages(gateway: &str, epoch: Epoch, messages: &[MessagePacket<'_>]) -> Vec<u8> {
+    let payload = Messages { v: VERSION, gw: gateway, epoch: alloc::format!("{epoch}"), m: messages };
+    serde_json::to_vec(&payload).expect("strings and numbers have a JSON form, and memory is the only sink")
+}
+
+impl<'de> Deserialize<'de> for DecodedMessage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = DecodedMessage;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("[seq, stream, time, topic, payload] or [seq, stream, time, topic, payload, quality]")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<DecodedMessage, A::Error> {
+                let missing = |count| A::Error::invalid_length(count, &self);
+                Ok(DecodedMessage {
+                    seq: fields.next_element()?.ok_or_else(|| missing(0))?,
+                    stream: fields.next_element()?.ok_or_else(|| missing(1))?,
+                    time_us: fields.next_element()?.ok_or_else(|| missing(2))?,
+                    topic: fields.next_element()?.ok_or_else(|| missing(3))?,
+                    payload: match fields.next_element()?.ok_or_else(|| missing(4))? {
+                        Body::Text(text) => text.into_bytes(),
+                        Body::Base64 { base64 } => BASE64_STANDARD.decode(base64).map_err(A::Error::custom)?,
+                    },
+                    quality: fields.next_element()?.unwrap_or(0),
+                })
+            }
+        }
+        deserializer.deserialize_seq(Fields)
+    }
+}
+
 /// Reads a payload. Fields that are not known are passed over: version 1 may grow.
 ///
 /// # Errors
@@ -114,17 +182,20 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, BadPayload> {
     struct Payload {
         gw: String,
         epoch: String,
+        #[serde(default)]
         p: Vec<DecodedPacket>,
+        #[serde(default)]
+        m: Vec<DecodedMessage>,
     }
     let malformed = |error: serde_json::Error| BadPayload::Malformed(alloc::format!("{error}"));
     let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
     if v != u64::from(VERSION) {
         return Err(BadPayload::Version(v));
     }
-    let Payload { gw, epoch, p } = serde_json::from_slice(bytes).map_err(malformed)?;
-    if p.len() > MAX_PACKETS {
+    let Payload { gw, epoch, p, m } = serde_json::from_slice(bytes).map_err(malformed)?;
+    if p.len() + m.len() > MAX_PACKETS {
         return Err(BadPayload::TooMany);
     }
     let epoch = epoch.parse().map_err(|()| BadPayload::malformed("the epoch is not 16 hex digits, `-`, a number"))?;
-    Ok(Decoded { gateway: gw, epoch, packets: p })
+    Ok(Decoded { gateway: gw, epoch, packets: p, messages: m })
 }

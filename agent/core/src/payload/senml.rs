@@ -380,7 +380,7 @@ pub fn decode(form: Form, bytes: &[u8]) -> Result<Decoded, BadPayload> {
         let quality = record.porin.quality.unwrap_or(0);
         packets.push(DecodedPacket { seq: Seq(seq), stream, time_us, value, quality });
     }
-    Ok(Decoded { gateway, epoch, packets })
+    Ok(Decoded { gateway, epoch, packets, messages: Vec::new() })
 }
 
 /// A stream's name in the characters that SenML allows.

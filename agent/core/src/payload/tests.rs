@@ -50,6 +50,30 @@ fn version_1_is_as_documented() {
     }
 }
 
+#[test]
+fn messages_are_as_documented() {
+    let message = |seq, payload, quality| MessagePacket {
+        seq: Seq(seq),
+        stream: "lora/barn",
+        time_us: 1_455_494_400_000_000,
+        topic: "application/1/device/barn/event/up",
+        payload,
+        quality,
+    };
+    let messages = [message(41, &b"{\"a\":1}"[..], 0), message(42, &[0xcb, 0xa4, 0xff], 2)];
+    let bytes = json::encode_messages("kitchen", EPOCH, &messages);
+    let fixture = include_str!("../../../../docs/fixtures/payload-v1-messages.json");
+    assert_eq!(String::from_utf8_lossy(&bytes), fixture);
+    let decoded = decode(&bytes).expect("it reads");
+    assert_eq!((decoded.messages.len(), decoded.packets.len()), (2, 0));
+    for (message, decoded) in messages.iter().zip(&decoded.messages) {
+        assert_eq!(
+            (message.payload, message.topic, message.quality),
+            (&*decoded.payload, &*decoded.topic, decoded.quality)
+        );
+    }
+}
+
 fn same(packets: &[Packet<'_>], decoded: &Decoded) {
     assert_eq!((decoded.gateway.as_str(), decoded.epoch), ("kitchen", EPOCH));
     assert_eq!(packets.len(), decoded.packets.len());

@@ -3,7 +3,8 @@
 use std::io::{BufRead, Read, Write};
 
 use anyhow::{Context, bail};
-use porin_core::payload::{self, Decoded};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use porin_core::payload::{self, Decoded, DecodedMessage, DecodedPacket};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -25,9 +26,22 @@ struct Line<'a> {
     seq: u64,
     stream: &'a str,
     time_us: u64,
-    value: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Body<'a>>,
     #[serde(skip_serializing_if = "is_good")]
     quality: u32,
+}
+
+/// A message's bytes: a text, or what no text can hold.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    Text(&'a str),
+    Base64 { base64: String },
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -69,17 +83,20 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 fn print(output: &mut impl Write, decoded: &Decoded) -> anyhow::Result<()> {
-    for packet in &decoded.packets {
-        let line = Line {
-            gw: &decoded.gateway,
-            epoch: decoded.epoch.to_string(),
-            seq: packet.seq.0,
-            stream: &packet.stream,
-            time_us: packet.time_us,
-            value: RawValue::from_string(payload::value_as_json(packet.value))?,
-            quality: packet.quality,
-        };
-        writeln!(output, "{}", serde_json::to_string(&line)?)?;
+    let (gw, epoch) = (decoded.gateway.as_str(), decoded.epoch);
+    let mut print = |line: &Line<'_>| anyhow::Ok(writeln!(output, "{}", serde_json::to_string(line)?)?);
+    for DecodedPacket { seq, stream, time_us, value, quality } in &decoded.packets {
+        let value = Some(RawValue::from_string(payload::value_as_json(*value))?);
+        let (seq, time_us, quality, epoch) = (seq.0, *time_us, *quality, epoch.to_string());
+        print(&Line { gw, epoch, seq, stream, time_us, value, topic: None, payload: None, quality })?;
+    }
+    for DecodedMessage { seq, stream, time_us, topic, payload, quality } in &decoded.messages {
+        let payload = Some(match std::str::from_utf8(payload) {
+            Ok(text) => Body::Text(text),
+            Err(_) => Body::Base64 { base64: BASE64_STANDARD.encode(payload) },
+        });
+        let (seq, time_us, quality, epoch) = (seq.0, *time_us, *quality, epoch.to_string());
+        print(&Line { gw, epoch, seq, stream, time_us, value: None, topic: Some(topic), payload, quality })?;
     }
     Ok(())
 }

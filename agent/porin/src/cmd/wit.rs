@@ -7,13 +7,26 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
 use wit_bindgen_core::{Files, WorldGenerator};
+use wit_bindgen_rust::WithOption;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WorldId};
 
 use super::cell_build::strip;
 
 /// Each world with the files made of it.
-const WORLDS: [(&str, &str, &str); 1] = [("filter", "wit/filter.ref.wasm", "cells/sdk/src/bindings.rs")];
+const WORLDS: [(&str, &str, &str); 3] = [
+    ("filter", "wit/filter.ref.wasm", "cells/sdk/src/bindings.rs"),
+    ("message-filter", "wit/message-filter.ref.wasm", "cells/sdk/src/bindings_message_filter.rs"),
+    ("decoder", "wit/decoder.ref.wasm", "cells/sdk/src/bindings_decoder.rs"),
+];
+
+/// Where the bindings of the further worlds find what those of an earlier one have made.
+const SHARED: [(&str, &str); 4] = [
+    ("porin:cell/types@0.1.0", "crate::bindings::porin::cell::types"),
+    ("porin:cell/log@0.1.0", "crate::bindings::porin::cell::log"),
+    ("porin:cell/clock@0.1.0", "crate::bindings::porin::cell::clock"),
+    ("porin:cell/messages@0.1.0", "crate::bindings_message_filter::porin::cell::messages"),
+];
 
 /// Writes the derived files, or with `check` says which are out of date.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
@@ -22,7 +35,8 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let mut stale = Vec::new();
     for (name, reference_path, bindings_path) in WORLDS {
         let world = resolve.select_world(&[package], Some(name))?;
-        let made = [(reference_path, reference(&resolve, world)?), (bindings_path, bindings(&mut resolve, world)?)];
+        let made =
+            [(reference_path, reference(&resolve, world)?), (bindings_path, bindings(&mut resolve, world, name)?)];
         for (path, bytes) in made {
             match fs::read(path) {
                 Ok(there) if there == bytes => {}
@@ -44,18 +58,35 @@ fn reference(resolve: &Resolve, world: WorldId) -> anyhow::Result<Vec<u8>> {
     strip(&ComponentEncoder::default().module(&module)?.validate(true).encode()?)
 }
 
-fn bindings(resolve: &mut Resolve, world: WorldId) -> anyhow::Result<Vec<u8>> {
+fn bindings(resolve: &mut Resolve, world: WorldId, name: &str) -> anyhow::Result<Vec<u8>> {
+    let shared = match name {
+        "filter" => &[],
+        "message-filter" => &SHARED[..3],
+        _ => &SHARED[..],
+    };
+    let with = shared.iter().map(|(interface, path)| ((*interface).into(), WithOption::Path((*path).into())));
     let options = wit_bindgen_rust::Opts {
         format: true,
         pub_export_macro: true,
         runtime_path: Some("crate::rt".into()),
+        with: with.collect(),
+        disable_custom_section_link_helpers: true,
         additional_derive_attributes: vec!["PartialEq".into()],
         ..Default::default()
     };
     let mut files = Files::default();
     options.build().generate(resolve, world, &mut files)?;
     let (_, bytes) = files.iter().next().context("no bindings were made")?;
-    Ok(bytes.to_vec())
+    Ok(without_imports_of_the_crate(std::str::from_utf8(bytes)?)?.as_bytes().to_vec())
+}
+
+/// The bindings end with a section that says what the world imports, linked into every program that has the SDK in it: then each
+/// cell would import what any world does. What a cell itself is said to import stands in its `export!`.
+fn without_imports_of_the_crate(bindings: &str) -> anyhow::Result<&str> {
+    let section = bindings.find(":encoded world\"").context("the bindings end in another way than they did")?;
+    let item =
+        bindings[..section].rfind("#[rustfmt::skip]").context("the section begins in another way than it did")?;
+    Ok(&bindings[..item])
 }
 
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {

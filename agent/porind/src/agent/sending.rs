@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Instant};
 use porin_core::{
     config::TopicTemplate,
     ids::{Epoch, QueueId, RouteId, Seq},
-    outbox::{BatchRule, Parcel, Publish as PublishRule},
-    packet::Reading,
-    payload::{self, Encoding, Packet},
+    outbox::{BatchRule, Parcel, Publish as PublishRule, Queue, Ticket},
+    packet::{Message, Packet, Reading},
+    payload::{self, Encoding},
     record::Record,
     status::UplinkStatus,
     time::Monotonic,
@@ -100,36 +100,47 @@ impl Agent {
             let Parts { queue, pipeline, .. } = &mut self.parts;
             let rules = self.link.rules(pipeline, patience);
             let Some(parcel) = queue.take(now, rules) else { return };
-            let publish = self.publish(parcel, connection);
+            let Some(publish) = self.publish(parcel, connection) else { continue };
             self.link.status.publishes += 1;
             // There is room; when the link has ended, so has the run.
             let _ = self.parts.link.try_send(publish);
         }
     }
 
-    /// Makes a publish of a parcel, or of as much of it as is within the route's bytes.
-    pub(super) fn publish(&mut self, parcel: Parcel, connection: u64) -> Publish {
+    /// Makes a publish of a parcel, or of as much of it as is within the route's bytes. `None`: the broker takes none of it.
+    pub(super) fn publish(&mut self, parcel: Parcel, connection: u64) -> Option<Publish> {
         let Parcel { ticket, route, start, mut records } = parcel;
         let Parts { pipeline, config, store, queue, route_names, .. } = &mut self.parts;
         let gateway = &config.gateway.id;
         let epoch = Epoch { starts: start, ..store.epoch };
         let (encoding, goal) =
             pipeline.route(route).map_or((Encoding::Json, usize::MAX), |route| (route.encoding, route.batch_bytes));
-        let goal = goal.min(self.link.max_bytes.saturating_sub(FRAME_BYTES));
-        let payload = loop {
-            let packets: Vec<_> = records.iter().map(|(seq, record)| packet(pipeline, *seq, record)).collect();
-            let payload = payload::encode(encoding, gateway, epoch, &packets);
+        let most = self.link.max_bytes.saturating_sub(FRAME_BYTES);
+        // A route that once carried the other kind may still have some of it waiting.
+        let same = |record: &Record| {
+            matches!(record.packet, Packet::Reading(_)) == matches!(records[0].1.packet, Packet::Reading(_))
+        };
+        let alike = records.iter().take_while(|(_, record)| same(record)).count();
+        shorten(queue, ticket, &mut records, alike);
+        let (content_type, payload) = loop {
+            let (content_type, payload) = encode(pipeline, encoding, gateway, epoch, &records);
             let share = payload.len().saturating_sub(HEAD_BYTES) * 256 / records.len();
             self.link.packet_bytes.insert(route, share.max(1));
-            if payload.len() <= goal || records.len() == 1 {
-                break payload;
+            if payload.len() <= goal.min(most) || records.len() == 1 {
+                break (content_type, payload);
             }
             // A little less than in proportion: columns grow by steps.
-            let keep = (records.len() * goal / payload.len() * 31 / 32).max(1);
-            records.truncate(keep);
-            queue.shorten(ticket, keep);
+            let keep = records.len() * goal.min(most) / payload.len() * 31 / 32;
+            shorten(queue, ticket, &mut records, keep.max(1));
         };
-        let stream = records.first().map_or("", |(_, record)| pipeline.name(record.reading.stream));
+        if payload.len() > most {
+            let packets = queue.refuse(ticket);
+            let reason = format!("a packet of {} bytes is more than the broker takes ({most})", payload.len());
+            error!(packets, reason, "the packet is lost");
+            self.link.status.last_error = Some(reason);
+            return None;
+        }
+        let stream = records.first().map_or("", |(_, record)| pipeline.name(record.packet.stream()));
         let topic = match pipeline.route(route) {
             Some(route) => route.topic.fill(gateway, &route.name, stream),
             // Kept under a configuration that had another route.
@@ -138,14 +149,45 @@ impl Agent {
                 TopicTemplate::default().fill(gateway, name, stream)
             }
         };
-        Publish { connection, ticket, topic, content_type: encoding.content_type(), payload }
+        Some(Publish { connection, ticket, topic, content_type, payload })
     }
 }
 
-fn packet<'a>(pipeline: &'a Pipeline, seq: Seq, record: &Record) -> Packet<'a> {
-    let Reading { time, value, stream, quality } = record.reading;
-    let (stream, unit) = (pipeline.name(stream), pipeline.unit(stream));
-    Packet { seq, stream, unit, time_us: time.0, value, quality: quality.0 }
+fn shorten(queue: &mut Queue, ticket: Ticket, records: &mut Vec<(Seq, Record)>, keep: usize) {
+    if keep < records.len() {
+        records.truncate(keep);
+        queue.shorten(ticket, keep);
+    }
+}
+
+/// Content type and payload of records of one kind. Messages are JSON whatever the route says: it may have carried readings.
+fn encode(
+    pipeline: &Pipeline,
+    encoding: Encoding,
+    gateway: &str,
+    epoch: Epoch,
+    records: &[(Seq, Record)],
+) -> (&'static str, Vec<u8>) {
+    let (mut readings, mut messages) = (Vec::with_capacity(records.len()), Vec::new());
+    for (seq, record) in records {
+        let (seq, stream, unit) = (*seq, pipeline.name(record.packet.stream()), pipeline.unit(record.packet.stream()));
+        match &record.packet {
+            Packet::Reading(Reading { time, value, quality, .. }) => {
+                let (time_us, value, quality) = (time.0, *value, quality.0);
+                readings.push(payload::Packet { seq, stream, unit, time_us, value, quality });
+            }
+            Packet::Message(message) => {
+                let Message { time, quality, topic, payload, .. } = &**message;
+                let (time_us, quality) = (time.0, quality.0);
+                messages.push(payload::MessagePacket { seq, stream, time_us, topic, payload, quality });
+            }
+        }
+    }
+    if messages.is_empty() {
+        (encoding.content_type(), payload::encode(encoding, gateway, epoch, &readings))
+    } else {
+        (Encoding::Json.content_type(), payload::json::encode_messages(gateway, epoch, &messages))
+    }
 }
 
 impl Link {

@@ -18,7 +18,7 @@ use porin_core::{
     config::MqttSource as Config,
     ids::StreamId,
     mapping::Found,
-    packet::{Batch, Quality, Reading},
+    packet::{Kind, MAX_TOPIC, Message, Quality, Reading},
     time::Unix,
 };
 use rumqttc::v5::{
@@ -44,6 +44,9 @@ const MAX_PACKET_BYTES: u32 = 1 << 20;
 /// Publishes between the connection and the batches. Beyond it the connection is not read.
 const PUBLISHES: usize = 256;
 
+/// Payloads of a batch: beyond it the next publish is for the next batch. A cell has 1 MiB.
+const BATCH_BYTES: usize = 131_072;
+
 /// Streams of a source: topics may be made up by anybody who may publish.
 const MAX_STREAMS: usize = 10_000;
 
@@ -53,7 +56,7 @@ pub(crate) struct Mqtt {
     settled: watch::Receiver<u64>,
     /// Publishes that were handed over.
     made: u64,
-    streams: HashMap<String, u32>,
+    streams: HashMap<(Kind, String), u32>,
 }
 
 impl Mqtt {
@@ -105,12 +108,22 @@ impl Mqtt {
         unsettled: &RefCell<VecDeque<(u64, Publish)>>,
     ) -> anyhow::Result<()> {
         let mut waiting = Vec::with_capacity(BATCH);
-        while publishes.recv_many(&mut waiting, BATCH).await > 0 {
+        while let Some(first) = publishes.recv().await {
+            // As many as are there, but not so many that a cell could not hold them.
+            let mut bytes = first.payload.len();
+            waiting.push(first);
+            while waiting.len() < BATCH
+                && bytes < BATCH_BYTES
+                && let Ok(next) = publishes.try_recv()
+            {
+                bytes += next.payload.len();
+                waiting.push(next);
+            }
             let arrival = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let arrival = Unix(u64::try_from(arrival.as_micros()).unwrap_or(u64::MAX));
-            let mut readings = Vec::with_capacity(waiting.len());
+            let (mut readings, mut messages) = (Vec::with_capacity(waiting.len()), Vec::new());
             for publish in waiting.drain(..) {
-                if let Err(reason) = self.understand(&publish, arrival, outlet, &mut readings).await? {
+                if let Err(reason) = self.understand(&publish, arrival, outlet, &mut readings, &mut messages).await? {
                     let topic = String::from_utf8_lossy(&publish.topic);
                     outlet.send(FromSource::BadRow(format!("{}: {reason}", topic.escape_debug()))).await?;
                 }
@@ -120,50 +133,74 @@ impl Mqtt {
                 }
             }
             // Without a reading, too: what nobody wants is settled all the same.
-            outlet.send(FromSource::Batch { readings, upto: self.made }).await?;
+            outlet.send(FromSource::Batch { readings, messages, upto: self.made }).await?;
         }
         Ok(())
     }
 
-    /// Adds the readings of a publish. The inner error is the publish's.
+    /// Adds the packets of a publish. The inner error is the publish's.
     async fn understand(
         &mut self,
         publish: &Publish,
         arrival: Unix,
         outlet: &Outlet,
-        readings: &mut Batch,
+        readings: &mut Vec<Reading>,
+        messages: &mut Vec<Message>,
     ) -> Result<Result<(), String>, Stopping> {
         let Ok(topic) = std::str::from_utf8(&publish.topic) else { return Ok(Err("the topic is not UTF-8".into())) };
         let mut chosen =
             self.config.topics.iter().filter_map(|mapping| Some((mapping, mapping.filter.captures(topic)?)));
         let Some((mapping, captures)) = chosen.next() else { return Ok(Err("no topic filter chooses it".into())) };
+        if topic.len() > MAX_TOPIC {
+            return Ok(Err(format!("the topic has {} bytes, more than {MAX_TOPIC}", topic.len())));
+        }
         let mut new = Vec::new();
-        let Self { streams, .. } = self;
         let mut too_many = None;
-        let outcome = mapping.apply(&captures, &publish.payload, arrival, |found| match found {
-            Found::Reading(stream, time, value) => {
-                let local = match streams.get(stream) {
-                    Some(local) => *local,
-                    None if streams.len() >= MAX_STREAMS => {
-                        too_many = Some(format!("the source has more than {MAX_STREAMS} streams"));
-                        return;
-                    }
-                    None => {
-                        let local = u32::try_from(streams.len()).unwrap_or(u32::MAX);
-                        streams.insert(stream.to_owned(), local);
-                        new.push((local, stream.to_owned()));
-                        local
-                    }
-                };
-                readings.push(Reading { time, value, stream: StreamId(local), quality: Quality::GOOD });
+        let Self { streams, .. } = self;
+        let outcome = mapping.apply(&captures, &publish.payload, arrival, |found| {
+            let (name, kind) = match &found {
+                Found::Reading(name, ..) => (*name, Kind::Readings),
+                Found::Message(name, ..) => (*name, Kind::Messages),
+            };
+            let Some(stream) = local(streams, name, kind, &mut new) else {
+                too_many = Some(format!("the source has more than {MAX_STREAMS} streams"));
+                return;
+            };
+            let quality = Quality::GOOD;
+            match found {
+                Found::Reading(_, time, value) => readings.push(Reading { time, value, stream, quality }),
+                Found::Message(_, time, bytes) => {
+                    messages.push(Message { time, stream, quality, topic: topic.into(), payload: (&*bytes).into() });
+                }
             }
-            Found::Message(..) => {}
         });
-        for (local, name) in new {
-            outlet.send(FromSource::Stream { local, name }).await?;
+        for (local, name, kind) in new {
+            outlet.send(FromSource::Stream { local, name, kind }).await?;
         }
         Ok(outcome.and(too_many.map_or(Ok(()), Err)))
     }
+}
+
+/// The source's own number of a stream, given out now if it is new; `None` if there are too many. A mapping makes packets of
+/// one kind, but two mappings may use one name: then it is two streams here, and one in the pipeline.
+fn local(
+    streams: &mut HashMap<(Kind, String), u32>,
+    name: &str,
+    kind: Kind,
+    new: &mut Vec<(u32, String, Kind)>,
+) -> Option<StreamId> {
+    // The look-up takes a name of its own; it is short, and freed at once.
+    let key = (kind, name.to_owned());
+    if let Some(local) = streams.get(&key) {
+        return Some(StreamId(*local));
+    }
+    if streams.len() >= MAX_STREAMS {
+        return None;
+    }
+    let local = u32::try_from(streams.len()).unwrap_or(u32::MAX);
+    new.push((local, key.1.clone(), kind));
+    streams.insert(key, local);
+    Some(StreamId(local))
 }
 
 /// What to ask the broker for.

@@ -16,7 +16,7 @@ use flate2::bufread::GzDecoder;
 use porin_core::{
     config::Replay as Config,
     ids::StreamId,
-    packet::{Batch, Quality, Reading},
+    packet::{Kind, Quality, Reading},
     stream::check_name,
     time::Unix,
 };
@@ -46,7 +46,7 @@ pub(crate) struct Replay {
     /// Packets made so far.
     made: u64,
     channels: HashMap<String, u32>,
-    batch: Batch,
+    batch: Vec<Reading>,
     /// Recorded time and real time at the first row: what the speed is measured from.
     started: Option<(u64, Instant)>,
 }
@@ -104,7 +104,7 @@ impl Replay {
                     return Ok(Err(format!("the stream `{}` has {error}", name.escape_debug())));
                 }
                 let local = u32::try_from(self.channels.len())?;
-                outlet.send(FromSource::Stream { local, name }).await?;
+                outlet.send(FromSource::Stream { local, name, kind: Kind::Readings }).await?;
                 self.channels.insert(channel.to_owned(), local);
                 local
             }
@@ -147,7 +147,7 @@ impl Replay {
             return Ok(());
         }
         let readings = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
-        outlet.send(FromSource::Batch { readings, upto: self.made }).await?;
+        outlet.send(FromSource::Batch { readings, messages: Vec::new(), upto: self.made }).await?;
         let made = self.made;
         self.settled.wait_for(|settled| made - *settled <= SOURCE_WINDOW).await.map_err(|_| super::Stopping)?;
         Ok(())

@@ -73,7 +73,7 @@ impl Parser<'_> {
     }
 
     fn mapping(&self, raw: raw::Topic) -> Checked<Mapping> {
-        let raw::Topic { filter, payload, streams, stream, time, time_unit, values } = raw;
+        let raw::Topic { filter, payload, streams, stream, base64, time, time_unit, values } = raw;
         let parsed = TopicFilter::parse(filter.get_ref());
         let wrong = |error| self.fail(filter.span(), format!("filter `{}`: {error}", filter.get_ref()));
         let topics = parsed.or_else(wrong)?;
@@ -86,16 +86,23 @@ impl Parser<'_> {
             "json" => Form::Json(self.fields(&filter, &topics, streams.as_ref())?),
             "number" => Form::Number { stream: one(&[])? },
             "senml" => Form::Senml { stream: one(&["name"])? },
+            "message" => {
+                let base64 = base64.clone().map(|pointer| self.pointer(pointer)).transpose()?;
+                Form::Message { stream: one(&[])?, base64 }
+            }
             other => {
                 let span = payload.as_ref().map_or(0..0, Spanned::span);
-                return self.choice(span, "payload", other, &["json", "number", "senml"]);
+                return self.choice(span, "payload", other, &["json", "number", "senml", "message"]);
             }
         };
         let json = matches!(form, Form::Json(_));
-        let misplaced = match (&streams, &stream, &time) {
+        let message = matches!(form, Form::Message { .. });
+        let in_json = json || base64.is_some();
+        let misplaced = match (&streams, &stream, &base64, &time) {
             (Some(streams), ..) if !json => Some((streams.span(), "streams")),
-            (_, Some(stream), _) if json => Some((stream.span(), "stream")),
-            (.., Some(time)) if !json => Some((time.span(), "time")),
+            (_, Some(stream), ..) if json => Some((stream.span(), "stream")),
+            (.., Some(base64), _) if !message => Some((base64.span(), "base64")),
+            (.., Some(time)) if !in_json => Some((time.span(), "time")),
             _ => None,
         };
         if let Some((span, key)) = misplaced {

@@ -1,18 +1,37 @@
-//! One component, many streams: the `filter` world over one [`Cell`] value per stream.
+//! One component, many streams: the exports of a world over one [`Cell`] value per stream.
 //!
 //! State, version 2: the byte of this frame's version, the byte of [`Cell::STATE_VERSION`], the name of the cell's
 //! package (u8 length, text), then for each stream its id (u32), a length (u16) and the bytes that the cell wrote. Version 1 had
 //! lengths of one byte, and is still read.
 
 use alloc::{string::String, vec::Vec};
+use core::marker::PhantomData;
 
-use crate::{Cell, Malformed, Param, Reading, Setup, StateReader, StateWriter, Stream, StreamInfo, rt};
+use crate::{Cell, Malformed, Message, Param, Reading, Setup, StateReader, StateWriter, Stream, StreamInfo, rt};
 
 const FRAME_VERSION: u8 = 2;
 
+/// What a cell takes: a reading or a message.
+pub trait Packet {
+    /// The id of its stream.
+    fn stream(&self) -> u32;
+}
+
+impl Packet for Reading {
+    fn stream(&self) -> u32 {
+        self.stream
+    }
+}
+
+impl Packet for Message {
+    fn stream(&self) -> u32 {
+        self.stream
+    }
+}
+
 /// The cell values of all streams that the route feeds in.
 #[derive(Debug)]
-pub struct Streams<C> {
+pub struct Streams<C, I, O> {
     /// Of the cell's package: a state of another cell is not taken for ours.
     name: &'static str,
     params: Vec<Param>,
@@ -20,12 +39,13 @@ pub struct Streams<C> {
     cells: Vec<(u32, C)>,
     /// Where the next reading is likely to belong: sources cycle through their streams.
     guess: usize,
+    packets: PhantomData<fn(I) -> O>,
 }
 
-impl<C: Cell> Streams<C> {
+impl<C: Cell<I, O>, I: Packet, O> Streams<C, I, O> {
     /// No streams yet. `name` is that of the cell's package, at most 255 bytes.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, params: Vec::new(), cells: Vec::new(), guess: 0 }
+        Self { name, params: Vec::new(), cells: Vec::new(), guess: 0, packets: PhantomData }
     }
 
     /// See `init` in `wit/filter.wit`.
@@ -59,14 +79,15 @@ impl<C: Cell> Streams<C> {
     }
 
     /// See `process` in `wit/filter.wit`. The host feeds declared streams only.
-    pub fn process(&mut self, batch: &[Reading]) -> Vec<Reading> {
+    pub fn process(&mut self, batch: Vec<I>) -> Vec<O> {
         let mut out = Vec::with_capacity(batch.len());
-        for reading in batch {
-            if self.cells.get(self.guess).is_none_or(|(id, _)| *id != reading.stream) {
-                let Ok(at) = self.position(reading.stream) else { continue };
+        for packet in batch {
+            let stream = packet.stream();
+            if self.cells.get(self.guess).is_none_or(|(id, _)| *id != stream) {
+                let Ok(at) = self.position(stream) else { continue };
                 self.guess = at;
             }
-            self.cells[self.guess].1.process(*reading, &mut out);
+            self.cells[self.guess].1.process(packet, &mut out);
             self.guess += 1;
             if self.guess == self.cells.len() {
                 self.guess = 0;
@@ -76,14 +97,14 @@ impl<C: Cell> Streams<C> {
     }
 
     /// See `tick` in `wit/filter.wit`.
-    pub fn tick(&mut self, now_us: u64) -> Vec<Reading> {
+    pub fn tick(&mut self, now_us: u64) -> Vec<O> {
         let mut out = Vec::new();
         self.cells.iter_mut().for_each(|(_, cell)| cell.tick(now_us, &mut out));
         out
     }
 
     /// See `flush` in `wit/filter.wit`.
-    pub fn flush(&mut self) -> Vec<Reading> {
+    pub fn flush(&mut self) -> Vec<O> {
         let mut out = Vec::new();
         self.cells.iter_mut().for_each(|(_, cell)| cell.flush(&mut out));
         out
