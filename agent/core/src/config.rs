@@ -14,6 +14,8 @@ use alloc::{
     vec::Vec,
 };
 
+use core::net::SocketAddr;
+
 use crate::{
     fault::FaultPolicy,
     limits::CellLimits,
@@ -43,6 +45,8 @@ pub struct GatewayConfig {
     pub uplink: Uplink,
     /// Where `porind status` asks: a Unix socket.
     pub socket: String,
+    /// Where `/metrics` is to be had, on loopback; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Where packets wait.
     pub outbox: OutboxConfig,
     /// Names of streams that are ever given an id.
@@ -260,13 +264,32 @@ impl GatewayConfig {
     }
 }
 
+/// What holds where a configuration says nothing; without it, what a gateway has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defaults<'a> {
+    /// The uplink's broker: `mqtt://HOST:PORT`. Without it a configuration must name one.
+    pub broker: Option<&'a str>,
+    /// Instead of [`DEFAULT_PATH`].
+    pub path: Option<&'a str>,
+    /// Instead of [`DEFAULT_SOCKET`].
+    pub socket: Option<&'a str>,
+}
+
 impl Config {
+    /// Reads and checks a configuration that need not say everything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line.
+    pub fn parse_with(text: &str, defaults: Defaults<'_>) -> Result<Self, ConfigError> {
+        check::parse(text, defaults)
+    }
+
     /// Reads and checks a configuration.
     ///
     /// # Errors
     /// The first thing that is wrong, with its line.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        check::parse(text)
+        check::parse(text, Defaults::default())
     }
 }
 

@@ -233,6 +233,17 @@ impl Queue {
         self.fresh.push_back(Entry { seq, record, state: State::Waiting, since: now });
     }
 
+    /// The seq that the next record gets.
+    #[must_use]
+    pub fn next_seq(&self) -> Seq {
+        self.next
+    }
+
+    /// The records appended from this seq on, as far as they are not committed.
+    pub fn appended_from(&self, seq: Seq) -> impl Iterator<Item = &Record> {
+        self.fresh.range(from(&self.fresh, seq)..).map(|entry| &entry.record)
+    }
+
     /// Whether so much waits for its commit that no more should be decided before it.
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -50,6 +50,8 @@ pub struct UplinkStatus {
     pub last_error: Option<String>,
     /// Publishes sent, those sent again among them.
     pub publishes: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
     /// Publishes under way.
     pub in_flight: usize,
 }

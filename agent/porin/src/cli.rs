@@ -23,6 +23,8 @@ enum Command {
     Demo(cmd::demo::Arguments),
     /// Show what a gateway published: a payload from standard input as JSON lines
     Decode(cmd::decode::Arguments),
+    /// Show packets as they pass through a running agent, before and after
+    Tap(cmd::tap::Arguments),
     /// An MQTT broker for demos and tests, on loopback
     #[command(hide = true)]
     Broker {
@@ -57,6 +59,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Cell(CellCommand::Build { packages, out }) => cmd::cell_build::run(&packages, out.as_deref()),
         Command::Demo(arguments) => cmd::demo::run(&arguments),
         Command::Decode(arguments) => cmd::decode::run(&arguments),
+        Command::Tap(arguments) => cmd::tap::run(&arguments),
         Command::Broker { port } => cmd::broker::run(port),
         Command::Wit { check } => cmd::wit::run(check),
     }

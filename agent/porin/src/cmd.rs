@@ -4,4 +4,5 @@ pub(crate) mod broker;
 pub(crate) mod cell_build;
 pub(crate) mod decode;
 pub(crate) mod demo;
+pub(crate) mod tap;
 pub(crate) mod wit;

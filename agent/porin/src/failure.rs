@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+/// There is nobody to ask.
+pub(crate) const UNREACHABLE: u8 = 4;
+
 /// Refused: over the size limit, not signed, not granted.
 pub(crate) const REFUSED: u8 = 5;
 

@@ -12,6 +12,7 @@
 
 mod commits;
 mod sending;
+mod telling;
 
 use std::{
     sync::Arc,
@@ -24,7 +25,7 @@ use porin_core::{
     outbox::Queue,
     packet::{Kind, Message, Packet, Reading},
     record::Record,
-    status::{OutboxStatus, Snapshot, SourceStatus, UplinkStatus},
+    status::{Snapshot, SourceStatus},
     time::{Monotonic, Now, Unix},
 };
 use tokio::sync::{mpsc, watch};
@@ -36,10 +37,11 @@ use self::{
 };
 use crate::{
     committer::Committer,
-    inbox::{Event, FromSource, Inbox},
+    inbox::{Event, FromSource, Inbox, Question},
     pipeline::{Kept, Pipeline},
     source,
     store::Store,
+    tap::Tap,
     uplink::Publish,
 };
 
@@ -86,6 +88,10 @@ struct Agent {
     found: u64,
     /// Whether cells live in the time of the packets.
     replay: bool,
+    /// Who looks at packets as they pass.
+    taps: Vec<Tap>,
+    /// When the numbers are published next.
+    tell_at: Monotonic,
     /// When a stop was asked for.
     stopping: Option<Instant>,
 }
@@ -122,6 +128,8 @@ pub(crate) fn run(parts: Parts) -> Snapshot {
         commit,
         found,
         stopping: None,
+        taps: Vec::new(),
+        tell_at: Monotonic(0),
     };
     while !agent.link.closed {
         let event = agent.next();
@@ -151,7 +159,8 @@ impl Agent {
             Event::Source(source, FromSource::Ended) => self.ended(source),
             Event::Link(event) => self.link_event(event),
             Event::Committed(outcome) => self.committed(outcome),
-            Event::Status(reply) => drop(reply.send(self.status())),
+            Event::Question(Question::Status(reply)) => drop(reply.send(self.status())),
+            Event::Question(Question::Tap(tap)) => self.taps.push(tap),
             Event::Stop => self.stop(),
             Event::Deadline => {}
         }
@@ -160,6 +169,7 @@ impl Agent {
             self.tick(now.mono.0, now);
         }
         self.load();
+        self.tell();
         self.send();
         self.commit();
         self.finish();
@@ -178,6 +188,11 @@ impl Agent {
             now.unix = readings.last().map_or(now.unix, |reading| reading.time);
         }
         self.mark_dirty(now.mono);
+        for tap in &mut self.taps {
+            readings.iter().for_each(|reading| tap.reading(&self.parts.pipeline, None, reading));
+            messages.iter().for_each(|message| tap.message(&self.parts.pipeline, None, message));
+        }
+        let from = self.parts.queue.next_seq();
         let Parts { pipeline, queue, .. } = &mut self.parts;
         let of_readings = pipeline.process(&readings, now, |route, kept| append(queue, route, kept, now.mono));
         let of_messages = pipeline.process_messages(&messages, now, |route, kept| append(queue, route, kept, now.mono));
@@ -187,6 +202,7 @@ impl Agent {
             state.status.unrouted += routed.unrouted;
         }
         state.decided = upto;
+        self.show_kept(from);
         if self.replay {
             self.tick(now.unix.0, now);
         }
@@ -199,7 +215,9 @@ impl Agent {
         if pipeline.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
             return;
         }
+        let from = queue.next_seq();
         pipeline.tick(clock_us, now, |route, kept| append(queue, route, kept, now.mono));
+        self.show_kept(from);
         self.mark_dirty(now.mono);
     }
 
@@ -291,32 +309,15 @@ impl Agent {
             deadline = deadline.min(Monotonic(tick));
         }
         let Parts { queue, pipeline, .. } = &self.parts;
+        if self.link.connection.is_some() {
+            deadline = deadline.min(self.tell_at);
+        }
         let room = queue.window() < self.link.window && self.parts.link.capacity() > 0;
         if self.link.connection.is_some() && room {
             let due = queue.due(self.link.rules(pipeline, self.patience()));
             deadline = due.map_or(deadline, |due| deadline.min(due));
         }
         deadline
-    }
-
-    fn status(&self) -> Snapshot {
-        let Parts { config, store, pipeline, queue, .. } = &self.parts;
-        let (routes, streams) = pipeline.status();
-        let Commits { commits, written, .. } = self.commit;
-        let link = &self.link;
-        let connected = link.connection.is_some();
-        Snapshot {
-            gateway: config.gateway.id.clone(),
-            epoch: store.epoch.to_string(),
-            uptime_s: self.start.elapsed().as_secs(),
-            uplink: UplinkStatus { connected, in_flight: queue.window(), ..link.status.clone() },
-            sources: self.sources.iter().map(|source| source.status.clone()).collect(),
-            streams,
-            routes,
-            outbox: OutboxStatus::new(queue.counts(), queue.waiting(), self.found, commits, written),
-            ..Snapshot::default()
-        }
-        .finish()
     }
 
     fn now(&self) -> Now {

@@ -14,7 +14,7 @@ use porin_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{committer::Committer, uplink::LinkEvent};
+use crate::{committer::Committer, tap::Tap, uplink::LinkEvent};
 
 /// Batches of a source that wait for the loop. Beyond it the source waits: 4 × 64 readings are 6 KB.
 pub(crate) const SOURCE_QUEUE: usize = 4;
@@ -25,8 +25,8 @@ pub(crate) const SOURCE_WINDOW: u64 = 65_536;
 /// Events of the link that wait for the loop: acknowledgements of a full window and more.
 pub(crate) const LINK_QUEUE: usize = 1_024;
 
-/// Questions for the status that wait for the loop. Beyond it the asker waits.
-pub(crate) const STATUS_QUEUE: usize = 4;
+/// Questions that wait for the loop. Beyond it the asker waits.
+pub(crate) const QUESTION_QUEUE: usize = 4;
 
 /// Wakes the loop.
 #[derive(Clone, Debug)]
@@ -64,13 +64,22 @@ pub(crate) enum FromSource {
     Ended,
 }
 
+/// What somebody wants to know.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// A snapshot.
+    Status(oneshot::Sender<Snapshot>),
+    /// Packets as they pass.
+    Tap(Tap),
+}
+
 /// Everything that can happen to the loop.
 #[derive(Debug)]
 pub(crate) enum Event {
     Source(usize, FromSource),
     Link(LinkEvent),
     Committed(anyhow::Result<()>),
-    Status(oneshot::Sender<Snapshot>),
+    Question(Question),
     /// Stop taking from sources, make everything durable, end.
     Stop,
     /// Nothing happened until the deadline.
@@ -81,7 +90,7 @@ pub(crate) enum Event {
 pub(crate) struct Inbox {
     pub(crate) sources: Vec<mpsc::Receiver<FromSource>>,
     pub(crate) link: mpsc::Receiver<LinkEvent>,
-    pub(crate) status: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    pub(crate) questions: mpsc::Receiver<Question>,
     pub(crate) stop: mpsc::Receiver<()>,
     /// The source that is asked first next time.
     pub(crate) turn: usize,
@@ -104,8 +113,8 @@ impl Inbox {
         if let Some(outcome) = committer.outcome() {
             return Some(Event::Committed(outcome));
         }
-        if let Ok(reply) = self.status.try_recv() {
-            return Some(Event::Status(reply));
+        if let Ok(question) = self.questions.try_recv() {
+            return Some(Event::Question(question));
         }
         if self.stop.try_recv().is_ok() {
             return Some(Event::Stop);

@@ -7,11 +7,13 @@ mod agent;
 mod cells;
 mod committer;
 mod inbox;
+mod metrics;
 mod pipeline;
 mod slot;
 mod source;
 mod status;
 mod store;
+mod tap;
 mod uplink;
 
 use std::{path::Path, sync::Arc, thread};
@@ -28,12 +30,13 @@ use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
 pub use pipeline::{Kept, Pipeline, Routed};
-pub use status::ask as ask_status;
+pub use status::{ask as ask_status, tap};
 
 use crate::{
     committer::Committer,
     inbox::{Doorbell, Inbox},
     pipeline::Unfit,
+    status::Questions,
     store::{Names, Store},
 };
 
@@ -82,9 +85,10 @@ pub fn run(
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the I/O runtime")?;
     let listener = runtime.block_on(async { status::listen(&config.gateway.socket) })?;
+    let scrapers = config.gateway.metrics.map(|address| runtime.block_on(metrics::listen(address))).transpose()?;
 
     let (link_events, link_inbox) = mpsc::channel(inbox::LINK_QUEUE);
-    let (status_questions, status_inbox) = mpsc::channel(inbox::STATUS_QUEUE);
+    let (questions, question_inbox) = mpsc::channel(inbox::QUESTION_QUEUE);
     let (stop_agent, stop_inbox) = mpsc::channel(1);
     // As many as can be under way; one more is never sent.
     let (publishes, link) = mpsc::channel(usize::from(config.gateway.uplink.in_flight));
@@ -99,7 +103,8 @@ pub fn run(
         settled.push(settle);
         sources.push((source, sender, settled_upto));
     }
-    let inbox = Inbox { sources: source_inboxes, link: link_inbox, status: status_inbox, stop: stop_inbox, turn: 0 };
+    let inbox =
+        Inbox { sources: source_inboxes, link: link_inbox, questions: question_inbox, stop: stop_inbox, turn: 0 };
     let identity = uplink::mqtt5::Identity { gateway: config.gateway.id.clone(), epoch: store.epoch };
     let uplink = config.gateway.uplink.clone();
 
@@ -130,7 +135,11 @@ pub fn run(
         tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled));
     }
     tasks.spawn_local(uplink::mqtt5::run(uplink, identity, link, link_events, doorbell.clone(), link_stop));
-    tasks.spawn_local(status::serve(listener, status_questions, doorbell.clone()));
+    let questions = Questions { queue: questions, doorbell: doorbell.clone() };
+    tasks.spawn_local(status::serve(listener, questions.clone()));
+    if let Some(scrapers) = scrapers {
+        tasks.spawn_local(metrics::serve(scrapers, questions));
+    }
     ready();
     runtime.block_on(tasks.run_until(async {
         tokio::select! {

@@ -1,28 +1,62 @@
-//! The status socket: whoever connects gets a snapshot as JSON, and the connection is closed.
+//! The status socket: a line asks, JSON answers.
+//!
+//! `status` gets a snapshot, and the connection is closed. `tap PATTERN` gets a line for each packet on streams that the
+//! pattern chooses, as sources make it and as routes keep it, until one side closes. A tap never slows the packets
+//! down: what it cannot take is counted and left out.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader as BlockingReader, Read, Write},
     os::unix::{fs::FileTypeExt, net::UnixStream as BlockingStream},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
+use porin_core::{status::Snapshot, stream::Pattern};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
 };
 
-use porin_core::status::Snapshot;
-
-use crate::inbox::Doorbell;
+use crate::{
+    inbox::{Doorbell, Question},
+    tap::{TAP_QUEUE, Tap},
+};
 
 /// Time for an answer. The loop answers between two batches.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of an answer at most: 10,000 streams take 1 MB.
 const MAX_ANSWER: u64 = 64 << 20;
+
+/// Bytes of a question.
+const MAX_QUESTION: u64 = 512;
+
+/// Connections at a time. Beyond it the asker waits.
+const CONNECTIONS: usize = 16;
+
+/// The way to ask the loop.
+#[derive(Clone, Debug)]
+pub(crate) struct Questions {
+    pub(crate) queue: mpsc::Sender<Question>,
+    pub(crate) doorbell: Doorbell,
+}
+
+impl Questions {
+    async fn ask(&self, question: Question) -> anyhow::Result<()> {
+        self.queue.send(question).await?;
+        self.doorbell.ring();
+        Ok(())
+    }
+
+    pub(crate) async fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let (reply, snapshot) = oneshot::channel();
+        self.ask(Question::Status(reply)).await?;
+        Ok(snapshot.await?)
+    }
+}
 
 /// Makes the socket. One that an agent left behind is replaced; a living agent holds the store, so it is not reached.
 pub(crate) fn listen(path: &str) -> anyhow::Result<UnixListener> {
@@ -39,15 +73,19 @@ pub(crate) fn listen(path: &str) -> anyhow::Result<UnixListener> {
 }
 
 /// Answers until the agent ends.
-pub(crate) async fn serve(
-    listener: UnixListener,
-    questions: mpsc::Sender<oneshot::Sender<Snapshot>>,
-    doorbell: Doorbell,
-) {
+pub(crate) async fn serve(listener: UnixListener, questions: Questions) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            // One at a time: a slow asker delays other askers only.
-            Ok((stream, _)) => drop(tokio::time::timeout(PATIENCE, answer(stream, &questions, &doorbell)).await),
+            Ok((stream, _)) => {
+                let questions = questions.clone();
+                tokio::task::spawn_local(async move {
+                    let _place = place;
+                    // An asker that goes away is no error.
+                    let _ = answer(stream, &questions).await;
+                });
+            }
             Err(error) => {
                 tracing::warn!(%error, "the status socket");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -56,17 +94,38 @@ pub(crate) async fn serve(
     }
 }
 
-async fn answer(
-    mut stream: UnixStream,
-    questions: &mpsc::Sender<oneshot::Sender<Snapshot>>,
-    doorbell: &Doorbell,
-) -> anyhow::Result<()> {
-    let (reply, snapshot) = oneshot::channel();
-    questions.send(reply).await?;
-    doorbell.ring();
-    stream.write_all(&serde_json::to_vec(&snapshot.await?)?).await?;
-    stream.shutdown().await?;
+async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut question = String::new();
+    let mut reader = BufReader::new(reader.take(MAX_QUESTION));
+    tokio::time::timeout(PATIENCE, reader.read_line(&mut question)).await??;
+    match question.trim_end().split_once(' ') {
+        None if question.trim_end() == "status" => {
+            let answer = serde_json::to_vec(&questions.snapshot().await?)?;
+            tokio::time::timeout(PATIENCE, writer.write_all(&answer)).await??;
+        }
+        Some(("tap", pattern)) => match Pattern::parse(pattern) {
+            Ok(pattern) => {
+                let (lines, mut waiting) = mpsc::channel(TAP_QUEUE);
+                questions.ask(Question::Tap(Tap::new(pattern, lines))).await?;
+                while let Some(line) = waiting.recv().await {
+                    writer.write_all(line.as_bytes()).await?;
+                }
+            }
+            Err(error) => {
+                writer.write_all(format!("{{\"error\":{:?}}}\n", format!("`{pattern}`: {error}")).as_bytes()).await?
+            }
+        },
+        _ => writer.write_all(b"{\"error\":\"ask `status` or `tap PATTERN`\"}\n").await?,
+    }
+    writer.shutdown().await?;
     Ok(())
+}
+
+fn connect(socket: &str, question: &str) -> anyhow::Result<BlockingStream> {
+    let mut stream = BlockingStream::connect(socket).with_context(|| format!("no agent answers at {socket}"))?;
+    stream.write_all(question.as_bytes()).with_context(|| format!("asking the agent at {socket}"))?;
+    Ok(stream)
 }
 
 /// Asks a running agent. Gives the JSON of its snapshot.
@@ -74,10 +133,17 @@ async fn answer(
 /// # Errors
 /// If there is no agent at the socket, or it does not answer.
 pub fn ask(socket: &str) -> anyhow::Result<String> {
-    let mut stream = BlockingStream::connect(socket).with_context(|| format!("no agent answers at {socket}"))?;
+    let stream = connect(socket, "status\n")?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.flush()?;
     let mut text = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut text).with_context(|| format!("reading the status from {socket}"))?;
     Ok(text)
+}
+
+/// Taps a running agent: a line of JSON for each packet on streams that the pattern chooses, until the agent ends.
+///
+/// # Errors
+/// If there is no agent at the socket.
+pub fn tap(socket: &str, pattern: &str) -> anyhow::Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
+    Ok(BlockingReader::new(connect(socket, &format!("tap {pattern}\n"))?).lines())
 }

@@ -13,7 +13,8 @@ use porin_core::outbox::Ticket;
 pub(crate) struct Publish {
     /// The connection that it is meant for. One for an earlier connection is dropped: it will come again.
     pub(crate) connection: u64,
-    pub(crate) ticket: Ticket,
+    /// `None`: nobody waits for the acknowledgement.
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) topic: String,
     /// MQTT's content type of the payload.
     pub(crate) content_type: &'static str,

@@ -8,13 +8,13 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use core::ops::Range;
+use core::{net::SocketAddr, ops::Range};
 
 use toml::{Spanned, Value as Toml};
 
 use super::{
-    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, GRANTS, GatewayConfig, OutboxConfig, Provenance, Route,
-    Slot, Source, SourceKind, StreamConfig, TopicTemplate, Uplink,
+    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GRANTS, GatewayConfig, OutboxConfig,
+    Provenance, Route, Slot, Source, SourceKind, StreamConfig, TopicTemplate, Uplink,
     nearest::{listed, nearest},
     quantity, raw,
 };
@@ -49,12 +49,13 @@ const MIN_TICK_US: u64 = 100_000;
 type Checked<T> = Result<T, ConfigError>;
 
 /// Reads and checks a configuration.
-pub(super) fn parse(text: &str) -> Checked<Config> {
-    Parser { text }.config()
+pub(super) fn parse(text: &str, defaults: Defaults<'_>) -> Checked<Config> {
+    Parser { text, defaults }.config()
 }
 
 struct Parser<'a> {
     text: &'a str,
+    defaults: Defaults<'a>,
 }
 
 impl Parser<'_> {
@@ -68,9 +69,10 @@ impl Parser<'_> {
         let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
         let cells = self.cells(raw.slots, raw.routes, &default_topic, &id)?;
         let gateway = GatewayConfig {
-            socket: raw.gateway.socket.unwrap_or_else(|| DEFAULT_SOCKET.to_string()),
+            socket: raw.gateway.socket.unwrap_or_else(|| self.defaults.socket.unwrap_or(DEFAULT_SOCKET).to_string()),
             uplink: self.uplink(&raw.uplink, &id)?,
             outbox: self.outbox(&raw.outbox)?,
+            metrics: raw.metrics.listen.map(|listen| self.loopback(&listen)).transpose()?,
             max_streams: self.number(raw.limits.max_streams.as_ref(), 10_000, 1..=1_000_000)? as usize,
             sources,
             streams,
@@ -110,7 +112,11 @@ impl Parser<'_> {
     }
 
     fn uplink(&self, raw: &raw::Uplink, id: &str) -> Checked<Uplink> {
-        let (host, port) = self.broker(&raw.broker)?;
+        let default = self.defaults.broker.map(|broker| Spanned::new(0..0, broker.to_string()));
+        let Some(broker) = raw.broker.as_ref().or(default.as_ref()) else {
+            return self.fail(0..0, "[uplink] names no broker, such as broker = \"mqtt://HOST\"".into());
+        };
+        let (host, port) = self.broker(broker)?;
         let client_id = self.client_id(raw.client_id.as_ref(), || format!("porin-{id}"))?;
         let keep_alive_s = self.keep_alive(raw.keep_alive.as_ref())?;
         let in_flight = self.number(raw.in_flight.as_ref(), 100, 9..=1_000)?;
@@ -156,8 +162,17 @@ impl Parser<'_> {
         }
     }
 
+    /// An address of this machine only: the numbers are not meant for the network, and nothing here guards them.
+    fn loopback(&self, raw: &Spanned<String>) -> Checked<SocketAddr> {
+        match raw.get_ref().parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Ok(address),
+            _ => self.fail(raw.span(), format!("listen `{}`: it must be 127.0.0.1:PORT or [::1]:PORT", raw.get_ref())),
+        }
+    }
+
     fn outbox(&self, raw: &raw::Outbox) -> Checked<OutboxConfig> {
-        let path = raw.path.as_ref().map_or(DEFAULT_PATH.into(), |path| path.get_ref().clone());
+        let path =
+            raw.path.as_ref().map_or(self.defaults.path.unwrap_or(DEFAULT_PATH).into(), |path| path.get_ref().clone());
         let max_packets = self.number(raw.max_packets.as_ref(), 1_000_000, 1..=u64::from(u32::MAX))?;
         let commit_every_us = self.time(raw.commit_every.as_ref(), "1s")?;
         Ok(OutboxConfig { path, max_packets: usize::try_from(max_packets).unwrap_or(usize::MAX), commit_every_us })

@@ -11,11 +11,14 @@ use toml::{Spanned, Value};
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     pub(super) gateway: Gateway,
+    #[serde(default)]
     pub(super) uplink: Uplink,
     #[serde(default)]
     pub(super) outbox: Outbox,
     #[serde(default)]
     pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) sources: BTreeMap<Spanned<String>, Source>,
     #[serde(default)]
@@ -33,10 +36,10 @@ pub(super) struct Gateway {
     pub(super) socket: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Uplink {
-    pub(super) broker: Spanned<String>,
+    pub(super) broker: Option<Spanned<String>>,
     pub(super) client_id: Option<Spanned<String>>,
     pub(super) topic: Option<Spanned<String>>,
     pub(super) keep_alive: Option<Spanned<String>>,
@@ -49,6 +52,12 @@ pub(super) struct Outbox {
     pub(super) path: Option<Spanned<String>>,
     pub(super) max_packets: Option<Spanned<u64>>,
     pub(super) commit_every: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]

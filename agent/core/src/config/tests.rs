@@ -43,6 +43,15 @@ fn a_configuration_becomes_types() {
     assert_eq!(config.gateway.streams["buoy/sea_temperature_C"].unit, "Cel");
 }
 
+#[test]
+fn a_laptop_may_leave_out_what_a_gateway_must_say() {
+    let text = "[gateway]\nid = \"a\"\n";
+    assert!(Config::parse(text).is_err());
+    let defaults = Defaults { broker: Some("mqtt://127.0.0.1:7"), path: Some("x.redb"), socket: Some("x.sock") };
+    let config = Config::parse_with(text, defaults).expect("the rest is given").gateway;
+    assert_eq!((config.uplink.port, config.outbox.path.as_str(), config.socket.as_str()), (7, "x.redb", "x.sock"));
+}
+
 /// Replaces a piece of the good configuration and expects the error that names the line and the words.
 fn check(good: &str, bad: &str, expected: &str) {
     assert!(GOOD.contains(good), "{good}");
@@ -57,7 +66,13 @@ fn what_is_wrong_is_named_with_its_line() {
     check("id = \"kitchen\"", "id = \"Kitchen\"", "line 3: gateway id `Kitchen`");
     check("id = \"kitchen\"", "id = \"kitchen\"\nname = 1", "line 4: unknown field `name`");
     check("broker =", "brokr =", "line 6: unknown field `brokr`");
+    check(
+        "[sources.buoy",
+        "[metrics]\nlisten = \"0.0.0.0:9464\"\n[sources.buoy",
+        "line 9: listen `0.0.0.0:9464`: it must be 127.0.0.1:PORT",
+    );
     check("broker =", "brokr =", "did you mean `broker`?");
+    check("broker = \"mqtt://localhost:1884\"", "", "[uplink] names no broker");
     check("mqtt://localhost:1884", "http://localhost", "line 6: broker `http://localhost`");
     check("mqtt://localhost:1884", "mqtt://localhost:99999", "`99999` is no port");
     check("[sources.buoy.replay]", "[sources.buoy.reply]", "did you mean `replay`?");

@@ -149,7 +149,8 @@ impl Agent {
                 TopicTemplate::default().fill(gateway, name, stream)
             }
         };
-        Some(Publish { connection, ticket, topic, content_type, payload })
+        self.link.status.bytes += payload.len() as u64;
+        Some(Publish { connection, ticket: Some(ticket), topic, content_type, payload })
     }
 }
 

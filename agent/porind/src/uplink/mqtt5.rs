@@ -296,7 +296,7 @@ impl<'a> Connection<'a> {
             };
             let Some(publish) = publish else { break };
             if publish.connection == self.number {
-                self.hand_over(Some(publish.ticket), publish.topic, false, publish.payload, publish.content_type).await;
+                self.hand_over(publish.ticket, publish.topic, false, publish.payload, publish.content_type).await;
             }
         }
         self.tell_state("offline").await;

@@ -1,0 +1,89 @@
+//! `porin tap`: packets as they pass through a running agent, as sources make them and as routes keep them.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use porin_core::config::Config;
+use serde_json::Value;
+
+use crate::failure::{Failure, UNREACHABLE};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Which streams, with MQTT's wildcards: `boiler/temp`, `boiler/+`, `#`
+    streams: String,
+    /// The agent's configuration: it names the socket
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/porin/porin.toml")]
+    config: PathBuf,
+    /// The agent's socket, instead of the configuration's
+    #[arg(long, value_name = "FILE")]
+    socket: Option<String>,
+    /// Stop after so many packets
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// Print JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let socket = match &arguments.socket {
+        Some(socket) => socket.clone(),
+        None => configured_socket(&arguments.config)?,
+    };
+    let lines = porind::tap(&socket, &arguments.streams).map_err(|error| Failure {
+        code: UNREACHABLE,
+        message: format!("{error:#}"),
+        hint: Some("is the agent running with the same configuration?".into()),
+    })?;
+    eprintln!("looking at `{}`; ctrl-C ends it", arguments.streams);
+    let mut stdout = std::io::stdout().lock();
+    for (shown, line) in (1..).zip(lines) {
+        let line = line.context("the agent has ended")?;
+        let packet: Value = serde_json::from_str(&line).with_context(|| format!("the agent says {line}"))?;
+        if let Some(error) = packet["error"].as_str() {
+            bail!("{error}");
+        }
+        let text = if arguments.json { line } else { readable(&packet) };
+        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            outcome => outcome?,
+        }
+        if arguments.count.is_some_and(|count| shown >= count) {
+            return Ok(());
+        }
+    }
+    eprintln!("the agent has ended");
+    Ok(())
+}
+
+fn configured_socket(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = Config::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    Ok(config.gateway.socket)
+}
+
+/// A packet in a line for the eyes.
+fn readable(packet: &Value) -> String {
+    if let Some(missed) = packet["missed"].as_u64() {
+        return format!("… {missed} packets were too fast to be shown");
+    }
+    let text = |key: &str| packet[key].as_str().unwrap_or_default();
+    let seconds = packet["time_us"].as_u64().unwrap_or_default();
+    let what = match (packet["bytes"].as_u64(), &packet["value"]) {
+        (Some(bytes), _) => format!("{bytes} bytes from {}", text("topic")),
+        (None, Value::String(value)) => value.clone(),
+        (None, value) => value.to_string(),
+    };
+    let way = match text("at") {
+        "in" => "→".to_owned(),
+        _ => format!("   ⇒ {}", text("route")),
+    };
+    let quality = packet["quality"].as_u64().filter(|quality| *quality != 0);
+    let quality = quality.map_or_else(String::new, |quality| format!("  quality {quality}"));
+    format!("{}.{:06} {} {what} {way}{quality}", seconds / 1_000_000, seconds % 1_000_000, text("stream"))
+}

@@ -1,0 +1,68 @@
+//! The loop's side of whoever looks: snapshots, taps, the numbers over MQTT.
+
+use porin_core::{
+    ids::Seq,
+    packet::Packet,
+    record::Record,
+    status::{OutboxStatus, Snapshot, UplinkStatus},
+};
+
+use super::{Agent, Parts, commits::Commits};
+use crate::uplink::Publish;
+
+/// Between two publishes of the numbers.
+const TELL_US: u64 = 60_000_000;
+
+impl Agent {
+    /// Everything, at this moment.
+    pub(super) fn status(&self) -> Snapshot {
+        let Parts { config, store, pipeline, queue, .. } = &self.parts;
+        let (routes, streams) = pipeline.status();
+        let Commits { commits, written, .. } = self.commit;
+        let link = &self.link;
+        let connected = link.connection.is_some();
+        Snapshot {
+            gateway: config.gateway.id.clone(),
+            epoch: store.epoch.to_string(),
+            uptime_s: self.start.elapsed().as_secs(),
+            uplink: UplinkStatus { connected, in_flight: queue.window(), ..link.status.clone() },
+            sources: self.sources.iter().map(|source| source.status.clone()).collect(),
+            streams,
+            routes,
+            outbox: OutboxStatus::new(queue.counts(), queue.waiting(), self.found, commits, written),
+            ..Snapshot::default()
+        }
+        .finish()
+    }
+
+    /// Shows what routes have kept since this seq to whoever looks.
+    pub(super) fn show_kept(&mut self, from: Seq) {
+        self.taps.retain(|tap| !tap.is_closed());
+        let Self { taps, parts: Parts { queue, pipeline, .. }, .. } = self;
+        for tap in taps {
+            for Record { route, packet } in queue.appended_from(from) {
+                match packet {
+                    Packet::Reading(reading) => tap.reading(pipeline, Some(*route), reading),
+                    Packet::Message(message) => tap.message(pipeline, Some(*route), message),
+                }
+            }
+        }
+    }
+
+    /// Publishes the numbers once a minute, without the streams, which may be thousands. What is not sent is not kept: the next
+    /// ones are newer.
+    pub(super) fn tell(&mut self) {
+        let now = self.now().mono;
+        let Some(connection) = self.link.connection else { return };
+        if now < self.tell_at || self.parts.link.capacity() == 0 {
+            return;
+        }
+        self.tell_at = now.after(TELL_US);
+        let numbers = Snapshot { streams: Vec::new(), ..self.status() };
+        let Ok(payload) = serde_json::to_vec(&numbers) else { return };
+        let topic = format!("porin/v1/gw/{}/metrics", self.parts.config.gateway.id);
+        // There is room.
+        let content_type = "application/json";
+        let _ = self.parts.link.try_send(Publish { connection, ticket: None, topic, content_type, payload });
+    }
+}

@@ -1,0 +1,196 @@
+//! `/metrics`: the numbers of a snapshot as OpenMetrics, for whoever scrapes; on loopback, off by default.
+//!
+//! The list below is all there is: a new line shows up by itself. Streams are left out, since there may be thousands;
+//! `porind status` has them. The server knows one answer, so it is a few lines rather than a framework.
+
+use std::{fmt::Error, net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use porin_core::status::Snapshot;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::status::Questions;
+
+/// Time for a request and its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of a request. A scraper's has some hundreds.
+const MAX_REQUEST: usize = 8_192;
+
+/// A value with its labels.
+type Sample = (Vec<(&'static str, String)>, u64);
+
+/// A family of values.
+struct Metric {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    read: fn(&Snapshot) -> Vec<Sample>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+macro_rules! plain {
+    ($kind:ident, $name:literal, $help:literal, $($field:ident).+) => {
+        Metric { name: $name, help: $help, kind: Kind::$kind, read: |s| vec![(vec![], u64::try_from(s.$($field).+).unwrap_or(u64::MAX))] }
+    };
+}
+
+macro_rules! of_sources {
+    ($name:literal, $help:literal, $field:ident) => {
+        Metric {
+            name: $name,
+            help: $help,
+            kind: Kind::Counter,
+            read: |s| s.sources.iter().map(|source| (vec![("source", source.name.clone())], source.$field)).collect(),
+        }
+    };
+}
+
+macro_rules! of_slots {
+    ($kind:ident, $name:literal, $help:literal, $field:ident) => {
+        Metric {
+            name: $name,
+            help: $help,
+            kind: Kind::$kind,
+            read: |s| {
+                let slots = s.routes.iter().flat_map(|route| route.slots.iter().map(move |slot| (route, slot)));
+                let labels = |route: &str, slot: &str| vec![("route", route.to_owned()), ("slot", slot.to_owned())];
+                slots
+                    .map(|(route, slot)| {
+                        (labels(&route.name, &slot.name), u64::try_from(slot.$field).unwrap_or(u64::MAX))
+                    })
+                    .collect()
+            },
+        }
+    };
+}
+
+/// Every metric. `_total` and the like are OpenMetrics' own endings.
+const METRICS: [Metric; 27] = [
+    plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
+    plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
+    plain!(Counter, "porin_uplink_connections", "Connections made", uplink.connections),
+    plain!(Counter, "porin_uplink_publishes", "Publishes sent, again among them", uplink.publishes),
+    plain!(Counter, "porin_uplink_payload_bytes", "Bytes of their payloads", uplink.bytes),
+    plain!(Gauge, "porin_uplink_in_flight", "Publishes under way", uplink.in_flight),
+    of_sources!("porin_source_received", "Packets that the source made", received),
+    of_sources!("porin_source_unrouted", "Packets that no route wants", unrouted),
+    of_sources!("porin_source_refused", "Packets on streams beyond max_streams", refused),
+    of_sources!("porin_source_bad", "Rows or publishes that could not be read", bad_rows),
+    of_sources!("porin_source_restarts", "Starts after a failure", restarts),
+    Metric {
+        name: "porin_route_forwarded",
+        help: "Packets that the route appended to the outbox",
+        kind: Kind::Counter,
+        read: |s| s.routes.iter().map(|route| (vec![("route", route.name.clone())], route.forwarded)).collect(),
+    },
+    of_slots!(Counter, "porin_slot_input", "Packets fed in", input),
+    of_slots!(Counter, "porin_slot_processed", "Packets that the cell decided about", processed),
+    of_slots!(Counter, "porin_slot_faulted", "Packets on which the cell faulted alone", faulted),
+    of_slots!(Counter, "porin_slot_output", "Packets that came out", output),
+    of_slots!(Counter, "porin_slot_faults", "Calls that failed", faults),
+    of_slots!(Counter, "porin_slot_fuel", "Fuel used by process", fuel),
+    of_slots!(Gauge, "porin_slot_memory_bytes", "Linear memory", memory_bytes),
+    plain!(Counter, "porin_outbox_appended", "Packets handed over by routes, or found at the start", outbox.appended),
+    plain!(Counter, "porin_outbox_acknowledged", "Packets that the broker has", outbox.acknowledged),
+    plain!(Gauge, "porin_outbox_waiting", "Packets that wait, those under way among them", outbox.waiting),
+    plain!(Counter, "porin_outbox_evicted", "Packets given up because the outbox was full", outbox.evicted),
+    plain!(Counter, "porin_outbox_refused", "Packets that the broker refused for good", outbox.refused),
+    plain!(Counter, "porin_outbox_resent", "Packets sent again after a lost connection", outbox.resent),
+    plain!(Counter, "porin_outbox_commits", "Commits", outbox.commits),
+    plain!(Counter, "porin_outbox_written", "Records that commits wrote", outbox.written),
+];
+
+/// A snapshot, to be told as metrics.
+#[derive(Debug)]
+struct Told(Snapshot);
+
+impl Collector for Told {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        for Metric { name, help, kind, read } in METRICS {
+            let (counter, gauge) = (ConstCounter::new(0u64), ConstGauge::new(0u64));
+            let metric_type = match kind {
+                Kind::Counter => counter.metric_type(),
+                Kind::Gauge => gauge.metric_type(),
+            };
+            let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
+            let encode = |value, encoder: MetricEncoder<'_>| match kind {
+                Kind::Counter => ConstCounter::new(value).encode(encoder),
+                Kind::Gauge => ConstGauge::new(value).encode(encoder),
+            };
+            match read(&self.0).as_slice() {
+                [(labels, value)] if labels.is_empty() => encode(*value, family)?,
+                samples => {
+                    for (labels, value) in samples {
+                        encode(*value, family.encode_family(labels)?)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text that a scraper gets.
+fn openmetrics(snapshot: Snapshot) -> Result<String, Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Told(snapshot)));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+/// Takes the port before the agent starts.
+pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listening for scrapers on {address}"))
+}
+
+/// Answers until the agent ends, one scraper at a time.
+pub(crate) async fn serve(listener: TcpListener, questions: Questions) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::time::timeout(PATIENCE, answer(stream, &questions)).await),
+            Err(error) => {
+                tracing::warn!(%error, "the port for scrapers");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, questions: &Questions) -> anyhow::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < MAX_REQUEST {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let (status, body) = if request.starts_with(b"GET /metrics ") || request.starts_with(b"GET /metrics?") {
+        ("200 OK", openmetrics(questions.snapshot().await?)?)
+    } else {
+        ("404 Not Found", "the numbers are at /metrics\n".into())
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await?;
+    Ok(())
+}
