@@ -24,6 +24,7 @@ use crate::{
     packet::Kind,
     payload::Encoding,
     setup::{Param, World},
+    simulator::Behaviour,
     stream::Pattern,
 };
 
@@ -99,6 +100,8 @@ pub enum SourceKind {
     Replay(Replay),
     /// Publishes of a local broker.
     Mqtt(MqttSource),
+    /// Made-up streams.
+    Simulator(SimulatorSource),
 }
 
 /// Rows of a recorded file: columns timestamp (seconds), channel, value.
@@ -129,6 +132,19 @@ pub struct MqttSource {
     pub window: u16,
     /// The first that chooses a topic says what it means.
     pub topics: Vec<Mapping>,
+}
+
+/// Made-up streams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimulatorSource {
+    /// A stream's name: `{n}` stands for its number, from 1.
+    pub streams: String,
+    /// What they do.
+    pub behaviour: Behaviour,
+    /// Not in real time; readings then have the same times in every run.
+    pub as_fast_as_possible: bool,
+    /// Readings of all streams together, then it ends.
+    pub readings: u64,
 }
 
 /// What is known of a stream besides its name.
@@ -260,7 +276,12 @@ impl GatewayConfig {
     /// Whether time is that of recordings: cells, windows and ticks then see the time of packets, else wall time.
     #[must_use]
     pub fn is_replay(&self) -> bool {
-        !self.sources.is_empty() && self.sources.iter().all(|source| matches!(source.kind, SourceKind::Replay(_)))
+        let is_replay = |source: &Source| match &source.kind {
+            SourceKind::Replay(_) => true,
+            SourceKind::Simulator(simulator) => simulator.as_fast_as_possible,
+            SourceKind::Mqtt(_) => false,
+        };
+        !self.sources.is_empty() && self.sources.iter().all(is_replay)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod packet;
 pub mod payload;
 pub mod record;
 pub mod setup;
+pub mod simulator;
 pub mod status;
 pub mod stream;
 pub mod time;

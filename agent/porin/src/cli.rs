@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd;
 
-/// Write, build and try cells; look at what a gateway sends.
+/// Write, build and try cells; run a gateway here and look at what it sends.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -23,6 +23,8 @@ enum Command {
     Demo(cmd::demo::Arguments),
     /// Show what a gateway published: a payload from standard input as JSON lines
     Decode(cmd::decode::Arguments),
+    /// Run the agent here, with a broker of its own if none is named, and watch it
+    Up(cmd::up::Arguments),
     /// Show packets as they pass through a running agent, before and after
     Tap(cmd::tap::Arguments),
     /// An MQTT broker for demos and tests, on loopback
@@ -60,6 +62,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(arguments) => cmd::demo::run(&arguments),
         Command::Decode(arguments) => cmd::decode::run(&arguments),
         Command::Tap(arguments) => cmd::tap::run(&arguments),
+        Command::Up(arguments) => cmd::up::run(&arguments),
         Command::Broker { port } => cmd::broker::run(port),
         Command::Wit { check } => cmd::wit::run(check),
     }

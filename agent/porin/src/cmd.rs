@@ -5,4 +5,5 @@ pub(crate) mod cell_build;
 pub(crate) mod decode;
 pub(crate) mod demo;
 pub(crate) mod tap;
+pub(crate) mod up;
 pub(crate) mod wit;

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 /// There is nobody to ask.
 pub(crate) const UNREACHABLE: u8 = 4;
 
+/// The configuration is wrong; nothing was started.
+pub(crate) const BAD_CONFIG: u8 = 78;
+
 /// Refused: over the size limit, not signed, not granted.
 pub(crate) const REFUSED: u8 = 5;
 

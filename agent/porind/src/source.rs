@@ -2,6 +2,7 @@
 
 mod mqtt;
 mod replay;
+mod simulator;
 
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Outlet {
 pub(crate) fn window(kind: &SourceKind) -> u64 {
     match kind {
         SourceKind::Mqtt(config) if config.acknowledged => config.window.into(),
-        SourceKind::Mqtt(_) | SourceKind::Replay(_) => SOURCE_WINDOW,
+        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) => SOURCE_WINDOW,
     }
 }
 
@@ -60,6 +61,7 @@ pub(crate) async fn run(
     let mut running = match source.kind {
         SourceKind::Replay(config) => Running::Replay(replay::Replay::new(config, settled)),
         SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, settled)),
+        SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config, settled)),
     };
     loop {
         let made_before = running.made();
@@ -92,6 +94,7 @@ pub(crate) async fn run(
 enum Running {
     Replay(replay::Replay),
     Mqtt(mqtt::Mqtt),
+    Simulated(simulator::Simulated),
 }
 
 impl Running {
@@ -99,6 +102,7 @@ impl Running {
         match self {
             Self::Replay(replay) => replay.run(outlet).await,
             Self::Mqtt(mqtt) => mqtt.run(outlet).await,
+            Self::Simulated(simulated) => simulated.run(outlet).await,
         }
     }
 
@@ -106,6 +110,7 @@ impl Running {
         match self {
             Self::Replay(replay) => replay.made(),
             Self::Mqtt(mqtt) => mqtt.made(),
+            Self::Simulated(simulated) => simulated.made(),
         }
     }
 }

@@ -398,3 +398,21 @@ fn windows_close_by_readings_or_by_time_with_the_same_result() {
     let counted: f64 = by_time.iter().filter(|(stream, ..)| stream.ends_with("/count")).map(|(.., value)| value).sum();
     assert_eq!(counted, rows(&top().join("tests/data/glucose.csv.gz")).len() as f64);
 }
+
+/// Many streams, all troubles, as fast as possible: the same packets in two runs, and none without a fate.
+#[test]
+fn a_simulator_with_a_seed_gives_the_same_packets_again() {
+    let broker = Broker::mosquitto();
+    let rest = "[sources.sim.simulator]\nstreams = \"sim/{n}\"\ncount = 500\nspeed = \"max\"\nreadings = 40_000\nspikes = 0.01\n\
+                drop_outs = 0.001\nstuck = 0.001\nclock_jumps = 0.001\n[slots.quiet]\ncell = \"CELLS/deadband.wasm\"\n\
+                params = { absolute = 0.2 }\n[routes.all]\nstreams = [\"sim/#\"]\nslots = [\"quiet\"]\nencoding = \"compact\"\n";
+    let run = || {
+        let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+        let status = Gateway::new("lab", broker.port, rest).run_to_the_end();
+        balanced(&status, &subscriber);
+        assert_eq!(count(&status, "/sources/0/received"), 40_000);
+        subscriber.packets().into_iter().map(|((.., seq), packet)| (seq, packet)).collect::<Vec<_>>()
+    };
+    let (first, second) = (run(), run());
+    assert!(first.len() > 5_000 && first == second);
+}

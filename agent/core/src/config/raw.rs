@@ -72,6 +72,7 @@ pub(super) struct Limits {
 pub(super) enum Source {
     Replay(Replay),
     Mqtt(Mqtt),
+    Simulator(Simulator),
 }
 
 #[derive(Deserialize)]
@@ -106,6 +107,25 @@ pub(super) struct Topic {
     pub(super) time_unit: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) values: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Simulator {
+    pub(super) streams: Spanned<String>,
+    pub(super) count: Option<Spanned<u32>>,
+    pub(super) seed: Option<u64>,
+    pub(super) every: Option<Spanned<String>>,
+    pub(super) speed: Option<Spanned<String>>,
+    pub(super) readings: Option<u64>,
+    pub(super) start: Option<f64>,
+    pub(super) step: Option<f64>,
+    pub(super) decimals: Option<Spanned<u8>>,
+    pub(super) spikes: Option<Spanned<f64>>,
+    pub(super) spike: Option<f64>,
+    pub(super) drop_outs: Option<Spanned<f64>>,
+    pub(super) stuck: Option<Spanned<f64>>,
+    pub(super) clock_jumps: Option<Spanned<f64>>,
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -44,6 +45,11 @@ pub(crate) fn run(port: u16) -> anyhow::Result<()> {
     rumqttd::Broker::new(config).start().context("the embedded broker")
 }
 
+/// An address of loopback that is free now.
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
 /// A running broker; killed when dropped.
 pub(crate) struct Broker {
     child: Child,
@@ -53,10 +59,16 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts this very program as a broker on a free port of loopback.
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        Self::start_at(free_address()?)
+    }
+
+    /// Starts it at this address.
+    pub(crate) fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["broker", "--port", &address.port().to_string()])
             .stdout(Stdio::null())
+            // A group of its own: a ctrl-C is for us, and the broker is still to take what waits.
+            .process_group(0)
             .spawn()
             .context("starting the embedded broker")?;
         let start = Instant::now();

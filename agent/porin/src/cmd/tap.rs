@@ -7,9 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use porin_core::config::Config;
+use porin_core::config::{Config, Defaults};
 use serde_json::Value;
 
+use super::up::Places;
 use crate::failure::{Failure, UNREACHABLE};
 
 #[derive(Debug, clap::Args)]
@@ -63,8 +64,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn configured_socket(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = Config::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-    Ok(config.gateway.socket)
+    // As `porin up` does, if an agent of its is there.
+    let places = Places::beside(path);
+    let socket = Path::new(&places.socket).exists().then_some(places.socket.as_str());
+    let defaults = Defaults { broker: Some("mqtt://localhost"), socket, ..Defaults::default() };
+    let config = Config::parse_with(&text, defaults);
+    Ok(config.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?.gateway.socket)
 }
 
 /// A packet in a line for the eyes.

@@ -11,8 +11,9 @@ use toml::{Spanned, Value as Toml};
 
 use super::{Checked, Parser, did_you_mean, nearest, raw};
 use crate::{
-    config::{MqttSource, Replay, Source, SourceKind},
+    config::{MqttSource, Replay, SimulatorSource, Source, SourceKind},
     mapping::{Field, Form, Mapping, TimeField, TimeUnit, TopicFilter},
+    simulator::Behaviour,
     stream::check_name,
 };
 
@@ -24,8 +25,45 @@ impl Parser<'_> {
         let kind = match raw {
             raw::Source::Replay(raw) => SourceKind::Replay(self.replay(name.get_ref(), raw)?),
             raw::Source::Mqtt(raw) => SourceKind::Mqtt(self.mqtt_source(name, raw, gateway)?),
+            raw::Source::Simulator(raw) => SourceKind::Simulator(self.simulator(raw)?),
         };
         Ok(Source { name: name.get_ref().clone(), kind })
+    }
+
+    fn simulator(&self, raw: raw::Simulator) -> Checked<SimulatorSource> {
+        let (template, count) = (raw.streams.get_ref(), self.number(raw.count.as_ref(), 1, 1..=10_000)?);
+        if let Err(error) = check_name(&template.replace("{n}", "10000")) {
+            return self.fail(raw.streams.span(), format!("streams `{template}`: it has {error}"));
+        }
+        if count > 1 && !template.contains("{n}") {
+            return self
+                .fail(raw.streams.span(), format!("streams `{template}`: {count} streams need {{n}} in their name"));
+        }
+        let as_fast_as_possible = match raw.speed.as_ref().map(|speed| (speed.get_ref().as_str(), speed.span())) {
+            None => false,
+            Some(("max", _)) => true,
+            Some((other, span)) => return self.choice(span, "speed", other, &["max"]),
+        };
+        let probability = |raw: Option<&Spanned<f64>>| self.number(raw, 0.0, 0.0..=1.0);
+        let every_us = match self.time(raw.every.as_ref(), "1s")? {
+            0 => return self.fail(raw.every.map_or(0..0, |every| every.span()), "every: more than nothing".into()),
+            every_us => every_us,
+        };
+        let behaviour = Behaviour {
+            seed: raw.seed.unwrap_or(1),
+            count,
+            every_us,
+            start: raw.start.unwrap_or(20.0),
+            step: raw.step.unwrap_or(0.1),
+            decimals: self.number(raw.decimals.as_ref(), 2, 0..=9)?,
+            spikes: probability(raw.spikes.as_ref())?,
+            spike: raw.spike.unwrap_or(10.0),
+            drop_outs: probability(raw.drop_outs.as_ref())?,
+            stuck: probability(raw.stuck.as_ref())?,
+            clock_jumps: probability(raw.clock_jumps.as_ref())?,
+        };
+        let readings = raw.readings.unwrap_or(u64::MAX);
+        Ok(SimulatorSource { streams: raw.streams.into_inner(), behaviour, as_fast_as_possible, readings })
     }
 
     fn replay(&self, name: &str, raw: raw::Replay) -> Checked<Replay> {

@@ -1,0 +1,135 @@
+//! `porin up`: the agent in the foreground, with a broker of its own if the configuration names none, and a live table.
+//!
+//! The agent is the very library that `porind` runs; the table asks its socket, as `porind status` does.
+
+mod log;
+mod table;
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use console::Term;
+use porin_core::config::{Config, Defaults};
+use porind::Until;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use self::{log::Log, table::Table};
+use super::broker::{self, Broker};
+use crate::failure::{BAD_CONFIG, Failure};
+
+/// Between two looks at the agent, on a terminal.
+const REDRAW: Duration = Duration::from_millis(500);
+
+/// Between two lines, where there is no terminal.
+const LINE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The configuration; its [uplink] and its paths may be left out
+    #[arg(short, long, value_name = "FILE", default_value = "porin.toml")]
+    config: PathBuf,
+    /// Stop when every source has ended and the broker has everything
+    #[arg(long)]
+    until_drained: bool,
+    /// Lines instead of a live table
+    #[arg(long)]
+    plain: bool,
+    /// Print the last status as JSON instead of the summary
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the state of a configuration's agent is when it does not say: beside it.
+pub(crate) struct Places {
+    path: String,
+    pub(crate) socket: String,
+}
+
+impl Places {
+    pub(crate) fn beside(config: &Path) -> Self {
+        let folder = config.parent().unwrap_or(Path::new("")).join(".porin");
+        let place = |name: &str| folder.join(name).display().to_string();
+        Self { path: place("porin.redb"), socket: place("status.sock") }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let place = arguments.config.display();
+    let text = fs::read_to_string(&arguments.config).with_context(|| format!("cannot read {place}"));
+    let text = text.map_err(|error| bad_config(&error))?;
+    let places = Places::beside(&arguments.config);
+    let own = broker::free_address()?;
+    let address = format!("mqtt://{own}");
+    let defaults = Defaults { broker: Some(&address), path: Some(&places.path), socket: Some(&places.socket) };
+    let config = Config::parse_with(&text, defaults).map_err(|error| bad_config(&anyhow!("{place}: {error}")))?;
+    porind::check(&config).map_err(|error| bad_config(&error))?;
+
+    let uplink = &config.gateway.uplink;
+    let embedded = (uplink.host.as_str(), uplink.port) == (own.ip().to_string().as_str(), own.port());
+    let _broker = embedded.then(|| Broker::start_at(own)).transpose()?;
+    let whose = if embedded { ", its own" } else { "" };
+    eprintln!("porin up: gateway `{}`, broker {}:{}{whose}", config.gateway.id, uplink.host, uplink.port);
+    eprintln!("look at what it sends: mosquitto_sub -h {} -p {} -v -t 'porin/#'", uplink.host, uplink.port);
+
+    let term = Term::stdout();
+    let live = term.is_term() && !arguments.plain && !arguments.json;
+    let log = Log::start(live)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let last = runtime.block_on(watched(config, arguments, live.then_some(term), log))?;
+    if arguments.json {
+        return Ok(writeln!(std::io::stdout(), "{last}")?);
+    }
+    let summary = table::summary(&last);
+    Ok(std::io::stdout().write_all(summary.as_bytes())?)
+}
+
+fn bad_config(error: &anyhow::Error) -> Failure {
+    let hint = "docs/config.md has every key; nothing was started";
+    Failure { code: BAD_CONFIG, message: format!("{error:#}"), hint: Some(hint.into()) }
+}
+
+/// Runs the agent on a thread of its own and shows it until it ends. Gives its last status.
+async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log: Log) -> anyhow::Result<Value> {
+    let socket = config.gateway.socket.clone();
+    let until = if arguments.until_drained { Until::Drained } else { Until::Stopped };
+    let (stop, stopped) = watch::channel(false);
+    let (ended, mut has_ended) = watch::channel(false);
+    let agent = std::thread::Builder::new().name("agent".into()).spawn(move || {
+        // Told however the thread ends: the sender is dropped with it.
+        let _ended = ended;
+        porind::run(config, until, stopped, || {})
+    })?;
+    let mut table = Table::new(term, log);
+    let mut clock = tokio::time::interval(if table.is_live() { REDRAW } else { LINE });
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut asked = 0;
+    loop {
+        tokio::select! {
+            _ = has_ended.changed() => break,
+            _ = clock.tick() => {
+                // Not there yet, or not any more: the next look tells.
+                if let Some(status) = porind::ask_status(&socket).ok().and_then(|text| serde_json::from_str(&text).ok()) {
+                    table.show(&status)?;
+                }
+            }
+            _ = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} } } => {
+                asked += 1;
+                if asked > 1 {
+                    std::process::exit(130);
+                }
+                table.say("stopping: what waits is sent and made durable; ctrl-C again ends at once")?;
+                stop.send_replace(true);
+            }
+        }
+    }
+    table.end()?;
+    let last = agent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    Ok(serde_json::to_value(last)?)
+}

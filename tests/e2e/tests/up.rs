@@ -1,0 +1,138 @@
+//! `porin up` as somebody at a terminal has it: start, live values, a smaller window, ctrl-C, summary; and into a file.
+
+#![allow(clippy::panic)] // helpers of tests, which panic as tests do
+
+use std::{
+    fs,
+    io::{Read, Write},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use porin_e2e::{program, wait_until};
+use porin_test_support::target_dir;
+use portable_pty::{CommandBuilder, PtySize, native_pty_system};
+use serde_json::Value;
+
+/// A configuration that names neither broker nor paths.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!(
+        "[gateway]\nid = \"lab\"\n[sources.sim.simulator]\nstreams = \"sim/a-stream-with-a-long-name/{{n}}\"\ncount = 3\nevery = \"10ms\"\n\
+         [slots.quiet]\ncell = \"{}/cells/deadband.wasm\"\nparams = {{ absolute = 0.3 }}\n[routes.all]\nstreams = [\"sim/#\"]\nslots = [\"quiet\"]\n",
+        target_dir().display()
+    );
+    fs::write(folder.path().join("porin.toml"), text).expect("written");
+    folder
+}
+
+/// What is on the screen, without the colours and movements between the texts.
+fn plain(screen: &str) -> String {
+    let mut text = String::new();
+    let mut rest = screen.chars();
+    while let Some(character) = rest.next() {
+        if character == '\u{1b}' {
+            // Up to the letter that ends the sequence.
+            rest.by_ref().find(char::is_ascii_alphabetic);
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
+/// The largest number in the column after the stream's name.
+fn raw(text: &str) -> u64 {
+    let rows = text.lines().filter(|line| line.starts_with("sim/") && line.contains('%'));
+    rows.filter_map(|row| row.split_whitespace().nth(1)?.parse().ok()).max().unwrap_or(0)
+}
+
+#[test]
+fn at_a_terminal_there_is_a_live_table_and_a_summary_at_the_end() {
+    let folder = folder();
+    let size = |rows, cols| PtySize { rows, cols, pixel_width: 0, pixel_height: 0 };
+    let pty = native_pty_system().openpty(size(40, 120)).expect("a pseudo-terminal");
+    let mut command = CommandBuilder::new(program("porin"));
+    command.args(["up", "--config"]);
+    command.arg(folder.path().join("porin.toml"));
+    let mut child = pty.slave.spawn_command(command).expect("it starts");
+    drop(pty.slave);
+    let screen = Arc::new(Mutex::new(String::new()));
+    let (shared, mut reader) = (screen.clone(), pty.master.try_clone_reader().expect("a reader"));
+    let reading = thread::spawn(move || {
+        let mut bytes = [0; 4_096];
+        let mut whole = Vec::new();
+        while let Ok(count @ 1..) = reader.read(&mut bytes) {
+            whole.extend_from_slice(&bytes[..count]);
+            *shared.lock().expect("no panic") = String::from_utf8_lossy(&whole).into_owned();
+        }
+    });
+    let seen = || plain(&screen.lock().expect("no panic"));
+    let since = |from: usize| plain(&screen.lock().expect("no panic")[from..]);
+    wait_until("it says where its broker is", || seen().contains("its own"));
+    wait_until("the table is there", || raw(&seen()) > 0);
+    let first = raw(&seen());
+    wait_until("its values are live", || raw(&seen()) > first + 10);
+    assert!(seen().contains("cell in slot") && seen().contains("outbox:") && seen().contains("fuel/packet"));
+
+    // A smaller window: no line is wider than it from the first frame that knows.
+    pty.master.resize(size(12, 50)).expect("a smaller window");
+    let at = screen.lock().expect("no panic").len();
+    wait_until("it is drawn anew", || since(at).matches("stream").count() > 2);
+    let text = since(at);
+    let frame = text.rsplit("packets in").next().expect("the last frame");
+    assert!(frame.lines().all(|line| line.chars().count() <= 50), "{frame}");
+
+    let at = screen.lock().expect("no panic").len();
+    pty.master.take_writer().expect("the keyboard").write_all(b"\x03").expect("ctrl-C");
+    let status = child.wait().expect("it ends");
+    reading.join().expect("no panic");
+    assert!(status.success(), "{status:?}");
+    let text = since(at);
+    assert!(text.contains("stopping") && text.contains("bytes saved at the same batching"), "{text}");
+    assert!(text.contains("outbox: 0 waiting"), "{text}");
+    assert!(!text.contains("warning:"), "{text}");
+}
+
+#[test]
+fn into_a_file_there_are_lines_and_the_same_summary() {
+    let folder = folder();
+    let mut child = Command::new(program("porin"))
+        .args(["up", "--config"])
+        .arg(folder.path().join("porin.toml"))
+        .stdout(fs::File::create(folder.path().join("out")).expect("a file"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let out = || fs::read_to_string(folder.path().join("out")).expect("a file");
+    wait_until("there are lines", || out().lines().filter(|line| line.contains("packets in")).count() >= 2);
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    assert!(child.wait().expect("it ends").success());
+    let text = out();
+    assert!(!text.contains('\u{1b}'), "no colours in a file: {text}");
+    assert!(text.contains("bytes saved at the same batching") && text.contains("outbox: 0 waiting"), "{text}");
+}
+
+#[test]
+fn to_the_end_it_can_give_json() {
+    let folder = folder();
+    let config = folder.path().join("porin.toml");
+    let text = fs::read_to_string(&config)
+        .expect("it is there")
+        .replace("every = \"10ms\"", "speed = \"max\"\nreadings = 3000");
+    fs::write(&config, text).expect("written");
+    let output = Command::new(program("porin"))
+        .args(["up", "--until-drained", "--json", "--config"])
+        .arg(&config)
+        .output()
+        .expect("it runs");
+    let last: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&last["sources"][0]["received"], &last["imbalance"]), (&Value::from(3_000), &Value::Array(vec![])));
+    let wrong = fs::read_to_string(&config).expect("it is there").replace("simulator]", "simulatr]");
+    fs::write(&config, wrong).expect("written");
+    let output = Command::new(program("porin")).args(["up", "-c"]).arg(&config).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("line 3") && text.contains("did you mean `simulator`?"), "{text}");
+}
