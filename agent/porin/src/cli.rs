@@ -25,6 +25,9 @@ enum Command {
     Decode(cmd::decode::Arguments),
     /// Run the agent here, with a broker of its own if none is named, and watch it
     Up(cmd::up::Arguments),
+    /// Publish many gateways' worth of packets, and check what arrives
+    #[command(subcommand)]
+    Load(cmd::load::Command),
     /// Show packets as they pass through a running agent, before and after
     Tap(cmd::tap::Arguments),
     /// An MQTT broker for demos and tests, on loopback
@@ -63,6 +66,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Decode(arguments) => cmd::decode::run(&arguments),
         Command::Tap(arguments) => cmd::tap::run(&arguments),
         Command::Up(arguments) => cmd::up::run(&arguments),
+        Command::Load(command) => cmd::load::run(&command),
         Command::Broker { port } => cmd::broker::run(port),
         Command::Wit { check } => cmd::wit::run(check),
     }

@@ -4,6 +4,7 @@ pub(crate) mod broker;
 pub(crate) mod cell_build;
 pub(crate) mod decode;
 pub(crate) mod demo;
+pub(crate) mod load;
 pub(crate) mod tap;
 pub(crate) mod up;
 pub(crate) mod wit;

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+/// What came is not what was expected.
+pub(crate) const DIFFERS: u8 = 3;
+
 /// There is nobody to ask.
 pub(crate) const UNREACHABLE: u8 = 4;
 
