@@ -17,7 +17,14 @@ import sys
 
 
 def decode(payload):
-    """The packets of a payload (bytes), as tuples. ValueError says what is wrong with it."""
+    """The packets of a payload (bytes), as a list of tuples. ValueError says what is wrong with it."""
+    try:
+        return list(_decode(payload))
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, decimal.DecimalException, struct.error) as error:
+        raise ValueError(f"it is damaged: {error!r}") from error
+
+
+def _decode(payload):
     if not payload:
         raise ValueError("it is empty")
     first = payload[0]
@@ -150,8 +157,10 @@ def _compact(data):
 
     gateway = text()
     epoch = f"{int.from_bytes(take(8), 'little'):016x}-{varint()}"
-    count = varint()
-    names = [text() for _ in range(varint())]
+    count, streams = varint(), varint()
+    if not 0 < streams <= count <= 65_536:
+        raise ValueError("more packets than a payload may have")
+    names = [text() for _ in range(streams)]
     which = column(count) if len(names) > 1 else [0] * count
     seqs, times, qualities = column(count), column(count), column(count)
     by_stream = [iter(values(which.count(stream))) for stream in range(len(names))]

@@ -16,6 +16,9 @@ use crate::{
     packet::{self, CellPacket},
 };
 
+/// What there is too much of when a state is larger than the slot allows: the cell itself is well then.
+pub const STATE: &str = "bytes of state";
+
 /// What a call used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
@@ -42,6 +45,7 @@ pub struct Cell {
     /// By stream id: whether a packet may come out on it.
     declared: Vec<bool>,
     streams: usize,
+    outputs: usize,
 }
 
 /// `cabi_realloc`: old pointer, old size, alignment, new size.
@@ -113,6 +117,7 @@ impl Cell {
             world: plan.world,
             declared: Vec::new(),
             streams: 0,
+            outputs: 0,
             store,
         })
     }
@@ -145,7 +150,9 @@ impl Cell {
         self.store.data_mut().now = now;
         let [pointer, len] = I::lower(self, batch)?;
         let answer = self.call(|cell| &cell.process, (pointer, len))?;
-        let limit = batch.len().saturating_mul(limits.outputs_per_reading);
+        // A packet may bring something on each of its outputs.
+        let each = limits.outputs_per_reading.max(self.outputs.div_ceil(self.streams.max(1)));
+        let limit = batch.len().saturating_mul(each);
         self.packets(answer, limit, out, |cell| cell.post_return(|cell| &cell.process, answer))?;
         self.used(budget)
     }
@@ -185,7 +192,7 @@ impl Cell {
         let state = abi::bytes(memory, "state", pointer, len.into())?;
         let limit = self.store.data().limits.state_bytes;
         if state.len() > limit {
-            return Err(Fault::BadOutput(BadOutput::TooMany { what: "bytes of state", len: state.len(), limit }));
+            return Err(Fault::BadOutput(BadOutput::TooMany { what: STATE, len: state.len(), limit }));
         }
         let state = state.to_vec();
         self.post_return(|cell| &cell.save, answer)?;
@@ -228,10 +235,11 @@ impl Cell {
             self.declared[index] = true;
         }
         self.streams += streams.len();
+        self.outputs += outputs.len();
     }
 
     fn outputs_without_input(&self) -> usize {
-        self.streams.saturating_mul(self.store.data().limits.outputs_per_stream)
+        self.streams.saturating_mul(self.store.data().limits.outputs_per_stream).max(self.outputs)
     }
 
     /// The budget of one call that is given `packets`.

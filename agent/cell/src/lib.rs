@@ -21,7 +21,7 @@ mod packet;
 mod typecheck;
 
 pub use caps::{Level, LogLine};
-pub use cell::{Cell, Used};
+pub use cell::{Cell, STATE, Used};
 pub use engine::Engine;
 pub use error::{LoadError, StartError};
 pub use loader::Plan;

@@ -89,10 +89,10 @@ pub enum Found<'a> {
 
 impl Mapping {
     /// Gives every packet of a publish to `each`, or says what is wrong with it. A field that is not there, or null, is no
-    /// error: devices send what they have. What was given before an error was found still holds.
+    /// error: devices send what they have. A field that is wrong does not keep the others back.
     ///
     /// # Errors
-    /// In words, for the operator.
+    /// The first thing that is wrong, in words, for the operator.
     pub fn apply(
         &self,
         captures: &Captures<'_>,
@@ -103,14 +103,19 @@ impl Mapping {
         if payload.len() > MAX_PAYLOAD {
             return Err(format!("it has {} bytes, more than {MAX_PAYLOAD}", payload.len()));
         }
+        let mut wrong = Ok(());
+        let mut note = |error: String| wrong = core::mem::replace(&mut wrong, Ok(())).and(Err(error));
         match &self.form {
             Form::Json(fields) => {
                 let json = json(payload)?;
                 let time = self.time_of(&json, arrival)?;
                 for Field { stream, pointer } in fields {
                     let Some(value) = json.pointer(pointer).filter(|value| !value.is_null()) else { continue };
-                    let value = self.number(value).map_err(|error| format!("{pointer}: {error}"))?;
-                    each(Found::Reading(&named(stream, captures, "")?, time, value));
+                    match (self.number(value), named(stream, captures, "")) {
+                        (Ok(value), Ok(stream)) => each(Found::Reading(&stream, time, value)),
+                        (Err(error), _) => note(format!("{pointer}: {error}")),
+                        (_, Err(error)) => note(error),
+                    }
                 }
             }
             Form::Number { stream } => {
@@ -125,19 +130,14 @@ impl Mapping {
             Form::Senml { stream } => {
                 let form = if payload.first() == Some(&b'[') { senml::Form::Json } else { senml::Form::Cbor };
                 for record in senml::records(form, payload).map_err(|error| error.to_string())? {
-                    let value = match record.value {
-                        Some(senml::Value::Number(number)) => number,
-                        Some(senml::Value::Flag(flag)) => f64::from(u8::from(flag)),
-                        Some(senml::Value::Text(text)) => {
-                            self.text(&text).map_err(|error| format!("{}: {error}", record.name))?
-                        }
-                        None => continue,
-                    };
-                    // Below 2^28 seconds a time is relative to now.
-                    let from = if record.time_us < senml::ABSOLUTE_FROM_US { i128::from(arrival.0) } else { 0 };
-                    let time = u64::try_from(record.time_us + from);
-                    let time = time.map_err(|_| format!("{}: a time that porin cannot hold", record.name))?;
-                    each(Found::Reading(&named(stream, captures, &record.name)?, Unix(time), value));
+                    match self
+                        .record(&record, arrival)
+                        .and_then(|found| Ok((found, named(stream, captures, &record.name)?)))
+                    {
+                        Ok((Some((time, value)), stream)) => each(Found::Reading(&stream, time, value)),
+                        Ok((None, _)) => {}
+                        Err(error) => note(error),
+                    }
                 }
             }
             Form::Message { stream, base64: None } => {
@@ -153,7 +153,22 @@ impl Mapping {
                 each(Found::Message(&named(stream, captures, "")?, time, bytes.into()));
             }
         }
-        Ok(())
+        wrong
+    }
+
+    /// Time and value of a SenML record; `None` if it has no value.
+    fn record(&self, record: &senml::Record, arrival: Unix) -> Result<Option<(Unix, f64)>, String> {
+        let value = match &record.value {
+            Some(senml::Value::Number(number)) => *number,
+            Some(senml::Value::Flag(flag)) => f64::from(u8::from(*flag)),
+            Some(senml::Value::Text(text)) => self.text(text).map_err(|error| format!("{}: {error}", record.name))?,
+            None => return Ok(None),
+        };
+        // Below 2^28 seconds a time is relative to now.
+        let from = if record.time_us < senml::ABSOLUTE_FROM_US { i128::from(arrival.0) } else { 0 };
+        let time = u64::try_from(record.time_us + from);
+        let time = time.map_err(|_| format!("{}: a time that porin cannot hold", record.name))?;
+        Ok(Some((Unix(time), value)))
     }
 
     fn time_of(&self, json: &Value, arrival: Unix) -> Result<Unix, String> {

@@ -41,8 +41,10 @@ pub const FRESH_RECORDS: usize = 65_536;
 /// When consecutive records of a route become a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchRule {
-    /// At most this many packets in a publish.
+    /// At most this many packets in a publish...
     pub packets: usize,
+    /// ...and no further one once its messages have this many bytes.
+    pub bytes: usize,
     /// An incomplete publish waits this long for more packets. 0: it leaves at once.
     pub wait_us: u64,
     /// Whether a packet may leave before its commit.
@@ -358,17 +360,18 @@ impl Queue {
         let mut runs: Vec<Run> = Vec::new();
         for (entry, durable) in waiting.take(LOOK_AHEAD) {
             let first = *first.get_or_insert(entry.seq);
-            let BatchRule { packets, wait_us, publish, .. } = rule(entry.record.route);
+            let BatchRule { packets, bytes, wait_us, publish, .. } = rule(entry.record.route);
             if !durable && publish == Publish::AfterCommit {
                 continue;
             }
             let topic = Topic::of(entry, &self.starts, rule);
             let index = runs.iter().position(|run| run.topic == topic).unwrap_or_else(|| {
-                runs.push(Run { first, topic, count: 0, due: entry.since.after(wait_us) });
+                runs.push(Run { first, topic, count: 0, bytes: 0, due: entry.since.after(wait_us) });
                 runs.len() - 1
             });
             runs[index].count += 1;
-            if runs[index].count == packets {
+            runs[index].bytes += entry.record.packet.bytes();
+            if runs[index].count == packets || runs[index].bytes >= bytes {
                 return Some(Run { due: entry.since, ..runs.swap_remove(index) });
             }
         }
@@ -544,6 +547,7 @@ struct Run {
     first: Seq,
     topic: Topic,
     count: usize,
+    bytes: usize,
     due: Monotonic,
 }
 

@@ -38,7 +38,7 @@ use self::{
 use crate::{
     committer::Committer,
     inbox::{Event, FromSource, Inbox, Question},
-    pipeline::{Kept, Pipeline},
+    pipeline::{Kept, Pipeline, Routed},
     source,
     store::Store,
     tap::Tap,
@@ -50,6 +50,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// The loop sleeps at most this long, so that nothing depends on a lost wake-up.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+/// Readings of one call into a cell at most: 24 KB.
+const CALL: usize = 1_024;
 
 /// Where a run ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +120,7 @@ pub(crate) fn run(parts: Parts) -> Snapshot {
         ..Source::default()
     });
     let sources = sources.collect();
-    let commit = Commits::new(parts.durable_names, parts.pipeline.names().len());
+    let commit = Commits::new(parts.durable_names, &parts.pipeline);
     let start = Instant::now();
     let mut agent = Agent {
         replay: parts.config.gateway.is_replay(),
@@ -194,13 +197,17 @@ impl Agent {
         }
         let from = self.parts.queue.next_seq();
         let Parts { pipeline, queue, .. } = &mut self.parts;
-        let of_readings = pipeline.process(&readings, now, |route, kept| append(queue, route, kept, now.mono));
-        let of_messages = pipeline.process_messages(&messages, now, |route, kept| append(queue, route, kept, now.mono));
-        let state = &mut self.sources[source];
-        for routed in [of_readings, of_messages] {
-            state.status.routed += routed.routed;
-            state.status.unrouted += routed.unrouted;
+        let mut count = |routed: Routed| {
+            let status = &mut self.sources[source].status;
+            status.routed += routed.routed;
+            status.unrouted += routed.unrouted;
+        };
+        // One publish may have become many readings: a cell gets no more at a time than it can hold.
+        for readings in readings.chunks(CALL) {
+            count(pipeline.process(readings, now, |route, kept| append(queue, route, kept, now.mono)));
         }
+        count(pipeline.process_messages(&messages, now, |route, kept| append(queue, route, kept, now.mono)));
+        let state = &mut self.sources[source];
         state.decided = upto;
         self.show_kept(from);
         if self.replay {
@@ -217,8 +224,11 @@ impl Agent {
         }
         let from = queue.next_seq();
         pipeline.tick(clock_us, now, |route, kept| append(queue, route, kept, now.mono));
+        let changed = queue.next_seq() != from || pipeline.has_unwritten();
         self.show_kept(from);
-        self.mark_dirty(now.mono);
+        if changed {
+            self.mark_dirty(now.mono);
+        }
     }
 
     fn admit(&mut self, source: usize, local: u32, name: &str, kind: Kind) {
@@ -309,7 +319,7 @@ impl Agent {
             deadline = deadline.min(Monotonic(tick));
         }
         let Parts { queue, pipeline, .. } = &self.parts;
-        if self.link.connection.is_some() {
+        if self.link.connection.is_some() && self.parts.link.capacity() > 0 {
             deadline = deadline.min(self.tell_at);
         }
         let room = queue.window() < self.link.window && self.parts.link.capacity() > 0;

@@ -59,7 +59,7 @@ pub fn pipeline(config: &Config) -> anyhow::Result<Pipeline> {
     let mut ids = (0..).map(RouteId);
     let routes = cells::load(&config.cells, |_| Ok(ids.next().unwrap_or_default()), |_| Ok(None))?;
     let names = config.gateway.streams.keys().cloned().collect();
-    Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams), Unfit::Fail)
+    Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams), Vec::new(), Unfit::Fail)
 }
 
 /// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. Gives
@@ -79,7 +79,7 @@ pub fn run(
     let durable_names = names.len();
     let route_names = store.names(Names::Routes)?;
     let names = NameTable::new(names, config.gateway.max_streams);
-    let pipeline = Pipeline::start(&config, routes, names, Unfit::LeaveOut)?;
+    let pipeline = Pipeline::start(&config, routes, names, store.streams_with_messages()?, Unfit::LeaveOut)?;
     let queue = Queue::new(store.queue(QueueId::UPLINK)?, config.gateway.outbox.max_packets);
     tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = queue.waiting(), "started");
 

@@ -30,6 +30,8 @@ pub struct Pipeline {
     /// By stream id.
     streams: Vec<Stream>,
     routes: Vec<Route>,
+    /// Streams that have had messages, in the order in which that was found out.
+    with_messages: Vec<StreamId>,
     /// Routes that the batch at hand has packets for.
     touched: Vec<usize>,
 }
@@ -148,16 +150,22 @@ impl Pipeline {
         config: &Config,
         routes: Vec<LoadedRoute>,
         names: NameTable,
+        with_messages: Vec<StreamId>,
         unfit: Unfit,
     ) -> anyhow::Result<Self> {
         let known = config.gateway.streams.clone();
-        let mut pipeline = Self { names, known, streams: Vec::new(), routes: Vec::new(), touched: Vec::new() };
+        let (streams, touched) = (Vec::new(), Vec::new());
+        let mut pipeline = Self { names, known, streams, routes: Vec::new(), with_messages, touched };
         let slots = routes.iter().flat_map(|route| &route.slots);
         let templates: Vec<_> = slots.flat_map(|slot| slot.config.outputs.clone()).collect();
         for LoadedRoute { id, config, slots } in routes {
             let wanted = |name: &str| config.streams.iter().any(|pattern| pattern.matches(name));
             let names = (0..).map(StreamId).zip(pipeline.names.names());
             let names = names.filter(|(_, name)| wanted(name) && !made_by_a_slot(name, &templates, &pipeline.names));
+            // Those of the other kind are declared when they bring something after all.
+            let kind =
+                |id: &StreamId| if pipeline.with_messages.contains(id) { Kind::Messages } else { Kind::Readings };
+            let names = names.filter(|(id, _)| kind(id) == config.input);
             let declared: BTreeSet<_> = names.map(|(id, _)| id).collect();
             let streams: Vec<_> = declared.iter().copied().collect();
             let (slots, misfits) = match (pipeline.start_slots(&slots, &streams), unfit) {
@@ -232,6 +240,9 @@ impl Pipeline {
                 }
             }
             *self.streams[id.0 as usize].routes.of(kind) = Some(routes.into());
+            if kind == Kind::Messages && !self.with_messages.contains(&id) {
+                self.with_messages.push(id);
+            }
         }
         Ok(id)
     }
@@ -376,6 +387,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether a cell has a state that the store has not.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.routes.iter().flat_map(|route| &route.slots).any(AnySlot::is_unwritten)
+    }
+
     /// When the next tick is due, by the clock that ticks go by.
     pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
         self.routes.iter_mut().flat_map(|route| &mut route.slots).filter_map(|slot| slot.next_tick_us(clock_us)).min()
@@ -431,6 +447,11 @@ impl Pipeline {
     /// All stream names; the position is the id.
     pub(crate) fn names(&self) -> &[String] {
         self.names.names()
+    }
+
+    /// Streams that have had messages; later ones are added at the end.
+    pub(crate) fn with_messages(&self) -> &[StreamId] {
+        &self.with_messages
     }
 
     /// The route's configuration, if it is one of today's.

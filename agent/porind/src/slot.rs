@@ -6,10 +6,10 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
-use porin_cell::{Cell, CellPacket, Level, LogLine, Plan, StartError, Used};
+use porin_cell::{Cell, CellPacket, Level, LogLine, Plan, STATE, StartError, Used};
 use porin_core::{
     config::Slot as Config,
-    fault::{Fault, FaultPolicy},
+    fault::{BadOutput, Fault, FaultPolicy},
     packet::{Message, Reading},
     setup::{Setup, StreamInfo},
     status::SlotStatus,
@@ -63,6 +63,10 @@ impl AnySlot {
 
     pub(crate) fn save(&mut self) -> Option<(&str, Digest, &[u8])> {
         any!(self, slot => slot.save())
+    }
+
+    pub(crate) fn is_unwritten(&self) -> bool {
+        any!(self, slot => slot.unwritten)
     }
 
     pub(crate) fn commit_failed(&mut self) {
@@ -268,6 +272,13 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
             Some(Ok(state)) => {
                 self.unwritten |= self.saved.as_ref() != Some(&state);
                 self.saved = Some(state);
+            }
+            Some(Err(fault @ Fault::BadOutput(BadOutput::TooMany { what: STATE, .. }))) => {
+                // The cell is well, and goes on; only what is kept of it grows old.
+                self.faulted(&fault);
+                if self.status.faults.is_power_of_two() {
+                    error!(slot = %self.config.name, %fault, "the cell's state is too large to be kept: a restart would lose what it learns; give the slot fewer streams");
+                }
             }
             Some(Err(fault)) => {
                 // The decisions stand; what the cell learnt since its last good state is gone.

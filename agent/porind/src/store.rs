@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
 use porin_core::{
-    ids::{Epoch, QueueId, Seq},
+    ids::{Epoch, QueueId, Seq, StreamId},
     outbox::{Load, QueueCommit, Stored},
     record::Record,
 };
@@ -31,7 +31,7 @@ const RECORDS: TableDefinition<'_, (u16, u64), &[u8]> = TableDefinition::new("re
 const QUEUES: TableDefinition<'_, u16, (u64, u64)> = TableDefinition::new("queues");
 /// (queue, seq) → the start of the agent that gave out seqs from there on.
 const STARTS: TableDefinition<'_, (u16, u64), u32> = TableDefinition::new("starts");
-/// (kind, id) → name.
+/// (kind, id) → name. Kind 2 repeats the names of the streams that have had messages.
 const NAMES: TableDefinition<'_, (u8, u32), &str> = TableDefinition::new("names");
 /// slot → version byte, SHA-256 of the component that saved it (32 bytes), state.
 const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("states");
@@ -44,6 +44,7 @@ pub(crate) type Digest = [u8; 32];
 pub(crate) enum Names {
     Streams = 0,
     Routes = 1,
+    StreamsWithMessages = 2,
 }
 
 /// Everything that one commit makes durable, together or not at all.
@@ -52,6 +53,8 @@ pub(crate) struct Commit {
     pub(crate) queue: Option<QueueCommit>,
     /// New names from this id on.
     pub(crate) streams: (u32, Vec<String>),
+    /// Streams that are found to have messages.
+    pub(crate) with_messages: Vec<(u32, String)>,
     /// By slot: digest of the component, state.
     pub(crate) states: Vec<(String, Digest, Vec<u8>)>,
 }
@@ -97,6 +100,13 @@ impl Store {
             names.push(name.value().to_owned());
         }
         Ok(names)
+    }
+
+    /// The streams that have had messages.
+    pub(crate) fn streams_with_messages(&self) -> anyhow::Result<Vec<StreamId>> {
+        let table = self.db.begin_read()?.open_table(NAMES)?;
+        let kind = Names::StreamsWithMessages as u8;
+        table.range((kind, 0)..=(kind, u32::MAX))?.map(|row| Ok(StreamId(row?.0.value().1))).collect()
     }
 
     /// What the slot's cell saved last.
@@ -177,6 +187,9 @@ impl Store {
             let mut names = transaction.open_table(NAMES)?;
             for (id, name) in (commit.streams.0..).zip(&commit.streams.1) {
                 names.insert((Names::Streams as u8, id), name.as_str())?;
+            }
+            for (id, name) in &commit.with_messages {
+                names.insert((Names::StreamsWithMessages as u8, *id), name.as_str())?;
             }
             let mut states = transaction.open_table(STATES)?;
             for (slot, digest, state) in &commit.states {

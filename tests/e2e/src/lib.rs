@@ -396,7 +396,7 @@ impl Gateway {
         gateway
     }
 
-    /// The same with commits as rare as this, e.g. `10s`.
+    /// The same with commits as rare as this, e.g. `1s`.
     ///
     /// # Panics
     /// If the configuration cannot be written.

@@ -47,7 +47,7 @@ fn ten_stops_in_100_000_publishes_lose_none() {
     let (local, cloud) = (Broker::mosquitto_with(KEEPS), Broker::mosquitto());
     let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
     // So rare that there is always something decided about and not committed.
-    let gateway = gateway(local.port, cloud.port).commit_every("10s");
+    let gateway = gateway(local.port, cloud.port).commit_every("1s");
     let mut agent = gateway.run(&[]);
     wait_until("the session stands", || is_connected(&gateway, 1) && gateway.status().is_some());
     for round in 0..10 {
@@ -265,4 +265,60 @@ topic = "porin/v1/gw/lab/raw"
     assert!(
         raw.iter().any(|message| message.stream == "raw" && message.payload == [0, 0xff] && message.topic == "raw/x")
     );
+}
+
+/// What was a stream of messages in an earlier run is not declared to cells of readings, nor the other way round.
+#[test]
+fn the_kind_of_a_stream_is_known_after_a_restart() {
+    let (local, cloud) = (Broker::mosquitto(), Broker::mosquitto());
+    let rest = format!(
+        r##"
+[sources.both.mqtt]
+broker = "mqtt://127.0.0.1:{}"
+[[sources.both.mqtt.topics]]
+filter = "frames/{{eui}}"
+payload = "message"
+stream = "lora/{{eui}}"
+[[sources.both.mqtt.topics]]
+filter = "plain/{{room}}"
+payload = "number"
+stream = "room/{{room}}"
+[slots.hourly]
+cell = "CELLS/summary.wasm"
+params = {{ window_s = 3600 }}
+outputs = ["{{stream}}/mean"]
+[slots.frames]
+cell = "CELLS/lht65.wasm"
+world = "decoder"
+outputs = ["{{stream}}/temperature"]
+[routes.readings]
+streams = ["#"]
+slots = ["hourly"]
+[routes.frames]
+streams = ["#"]
+packets = "messages"
+slots = ["frames"]
+"##,
+        local.port
+    );
+    let gateway = Gateway::new("lab", cloud.port, &rest);
+    let names = || -> BTreeSet<String> {
+        let status = gateway.status().expect("it runs");
+        let streams = status["streams"].as_array().expect("streams").clone();
+        streams.iter().filter_map(|stream| stream["name"].as_str().map(str::to_owned)).collect()
+    };
+    for start in 1..=2 {
+        let mut agent = gateway.run(&[]);
+        wait_until("the session stands", || is_connected(&gateway, start) && gateway.status().is_some());
+        wait_until("both kinds come", || {
+            publish(local.port, "frames/01", &[0; 11]);
+            publish(local.port, "plain/attic", b"1");
+            received(&gateway) >= 4 && names().len() >= 2
+        });
+        let expected = ["lora/01", "lora/01/temperature", "room/attic", "room/attic/mean"];
+        assert!(names().iter().all(|name| expected.contains(&name.as_str())), "{:?}", names());
+        agent.terminate();
+        agent.wait();
+    }
+    assert!(!gateway.log().contains("cannot enter the route"), "{}", gateway.log());
 }

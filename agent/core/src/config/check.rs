@@ -89,8 +89,9 @@ impl Parser<'_> {
         let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
         let same = (mqtt.host.as_str(), mqtt.port) == (gateway.uplink.host.as_str(), gateway.uplink.port);
         for route in cells.routes.iter().filter(|_| same) {
-            let topic = route.topic.fill(&gateway.id, &route.name, "x");
-            if mqtt.topics.iter().any(|mapping| mapping.filter.captures(&topic).is_some()) {
+            // A stream's name has one to three levels.
+            let topics = ["x", "x/x", "x/x/x"].map(|stream| route.topic.fill(&gateway.id, &route.name, stream));
+            if mqtt.topics.iter().any(|mapping| topics.iter().any(|topic| mapping.filter.captures(topic).is_some())) {
                 let (source, route) = (&source.name, &route.name);
                 return self.fail(
                     place,

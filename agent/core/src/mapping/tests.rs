@@ -156,6 +156,28 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 #[test]
+fn what_is_wrong_does_not_keep_the_rest_back() {
+    let all = |mapping: &Mapping, topic: &str, payload: &[u8]| {
+        let mut values = Vec::new();
+        let captures = mapping.filter.captures(topic).expect("chosen");
+        let outcome = mapping.apply(&captures, payload, ARRIVAL, |found| {
+            if let Found::Reading(_, _, value) = found {
+                values.push(value);
+            }
+        });
+        (values, outcome)
+    };
+    let json = mapping("a", fields(&[("x", "/x"), ("y", "/y"), ("z", "/z")]), None, &[]);
+    let (values, outcome) = all(&json, "a", br#"{"x":1,"y":"soon","z":3}"#);
+    assert_eq!(values, [1.0, 3.0]);
+    assert!(outcome.expect_err("y").starts_with("/y: `soon`"));
+    let pack = mapping("a", Form::Senml { stream: "{name}".into() }, None, &[]);
+    let (values, outcome) = all(&pack, "a", br#"[{"n":"t","v":1},{"n":"fw","vs":"1.2.3"},{"n":"u","v":2}]"#);
+    assert_eq!(values, [1.0, 2.0]);
+    assert!(outcome.expect_err("fw").starts_with("fw: "));
+}
+
+#[test]
 fn filters_choose_as_mqtt_does_and_name_levels() {
     let captures = |filter: &str, topic: &str| {
         let filter = TopicFilter::parse(filter).expect(filter);

@@ -1,10 +1,16 @@
 //! The queue by itself, and against a plain list as its disk.
 
 use super::*;
-use crate::packet::{Packet, Reading};
+use alloc::sync::Arc;
+
+use crate::{
+    packet::{Message, Packet, Quality, Reading},
+    time::Unix,
+};
 
 const NOW: Monotonic = Monotonic(0);
-const AT_ONCE: BatchRule = BatchRule { packets: 4, wait_us: 0, publish: Publish::AtOnce, by_stream: false };
+const AT_ONCE: BatchRule =
+    BatchRule { packets: 4, bytes: usize::MAX, wait_us: 0, publish: Publish::AtOnce, by_stream: false };
 
 fn record(route: u32) -> Record {
     Record { route: RouteId(route), packet: Packet::Reading(Reading::default()) }
@@ -287,5 +293,46 @@ fn a_shortened_publish_comes_again_with_the_rest_in_order() {
     queue.shorten(Ticket(0), 1);
     queue.rewind();
     assert_eq!(take(&mut queue), [0, 1, 2, 3]);
+    balanced(&queue);
+}
+
+fn message(bytes: usize) -> Record {
+    let (time, stream, quality) = (Unix(0), StreamId(0), Quality::GOOD);
+    let message = Message { time, stream, quality, topic: "".into(), payload: vec![7; bytes].into() };
+    Record { route: RouteId(0), packet: Packet::Message(Arc::new(message)) }
+}
+
+#[test]
+fn messages_are_bounded_in_memory_whatever_becomes_of_them() {
+    const BIG: usize = 65_536;
+    let mut queue = empty(usize::MAX);
+    while !queue.is_full() {
+        queue.append(message(BIG), NOW);
+    }
+    assert_eq!(queue.fresh.len(), MEMORY_BYTES / BIG);
+    let disk: Vec<_> = commit(&mut queue).records;
+    // What is behind the front is on disk only.
+    assert!(!queue.is_full() && queue.memory <= MEMORY_BYTES / 2 && !queue.disk.is_empty());
+    let mut sent = 0;
+    while queue.waiting() > 0 {
+        while let Some(load) = queue.wants() {
+            let mut bytes = 0;
+            let found = disk.iter().filter(|(seq, _)| (load.from..load.to).contains(seq)).take(load.count);
+            let found = found.take_while(|(_, record)| {
+                let room = bytes < load.bytes;
+                bytes += record.packet.bytes();
+                room
+            });
+            let found = found.cloned().collect();
+            queue.loaded(load, found, NOW);
+        }
+        assert!(queue.memory <= MEMORY_BYTES);
+        let rule = BatchRule { packets: 100, bytes: 3 * BIG, ..AT_ONCE };
+        let parcel = queue.take(NOW, |_| rule).expect("something waits");
+        assert!(parcel.records.len() <= 3, "no more bytes than the rule allows");
+        sent += parcel.records.len();
+        queue.ack(parcel.ticket);
+    }
+    assert_eq!((sent, queue.memory), (MEMORY_BYTES / BIG, 0));
     balanced(&queue);
 }

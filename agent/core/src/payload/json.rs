@@ -116,9 +116,12 @@ struct Messages<'a> {
 impl Serialize for MessagePacket<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { seq, stream, time_us, topic, payload, quality } = *self;
+        // A control character takes six bytes as text: then Base64 is shorter.
+        let escaped = |byte: &u8| if *byte < 0x20 { 6 } else { 1 + usize::from(matches!(byte, b'"' | b'\\')) };
+        let short = payload.iter().map(escaped).sum::<usize>() <= payload.len().saturating_mul(4) / 3 + 16;
         let payload = match core::str::from_utf8(payload) {
-            Ok(text) => Body::Text(text.into()),
-            Err(_) => Body::Base64 { base64: BASE64_STANDARD.encode(payload) },
+            Ok(text) if short => Body::Text(text.into()),
+            Ok(_) | Err(_) => Body::Base64 { base64: BASE64_STANDARD.encode(payload) },
         };
         match quality {
             0 => (seq, stream, time_us, topic, payload).serialize(serializer),

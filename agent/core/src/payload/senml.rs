@@ -156,6 +156,7 @@ pub fn records(form: Form, bytes: &[u8]) -> Result<Vec<Record>, BadPayload> {
     let (mut base_name, mut base_time, mut base_value) = (String::new(), 0i128, None);
     let mut base_unit: Option<String> = None;
     let mut records = Vec::with_capacity(pack.len());
+    let mut resolved = 0;
     for fields in pack {
         if let Some(version) = fields.bver.filter(|version| *version > VERSION) {
             return Err(BadPayload::Malformed(format!("SenML version {version}, this porin knows up to {VERSION}")));
@@ -187,10 +188,18 @@ pub fn records(form: Form, bytes: &[u8]) -> Result<Vec<Record>, BadPayload> {
         };
         let time_us = base_time + fields.t.unwrap_or(0);
         let unit = fields.u.map(Cow::into_owned).or_else(|| base_unit.clone());
+        // A base field of some kilobytes would be there once for each of many small records.
+        resolved += name.len() + unit.as_ref().map_or(0, String::len);
+        if resolved > MAX_RESOLVED {
+            return Err(BadPayload::malformed("names and units of more than 2 MiB"));
+        }
         records.push(Record { name, unit, value, time_us, porin });
     }
     Ok(records)
 }
+
+/// Bytes of all names and units together, base names and base units repeated.
+const MAX_RESOLVED: usize = 2 << 20;
 
 /// Bytes of a name: names of porin's own making have at most 364.
 const MAX_NAME: usize = 1_024;

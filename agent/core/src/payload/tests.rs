@@ -197,6 +197,17 @@ fn claims_of_many_packets_are_bounded() {
     assert!(decode(&claim(&[0])).is_err());
 }
 
+#[test]
+fn a_base_field_is_not_multiplied_without_bound() {
+    // {"bu": 60,000 bytes}, then many empty records: one byte each in CBOR, three in JSON.
+    let mut cbor = vec![0x99, 0xff, 0x00, 0xa1, 0x23, 0x79, 0xea, 0x60];
+    cbor.extend([b'x'; 60_000]);
+    cbor.extend([0xa0; 0xfeff]);
+    assert!(senml::records(senml::Form::Cbor, &cbor).expect_err("too much").to_string().contains("2 MiB"));
+    let json = format!("[{{\"bn\":\"{}\"}}{}]", "x".repeat(1_000), ",{}".repeat(20_000));
+    assert!(senml::records(senml::Form::Json, json.as_bytes()).expect_err("too much").to_string().contains("2 MiB"));
+}
+
 mod rfc8428 {
     //! The RFC's own examples, section 5 and 6.
     use super::{super::senml::*, *};

@@ -6,7 +6,7 @@ use porin_core::{ids::Seq, packet::AckToken, time::Monotonic};
 use tracing::error;
 
 use super::{Agent, Parts, Source};
-use crate::store::Commit;
+use crate::{pipeline::Pipeline, store::Commit};
 
 /// A pause after a commit that failed.
 const COMMIT_RETRY_US: u64 = 5_000_000;
@@ -17,6 +17,7 @@ pub(super) struct Running {
     next: Seq,
     written: u64,
     names: usize,
+    with_messages: usize,
     tokens: Vec<AckToken>,
 }
 
@@ -26,6 +27,8 @@ pub(super) struct Commits {
     pub(super) due: Monotonic,
     /// Names that are durable.
     names: usize,
+    /// How many streams are durably known to have had messages.
+    with_messages: usize,
     /// Whether any packet was decided about since the last commit.
     dirty: bool,
     pub(super) commits: u64,
@@ -35,9 +38,11 @@ pub(super) struct Commits {
 
 impl Commits {
     /// At the start: the cells' outputs may have brought names that are not durable yet.
-    pub(super) fn new(durable: usize, names: usize) -> Self {
-        let dirty = names > durable;
-        Self { running: None, due: Monotonic(0), names: durable, dirty, commits: 0, written: 0, failures: 0 }
+    pub(super) fn new(durable: usize, pipeline: &Pipeline) -> Self {
+        let dirty = pipeline.names().len() > durable;
+        let with_messages = pipeline.with_messages().len();
+        let due = Monotonic(0);
+        Self { running: None, due, names: durable, with_messages, dirty, commits: 0, written: 0, failures: 0 }
     }
 }
 
@@ -54,22 +59,30 @@ impl Agent {
         let names = pipeline.names()[self.commit.names..].to_vec();
         let tokens = self.sources.iter().enumerate().filter(|(_, source)| source.decided > source.settled);
         let tokens = tokens.map(|(index, source)| AckToken { source: index, upto: source.decided }).collect();
+        let found = pipeline.with_messages();
+        let with_messages =
+            found[self.commit.with_messages..].iter().map(|id| (id.0, pipeline.name(*id).to_owned())).collect();
+        let found = found.len();
         let queue = queue.commit();
         let names_after = self.commit.names + names.len();
         let (acked_to, next, written) = (queue.acked_to, queue.next, queue.records.len() as u64);
-        self.commit.running = Some(Running { acked_to, next, written, names: names_after, tokens });
+        self.commit.running =
+            Some(Running { acked_to, next, written, names: names_after, with_messages: found, tokens });
         self.commit.dirty = false;
-        committer.begin(Commit { queue: Some(queue), streams: (durable, names), states });
+        committer.begin(Commit { queue: Some(queue), streams: (durable, names), with_messages, states });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<()>) {
-        let Some(Running { acked_to, next, written, names, tokens }) = self.commit.running.take() else { return };
+        let Some(Running { acked_to, next, written, names, with_messages, tokens }) = self.commit.running.take() else {
+            return;
+        };
         let now = self.start_to(Instant::now());
         match outcome {
             Ok(()) => {
                 self.commit.commits += 1;
                 self.commit.failures = 0;
                 self.commit.names = names;
+                self.commit.with_messages = with_messages;
                 self.commit.written += written;
                 self.commit.due = now.after(self.parts.config.gateway.outbox.commit_every_us);
                 self.parts.queue.committed(acked_to, next);

@@ -49,6 +49,7 @@ impl Agent {
             LinkEvent::Up { connection, window, max_bytes } => {
                 self.link.connection = Some(connection);
                 (self.link.window, self.link.max_bytes) = (window, max_bytes);
+                self.tell_at = Monotonic(0);
                 self.link.status.connections += 1;
             }
             LinkEvent::Acked(ticket) => {
@@ -115,7 +116,7 @@ impl Agent {
         let epoch = Epoch { starts: start, ..store.epoch };
         let (encoding, goal) =
             pipeline.route(route).map_or((Encoding::Json, usize::MAX), |route| (route.encoding, route.batch_bytes));
-        let most = self.link.max_bytes.saturating_sub(FRAME_BYTES);
+        let most = self.link.max_payload();
         // A route that once carried the other kind may still have some of it waiting.
         let same = |record: &Record| {
             matches!(record.packet, Packet::Reading(_)) == matches!(records[0].1.packet, Packet::Reading(_))
@@ -124,7 +125,7 @@ impl Agent {
         shorten(queue, ticket, &mut records, alike);
         let (content_type, payload) = loop {
             let (content_type, payload) = encode(pipeline, encoding, gateway, epoch, &records);
-            let share = payload.len().saturating_sub(HEAD_BYTES) * 256 / records.len();
+            let share = payload.len().saturating_sub(HEAD_BYTES).saturating_mul(256) / records.len();
             self.link.packet_bytes.insert(route, share.max(1));
             if payload.len() <= goal.min(most) || records.len() == 1 {
                 break (content_type, payload);
@@ -192,6 +193,11 @@ fn encode(
 }
 
 impl Link {
+    /// Bytes of a payload that the broker takes.
+    pub(super) fn max_payload(&self) -> usize {
+        self.max_bytes.saturating_sub(FRAME_BYTES)
+    }
+
     /// When records of a route become a publish.
     pub(super) fn rules<'a>(
         &'a self,
@@ -200,13 +206,14 @@ impl Link {
     ) -> impl Fn(RouteId) -> BatchRule + 'a {
         move |id| {
             let Some(route) = pipeline.route(id) else {
-                return BatchRule { packets: 1, wait_us: 0, publish: PublishRule::AtOnce, by_stream: true };
+                return BatchRule { packets: 1, bytes: 0, wait_us: 0, publish: PublishRule::AtOnce, by_stream: true };
             };
             let each = self.packet_bytes.get(&id).copied();
             let each = each.unwrap_or_else(|| route.encoding.usual_packet_bytes() * 256);
             let expected = route.batch_bytes.saturating_sub(HEAD_BYTES) * 256 / each;
             BatchRule {
                 packets: route.batch_packets.min(expected).max(1),
+                bytes: route.batch_bytes,
                 wait_us: match patience {
                     Patience::AsConfigured => route.batch_wait_us,
                     Patience::None => 0,

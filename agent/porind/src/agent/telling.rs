@@ -7,6 +7,8 @@ use porin_core::{
     status::{OutboxStatus, Snapshot, UplinkStatus},
 };
 
+use tracing::warn;
+
 use super::{Agent, Parts, commits::Commits};
 use crate::uplink::Publish;
 
@@ -60,6 +62,10 @@ impl Agent {
         self.tell_at = now.after(TELL_US);
         let numbers = Snapshot { streams: Vec::new(), ..self.status() };
         let Ok(payload) = serde_json::to_vec(&numbers) else { return };
+        if payload.len() > self.link.max_payload() {
+            warn!(bytes = payload.len(), "the numbers are more than the broker takes; they are not published");
+            return;
+        }
         let topic = format!("porin/v1/gw/{}/metrics", self.parts.config.gateway.id);
         // There is room.
         let content_type = "application/json";

@@ -1,8 +1,9 @@
 //! Source `mqtt`: the publishes of a local broker, which keeps them while the agent is away.
 //!
 //! The session lasts (a fixed client id, no clean start), and each publish at QoS 1 is acknowledged by hand, in order,
-//! after the commit that contains what became of it. So a stop, a kill or a power cut costs nothing: what was not
-//! acknowledged comes again. It may come twice; it is never missing unless the broker itself loses the session.
+//! after the commit that contains what became of it. So a stop, a kill or a power cut of the agent costs nothing: what was
+//! not acknowledged comes again. It may come twice, also after it was decided about, and is then another packet with a
+//! seq of its own; it is never missing unless the broker itself loses the session.
 //!
 //! As at the uplink, each connection has a client of its own: rumqttc carries acknowledgements over into a session that
 //! does not know them.
@@ -14,6 +15,7 @@ use std::{
 };
 
 use anyhow::{anyhow, bail, ensure};
+use bytes::Bytes;
 use porin_core::{
     config::MqttSource as Config,
     ids::StreamId,
@@ -41,8 +43,11 @@ const SESSION_S: u32 = 7 * 24 * 3_600;
 /// still too large to be a sensor's is counted.
 const MAX_PACKET_BYTES: u32 = 1 << 20;
 
-/// Publishes between the connection and the batches. Beyond it the connection is not read.
-const PUBLISHES: usize = 256;
+/// Publishes between the connection and the batches. Beyond it the connection is not read; at 1 MiB each it is 32 MiB.
+const PUBLISHES: usize = 32;
+
+/// Characters of a topic that the log shows: it may have 65,535 bytes.
+const SHOWN_TOPIC: usize = 120;
 
 /// Payloads of a batch: beyond it the next publish is for the next batch. A cell has 1 MiB.
 const BATCH_BYTES: usize = 131_072;
@@ -54,14 +59,16 @@ const MAX_STREAMS: usize = 10_000;
 pub(crate) struct Mqtt {
     config: Config,
     settled: watch::Receiver<u64>,
-    /// Publishes that were handed over.
+    /// Publishes that were handed over, whatever their QoS.
     made: u64,
+    /// Of them, those to be acknowledged: what the loop settles.
+    to_settle: u64,
     streams: HashMap<(Kind, String), u32>,
 }
 
 impl Mqtt {
     pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
-        Self { config, settled, made: 0, streams: HashMap::new() }
+        Self { config, settled, made: 0, to_settle: 0, streams: HashMap::new() }
     }
 
     /// Publishes handed over so far.
@@ -71,12 +78,14 @@ impl Mqtt {
 
     /// Runs until the connection ends; it does not end well.
     pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+        // A connection that ends may take the announcement of a new stream with it: all are announced again.
+        self.streams.clear();
         let (client, event_loop) = self.client();
         let (publishes, batches) = mpsc::channel(PUBLISHES);
         // Publishes to be acknowledged, each with the count of publishes up to it.
         let unsettled = RefCell::new(VecDeque::new());
         let settled = self.settled.clone();
-        // All three are whole loops: none is dropped in the middle of a step but all at the end.
+        // All three are whole loops, which end together with the connection.
         let filters = filters(&self.config);
         tokio::select! {
             ended = listen(event_loop, &client, filters, publishes) => ended,
@@ -125,15 +134,19 @@ impl Mqtt {
             for publish in waiting.drain(..) {
                 if let Err(reason) = self.understand(&publish, arrival, outlet, &mut readings, &mut messages).await? {
                     let topic = String::from_utf8_lossy(&publish.topic);
-                    outlet.send(FromSource::BadRow(format!("{}: {reason}", topic.escape_debug()))).await?;
+                    let topic: String = topic.escape_debug().take(SHOWN_TOPIC).collect();
+                    outlet.send(FromSource::BadRow(format!("{topic}: {reason}"))).await?;
                 }
                 self.made += 1;
                 if publish.qos != QoS::AtMostOnce {
-                    unsettled.borrow_mut().push_back((self.made, publish));
+                    self.to_settle += 1;
+                    // The acknowledgement needs the packet id only.
+                    let publish = Publish { topic: Bytes::new(), payload: Bytes::new(), properties: None, ..publish };
+                    unsettled.borrow_mut().push_back((self.to_settle, publish));
                 }
             }
             // Without a reading, too: what nobody wants is settled all the same.
-            outlet.send(FromSource::Batch { readings, messages, upto: self.made }).await?;
+            outlet.send(FromSource::Batch { readings, messages, upto: self.to_settle }).await?;
         }
         Ok(())
     }
@@ -228,8 +241,9 @@ async fn listen(
             }
             Event::Incoming(Packet::SubAck(ack)) => {
                 for (filter, code) in filters.iter().zip(ack.return_codes) {
-                    let granted = matches!(code, SubscribeReasonCode::Success(_));
-                    ensure!(granted, "the local broker refuses `{}`: {code:?}", filter.path);
+                    // At less than what was asked for nothing would be acknowledged.
+                    let granted = matches!(code, SubscribeReasonCode::Success(qos) if qos == filter.qos);
+                    ensure!(granted, "the local broker does not grant `{}`: {code:?}", filter.path);
                 }
             }
             Event::Incoming(Packet::Publish(publish)) => publishes.send(publish).await.map_err(|_| Stopping)?,
