@@ -6,12 +6,14 @@
 
 mod cloud;
 mod meter;
+mod sensors;
 mod table;
 
 use std::{
     collections::BTreeMap,
     fs,
     io::Read,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -19,7 +21,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::broker::Broker;
 
@@ -93,13 +95,17 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<()> {
     for (gateway, what, cells, batch) in [
         ("each", "1. every reading its own JSON message, no cells", false, 1),
         ("batch", "2. up to 60 readings of a stream in a message, no cells", false, 60),
-        ("cells", "3. the same batches, with cells in between", true, 60),
+        ("cells", "3. the same batches, with cells in between; glucose over a local MQTT broker", true, 60),
     ] {
         eprint!("{what} ... ");
         let (address, wire) = meter::start(broker.address).await?;
-        let config = config(arguments, folder, gateway, address.port(), &data, cells, batch)?;
+        let sensors = cells.then_some(broker.address);
+        let config = config(arguments, folder, gateway, address.port(), &data, sensors, batch)?;
         let start = Instant::now();
-        let status = agent(&arguments.porind, &config).await?;
+        let status = match sensors {
+            None => agent(&arguments.porind, &config).await?,
+            Some(broker) => agent_with_sensors(&arguments.porind, &config, broker, &data).await?,
+        };
         let seconds = start.elapsed().as_secs_f64();
         let expected = status["outbox"]["acknowledged"].as_u64().context("the agent's status has no count")?;
         let received = all_received(&cloud, gateway, expected).await?;
@@ -129,16 +135,50 @@ async fn all_received(cloud: &cloud::Gateways, gateway: &str, expected: u64) -> 
 
 /// Runs the agent to its end and gives its last status.
 async fn agent(program: &Path, config: &Path) -> anyhow::Result<Value> {
+    finished(start_agent(program, config, &["--until-drained"])?, config).await
+}
+
+/// Runs the agent with sensors that publish to a broker, until it has sent what came of all of it: a broker has no end.
+async fn agent_with_sensors(program: &Path, config: &Path, broker: SocketAddr, data: &Data) -> anyhow::Result<Value> {
+    let child = start_agent(program, config, &[])?;
+    let log = config.with_extension("log");
+    let listens = || fs::read_to_string(&log).is_ok_and(|log| log.contains("listening to the local broker"));
+    wait_until(listens).await.context("the agent does not hear its local broker")?;
+    sensors::publish(broker, data).await?;
+    let expected: u64 = data.values().map(|stream| stream.readings.len() as u64).sum();
+    let socket = config.with_extension("sock").display().to_string();
+    let done = || {
+        let status = porind::ask_status(&socket).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        status.is_some_and(|status| {
+            let sources = status["sources"].as_array().cloned().unwrap_or_default();
+            let received: u64 = sources.iter().filter_map(|source| source["received"].as_u64()).sum();
+            received >= expected && status["outbox"]["waiting"] == 0
+        })
+    };
+    wait_until(done).await.context("the agent does not send everything")?;
+    let id = child.id().context("the agent has ended")?.to_string();
+    Command::new("kill").args(["-TERM", &id]).status().await?;
+    finished(child, config).await
+}
+
+async fn wait_until(mut so: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while !so() {
+        ensure!(start.elapsed() < PATIENCE, "waited {} s in vain", PATIENCE.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+fn start_agent(program: &Path, config: &Path, args: &[&str]) -> anyhow::Result<Child> {
     let log = fs::File::create(config.with_extension("log"))?;
-    let child = Command::new(program)
-        .args(["run", "--until-drained", "--json", "--config"])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stderr(log)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("starting {}", program.display()))?;
+    let mut command = Command::new(program);
+    command.args(["run", "--json", "--config"]).arg(config).args(args);
+    command.stdin(Stdio::null()).stderr(log).stdout(Stdio::piped()).kill_on_drop(true);
+    command.spawn().with_context(|| format!("starting {}", program.display()))
+}
+
+async fn finished(child: Child, config: &Path) -> anyhow::Result<Value> {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.context("the agent does not end")??;
     if !output.status.success() {
         let log = fs::read_to_string(config.with_extension("log")).unwrap_or_default();
@@ -186,7 +226,7 @@ fn config(
     gateway: &str,
     port: u16,
     data: &Data,
-    cells: bool,
+    sensors: Option<SocketAddr>,
     batch: usize,
 ) -> anyhow::Result<PathBuf> {
     use std::fmt::Write as _;
@@ -201,12 +241,18 @@ fn config(
     for set in SETS {
         let file = fs::canonicalize(arguments.data.join(set).with_extension("csv.gz"))?;
         let file = file.display();
+        match sensors.filter(|_| set == sensors::SET) {
+            Some(broker) => text += &sensors::source(broker),
+            None => write!(
+                text,
+                "\n[sources.{set}.replay]\nfile = \"{file}\"\nstreams = \"{set}/{{channel}}\"\nspeed = \"max\"\n"
+            )?,
+        }
         write!(
             text,
-            "\n[sources.{set}.replay]\nfile = \"{file}\"\nstreams = \"{set}/{{channel}}\"\nspeed = \"max\"\n\n\
-             [routes.{set}]\nstreams = [\"{set}/#\"]\nbatch = {{ packets = {batch}, wait = \"2s\" }}\n"
+            "\n[routes.{set}]\nstreams = [\"{set}/#\"]\nbatch = {{ packets = {batch}, bytes = 65536, wait = \"2s\" }}\n"
         )?;
-        if cells {
+        if sensors.is_some() {
             let cell = fs::canonicalize(arguments.cells.join("deadband.wasm"))?;
             let cell = cell.display();
             write!(
@@ -215,7 +261,7 @@ fn config(
             )?;
         }
     }
-    if cells {
+    if sensors.is_some() {
         for (name, Recorded { span, .. }) in data {
             write!(text, "\n[streams.\"{name}\"]\nparams = {{ span = {span:?} }}\n")?;
         }
@@ -223,7 +269,7 @@ fn config(
         let (cell, (low, high)) = (cell.display(), ALARM);
         write!(
             text,
-            "\n[routes.alarm]\nstreams = [\"glucose/glucose_mg_dL\"]\nslots = [\"limits\"]\nbatch = {{ packets = {batch}, wait = \"2s\" }}\n\n\
+            "\n[routes.alarm]\nstreams = [\"glucose/glucose_mg_dL\"]\nslots = [\"limits\"]\nbatch = {{ packets = {batch}, bytes = 65536, wait = \"2s\" }}\n\n\
              [slots.limits]\ncell = \"{cell}\"\nparams = {{ low = {low:?}, high = {high:?}, hysteresis = 5.0 }}\noutputs = [\"{{stream}}/alarm\"]\n"
         )?;
     }

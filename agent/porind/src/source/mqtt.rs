@@ -245,6 +245,7 @@ async fn listen(
                     let granted = matches!(code, SubscribeReasonCode::Success(qos) if qos == filter.qos);
                     ensure!(granted, "the local broker does not grant `{}`: {code:?}", filter.path);
                 }
+                info!("listening to the local broker");
             }
             Event::Incoming(Packet::Publish(publish)) => publishes.send(publish).await.map_err(|_| Stopping)?,
             Event::Incoming(Packet::Disconnect(disconnect)) => {
