@@ -4,11 +4,13 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 CELLS := deadband hampel lht65 scale summary swinging-door threshold throttle topics
 WASM := wasm32-unknown-unknown
+FUZZ := payload senml mapping record config component
+FOR := 60
 # Under PORIN_REQUIRE=all, which .ci/run sets, a test that would skip itself fails.
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm check audit cells wit bench size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm check audit cells wit bench reduction fuzz size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +55,16 @@ wit: ## Make again what is derived from wit/
 
 bench: cells ## Time per packet, as ratios to native code
 	$(CARGO) bench --locked -p porind
+
+reduction: cells ## Bytes for each reading, by data set, encoding, batch and cell → docs/reduction.md (some minutes)
+	@$(CARGO) build --locked --release -p porin -p porind
+	@data=$${PORIN_DATA:-../shared/data}; test -d "$$data" || { data=tests/data; echo "only the sets that the project carries" >&2; }; \
+		$(TARGET_DIR)/release/porin reduction --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells --data "$$data" > $(TARGET_DIR)/reduction.md \
+		&& cp $(TARGET_DIR)/reduction.md docs/reduction.md
+
+fuzz: ## Fuzz the readers of outside bytes, FOR=60 seconds each (needs cargo-fuzz and a C++ compiler)
+	@for target in $(FUZZ); do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz/fuzz $$target -- -max_total_time=$(FOR) -max_len=65536 || exit 1; done
 
 size: cells ## Size of porind, its dependencies, its memory
 	@sh tests/size.sh

@@ -37,6 +37,9 @@ enum Command {
         #[arg(long)]
         port: u16,
     },
+    /// Measure bytes for each reading, by data set, encoding, batch and cell (for porin's own developers)
+    #[command(hide = true)]
+    Reduction(cmd::reduction::Arguments),
     /// Make the files that are derived from `wit/` (for porin's own developers)
     #[command(hide = true)]
     Wit {
@@ -67,6 +70,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tap(arguments) => cmd::tap::run(&arguments),
         Command::Up(arguments) => cmd::up::run(&arguments),
         Command::Load(command) => cmd::load::run(&command),
+        Command::Reduction(arguments) => cmd::reduction::run(&arguments),
         Command::Broker { port } => cmd::broker::run(port),
         Command::Wit { check } => cmd::wit::run(check),
     }

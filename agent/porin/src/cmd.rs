@@ -5,6 +5,7 @@ pub(crate) mod cell_build;
 pub(crate) mod decode;
 pub(crate) mod demo;
 pub(crate) mod load;
+pub(crate) mod reduction;
 pub(crate) mod tap;
 pub(crate) mod up;
 pub(crate) mod wit;

@@ -5,7 +5,7 @@
 //! and checked against the recorded files; if anything does not add up the command fails.
 
 mod cloud;
-mod meter;
+pub(super) mod meter;
 mod sensors;
 mod table;
 
@@ -134,7 +134,7 @@ async fn all_received(cloud: &cloud::Gateways, gateway: &str, expected: u64) -> 
 }
 
 /// Runs the agent to its end and gives its last status.
-async fn agent(program: &Path, config: &Path) -> anyhow::Result<Value> {
+pub(super) async fn agent(program: &Path, config: &Path) -> anyhow::Result<Value> {
     finished(start_agent(program, config, &["--until-drained"])?, config).await
 }
 
@@ -191,22 +191,30 @@ async fn finished(child: Child, config: &Path) -> anyhow::Result<Value> {
 fn recorded(folder: &Path) -> anyhow::Result<Data> {
     let mut data = Data::new();
     for set in SETS {
-        let path = folder.join(set).with_extension("csv.gz");
-        let mut text = String::new();
-        let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        flate2::read::GzDecoder::new(file).read_to_string(&mut text)?;
-        for row in csv::Reader::from_reader(text.as_bytes()).deserialize() {
-            let (seconds, channel, value): (u64, String, f64) =
-                row.with_context(|| format!("reading {}", path.display()))?;
-            let stream = data.entry(format!("{set}/{channel}")).or_insert(Recorded { readings: Vec::new(), span: 0.0 });
-            stream.readings.push((seconds * 1_000_000, value));
-        }
-    }
-    for stream in data.values_mut() {
-        stream.span = span(&stream.readings);
+        let channels = read(&folder.join(set).with_extension("csv.gz"))?;
+        data.extend(channels.into_iter().map(|(channel, recorded)| (format!("{set}/{channel}"), recorded)));
     }
     ensure!(data.values().all(|stream| stream.span > 0.0), "a stream that never moves has no span");
     Ok(data)
+}
+
+/// The channels of a recorded file.
+pub(super) fn read(path: &Path) -> anyhow::Result<Data> {
+    let mut text = String::new();
+    let file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    flate2::read::GzDecoder::new(file).read_to_string(&mut text)?;
+    let mut channels = Data::new();
+    for row in csv::Reader::from_reader(text.as_bytes()).deserialize() {
+        let (seconds, channel, value): (f64, String, f64) =
+            row.with_context(|| format!("reading {}", path.display()))?;
+        let recorded = channels.entry(channel).or_insert(Recorded { readings: Vec::new(), span: 0.0 });
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        recorded.readings.push(((seconds * 1e6).round() as u64, value));
+    }
+    for recorded in channels.values_mut() {
+        recorded.span = span(&recorded.readings);
+    }
+    Ok(channels)
 }
 
 /// The range of the values without the outermost half percent on either side.

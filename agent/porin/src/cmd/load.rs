@@ -20,7 +20,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
     }
 }
 
-/// Host and port of `mqtt://HOST[:PORT]`.
+/// Host and port of `mqtt://HOST` or `mqtt://HOST:PORT`.
 fn address(broker: &str) -> anyhow::Result<(String, u16)> {
     let wrong = || anyhow::anyhow!("broker `{broker}`: it must be mqtt://HOST or mqtt://HOST:PORT");
     let address = broker.strip_prefix("mqtt://").filter(|address| !address.is_empty()).ok_or_else(wrong)?;

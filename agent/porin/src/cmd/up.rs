@@ -31,9 +31,12 @@ const LINE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The configuration; its [uplink] and its paths may be left out
+    /// The configuration; its uplink and its paths may be left out
     #[arg(short, long, value_name = "FILE", default_value = "porin.toml")]
     config: PathBuf,
+    /// Use a broker of its own even if the configuration names one
+    #[arg(long)]
+    own_broker: bool,
     /// Stop when every source has ended and the broker has everything
     #[arg(long)]
     until_drained: bool,
@@ -67,8 +70,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let own = broker::free_address()?;
     let address = format!("mqtt://{own}");
     let defaults = Defaults { broker: Some(&address), path: Some(&places.path), socket: Some(&places.socket) };
-    let config = Config::parse_with(&text, defaults).map_err(|error| bad_config(&anyhow!("{place}: {error}")))?;
+    let mut config = Config::parse_with(&text, defaults).map_err(|error| bad_config(&anyhow!("{place}: {error}")))?;
     porind::check(&config).map_err(|error| bad_config(&error))?;
+    if arguments.own_broker {
+        (config.gateway.uplink.host, config.gateway.uplink.port) = (own.ip().to_string(), own.port());
+    }
 
     let uplink = &config.gateway.uplink;
     let embedded = (uplink.host.as_str(), uplink.port) == (own.ip().to_string().as_str(), own.port());

@@ -21,7 +21,7 @@ use crate::failure::{DIFFERS, Failure};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// mqtt://HOST[:PORT]
+    /// mqtt://HOST or mqtt://HOST:PORT
     #[arg(long, default_value = "mqtt://127.0.0.1")]
     broker: String,
     /// What to subscribe to

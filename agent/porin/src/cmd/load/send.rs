@@ -24,7 +24,7 @@ const WINDOW: u64 = 64;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// mqtt://HOST[:PORT]
+    /// mqtt://HOST or mqtt://HOST:PORT
     #[arg(long, default_value = "mqtt://127.0.0.1")]
     broker: String,
     /// Gateways, each with a connection of its own: load-1, load-2, …

@@ -1,0 +1,87 @@
+//! The bodies of the fuzz targets over the seeds, and over each seed damaged in some hundred ways, the same every time.
+
+use std::{fs, path::Path};
+
+use porin_fuzz::ALL;
+use porin_test_support::{STOCK_CELLS, cell, top};
+
+/// Damaged copies of each seed. `cargo fuzz` makes as many as there is time for.
+const COPIES: usize = 2_000;
+
+fn files(folder: &Path) -> Vec<Vec<u8>> {
+    let entries = fs::read_dir(folder).expect("a folder of fixtures").map(|entry| entry.expect("an entry").path());
+    entries.filter(|path| path.is_file()).map(|path| fs::read(path).expect("a file")).collect()
+}
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let fixtures = top().join("docs/fixtures");
+    match target {
+        "payload" | "senml" => files(&fixtures),
+        "mapping" => {
+            let payloads =
+                [files(&fixtures.join("mqtt")), files(&fixtures), vec![b"21.5".to_vec(), b"ON".to_vec()]].concat();
+            let forms =
+                |payload: &Vec<u8>| (0..5).map(|form| [&[form, form], payload.as_slice()].concat()).collect::<Vec<_>>();
+            payloads.iter().flat_map(forms).collect()
+        }
+        "record" => vec![
+            vec![1, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 209, 34, 219, 249, 126, 106, 240, 63, 5],
+            vec![2, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 5, 3, 97, 47, 98, 2, 0, 255],
+        ],
+        "config" => vec![
+            fs::read(top().join("board-configs/laptop.toml")).expect("it is there"),
+            fs::read_to_string(top().join("docs/config.md"))
+                .expect("it is there")
+                .split("```")
+                .nth(1)
+                .expect("a block")
+                .trim_start_matches("toml")
+                .into(),
+        ],
+        "component" => STOCK_CELLS.iter().map(|name| cell(name)).collect(),
+        other => unreachable!("{other} has no seeds"),
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    /// Below `bound`, or 0.
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap_or(0) % bound.max(1)
+    }
+}
+
+/// Some bytes changed, a piece cut out, repeated, or the end cut off.
+fn damaged(seed: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=random.below(4) {
+        let (at, len) = (random.below(bytes.len()), random.below(16));
+        let end = (at + len).min(bytes.len());
+        match random.below(5) {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.drain(at..end)),
+            2 => bytes = [&bytes[..at], &bytes[at..end], &bytes[at..]].concat(),
+            3 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff, b'9', b'-', b'e'][random.below(8)],
+            _ if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+#[test]
+fn readers_stand_every_seed_and_what_damage_makes_of_it() {
+    for (target, body) in ALL {
+        let seeds = seeds(target);
+        assert!(!seeds.is_empty(), "{target}");
+        // A component takes longest: some hundred in all are enough here.
+        let copies = if target == "component" { COPIES / 50 } else { COPIES };
+        for (number, seed) in (1..).zip(&seeds) {
+            body(seed);
+            let mut random = Random(number);
+            (0..copies).for_each(|_| body(&damaged(seed, &mut random)));
+        }
+    }
+}
