@@ -235,6 +235,9 @@ impl Cell {
             self.declared[index] = true;
         }
         self.streams += streams.len();
+        let limits = &mut self.store.data_mut().limits;
+        limits.memory_bytes += streams.len() * limits.memory_bytes_per_stream;
+        limits.state_bytes += streams.len() * limits.state_bytes_per_stream;
         self.outputs += outputs.len();
     }
 

@@ -21,7 +21,14 @@ fn setup() -> Setup {
 }
 
 fn start(cell: &WatCell) -> Result<Cell, StartError> {
-    let limits = CellLimits { fuel_per_call: 100_000, fuel_per_packet: 0, state_bytes: 100, ..CellLimits::default() };
+    let limits = CellLimits {
+        fuel_per_call: 100_000,
+        fuel_per_packet: 0,
+        state_bytes: 100,
+        state_bytes_per_stream: 0,
+        memory_bytes_per_stream: 0,
+        ..CellLimits::default()
+    };
     let plan = Plan::load(&Engine::new(), &cell.build(), World::Filter, &limits).expect("its type is right");
     Cell::start(&plan, &["log".into(), "clock".into()], limits, &setup())
 }

@@ -144,3 +144,22 @@ fn memory_stays_at_one_page_over_many_batches() {
     }
     assert_eq!(cell.memory_bytes(), 65_536);
 }
+
+/// Room grows with the streams: ten thousand of them decide, save and come back.
+#[test]
+fn ten_thousand_streams_fit() {
+    let streams = || (0..10_000).map(|id| stream(id, &format!("s{id}"), vec![])).collect();
+    for (name, params) in [("deadband", vec![number("absolute", 1.0)]), ("hampel", vec![])] {
+        let setup = Setup { params, streams: streams(), outputs: vec![] };
+        let mut cell = start(name, &setup);
+        let mut out: Vec<Reading> = Vec::new();
+        for round in 0..20 {
+            for first in (0..10_000).step_by(100) {
+                let batch: Vec<_> = (first..first + 100).map(|id| reading(round, id, f64::from(id))).collect();
+                cell.process(&batch, Unix(0), &mut out).expect("no fault");
+            }
+        }
+        let state = cell.save().expect("it fits");
+        start(name, &setup).restore(&state).expect("no fault").expect("it takes its own state");
+    }
+}
