@@ -10,10 +10,10 @@ FOR := 60
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm check audit cells wit bench reduction fuzz size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm check audit cells wit bench bench-e2e reduction fuzz size fmt clean broker python list-skipped
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: ## The main job on recorded data, with a broker of its own, in a minute after the build
 	@echo "building the agent, the cells and the demo (some minutes the first time)" >&2
@@ -55,6 +55,11 @@ wit: ## Make again what is derived from wit/
 
 bench: cells ## Time per packet, as ratios to native code
 	$(CARGO) bench --locked -p porind
+
+bench-e2e: cells broker ## MQTT → deadband → MQTT through mosquitto, against the smallest native program (some minutes)
+	@$(CARGO) build --locked --release -p porin -p porind
+	@sh cross/with.sh $(WASM) $(TARGET_DIR)/release/porin cell build tests/cells/json-deadband
+	@$(TARGET_DIR)/release/porin bench-e2e --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells
 
 reduction: cells ## Bytes for each reading, by data set, encoding, batch and cell → docs/reduction.md (some minutes)
 	@$(CARGO) build --locked --release -p porin -p porind

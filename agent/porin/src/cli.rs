@@ -37,6 +37,9 @@ enum Command {
         #[arg(long)]
         port: u16,
     },
+    /// Messages for each second of the filter's processor time, through a real broker (for porin's own developers)
+    #[command(hide = true, name = "bench-e2e")]
+    BenchE2e(cmd::bench_e2e::Arguments),
     /// Measure bytes for each reading, by data set, encoding, batch and cell (for porin's own developers)
     #[command(hide = true)]
     Reduction(cmd::reduction::Arguments),
@@ -71,6 +74,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Up(arguments) => cmd::up::run(&arguments),
         Command::Load(command) => cmd::load::run(&command),
         Command::Reduction(arguments) => cmd::reduction::run(&arguments),
+        Command::BenchE2e(arguments) => cmd::bench_e2e::run(&arguments),
         Command::Broker { port } => cmd::broker::run(port),
         Command::Wit { check } => cmd::wit::run(check),
     }
