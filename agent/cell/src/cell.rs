@@ -191,12 +191,10 @@ impl Cell {
         let (pointer, len) = abi::pointer_and_len(memory, "state", answer)?;
         let state = abi::bytes(memory, "state", pointer, len.into())?;
         let limit = self.store.data().limits.state_bytes;
-        if state.len() > limit {
-            return Err(Fault::BadOutput(BadOutput::TooMany { what: STATE, len: state.len(), limit }));
-        }
-        let state = state.to_vec();
+        let outcome = if state.len() <= limit { Ok(state.to_vec()) } else { Err(state.len()) };
+        // The cell gets its memory back either way: it goes on with a state that is too large to keep.
         self.post_return(|cell| &cell.save, answer)?;
-        Ok(state)
+        outcome.map_err(|len| Fault::BadOutput(BadOutput::TooMany { what: STATE, len, limit }))
     }
 
     /// Gives a state back. The inner error is the cell's refusal: it then is as after its start.

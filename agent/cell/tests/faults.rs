@@ -217,3 +217,30 @@ fn a_long_loop_uses_no_native_stack() {
     let used = cell.process(&batch(), Unix(0), &mut Vec::<Reading>::new()).expect("no fault");
     assert!(used.fuel >= 10_000_000, "{used:?}");
 }
+
+/// A state that is too large to keep costs the cell nothing: it may save again and again.
+#[test]
+fn a_state_that_is_too_large_is_given_back_to_the_cell() {
+    use porin_core::{
+        ids::StreamId,
+        packet::Quality,
+        setup::{Param, Setup, StreamInfo, Value},
+    };
+    let stream = |id| StreamInfo { id: StreamId(id), name: format!("s{id}"), unit: String::new(), params: vec![] };
+    let params = vec![Param { name: "absolute".into(), value: Value::Number(1.0) }];
+    let setup = Setup { params, streams: (0..100).map(stream).collect(), outputs: vec![] };
+    let limits = CellLimits { state_bytes: 100, state_bytes_per_stream: 0, ..CellLimits::default() };
+    let component = porin_test_support::cell("deadband");
+    let plan = Plan::load(&Engine::new(), &component, World::Filter, &limits).expect("a stock cell");
+    let mut cell = Cell::start(&plan, &[], limits, &setup).expect("it starts");
+    let batch: Vec<_> = (0..100)
+        .map(|id| Reading { time: Unix(0), value: 1.0, stream: StreamId(id), quality: Quality::GOOD })
+        .collect();
+    let mut sizes = std::collections::BTreeSet::new();
+    for _ in 0..500 {
+        cell.process(&batch, Unix(0), &mut Vec::<Reading>::new()).expect("no fault");
+        assert!(matches!(cell.save(), Err(Fault::BadOutput(BadOutput::TooMany { .. }))));
+        sizes.insert(cell.memory_bytes());
+    }
+    assert_eq!(sizes.len(), 1, "its memory grows: {sizes:?}");
+}

@@ -48,6 +48,8 @@ pub struct GatewayConfig {
     pub socket: String,
     /// Where `/metrics` is to be had, on loopback; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Whether the same numbers are published once a minute.
+    pub publish_metrics: bool,
     /// Where packets wait.
     pub outbox: OutboxConfig,
     /// Names of streams that are ever given an id.

@@ -59,7 +59,7 @@ pub const MAX_PAYLOAD: usize = 65_536;
 pub const MAX_TOPIC: usize = 1_024;
 
 /// What packets of a stream, a route's beginning or end, a cell's input or output are. Never both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum Kind {
     Readings,

@@ -36,6 +36,9 @@ enum Command {
         /// TCP port
         #[arg(long)]
         port: u16,
+        /// End when standard input is closed
+        #[arg(long)]
+        while_stdin: bool,
     },
     /// Messages for each second of the filter's processor time, through a real broker (for porin's own developers)
     #[command(hide = true, name = "bench-e2e")]
@@ -75,7 +78,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Load(command) => cmd::load::run(&command),
         Command::Reduction(arguments) => cmd::reduction::run(&arguments),
         Command::BenchE2e(arguments) => cmd::bench_e2e::run(&arguments),
-        Command::Broker { port } => cmd::broker::run(port),
+        Command::Broker { port, while_stdin } => cmd::broker::run(port, while_stdin),
         Command::Wit { check } => cmd::wit::run(check),
     }
 }

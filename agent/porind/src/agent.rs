@@ -163,7 +163,7 @@ impl Agent {
             Event::Link(event) => self.link_event(event),
             Event::Committed(outcome) => self.committed(outcome),
             Event::Question(Question::Status(reply)) => drop(reply.send(self.status())),
-            Event::Question(Question::Tap(tap)) => self.taps.push(tap),
+            Event::Question(Question::Tap(tap)) => self.look(tap),
             Event::Stop => self.stop(),
             Event::Deadline => {}
         }
@@ -273,7 +273,9 @@ impl Agent {
             let now = self.now();
             self.mark_dirty(now.mono);
             let Parts { pipeline, queue, .. } = &mut self.parts;
+            let from = queue.next_seq();
             pipeline.flush(now, |route, kept| append(queue, route, kept, now.mono));
+            self.show_kept(from);
         }
     }
 
@@ -319,7 +321,8 @@ impl Agent {
             deadline = deadline.min(Monotonic(tick));
         }
         let Parts { queue, pipeline, .. } = &self.parts;
-        if self.link.connection.is_some() && self.parts.link.capacity() > 0 {
+        let tells = self.parts.config.gateway.publish_metrics;
+        if tells && self.link.connection.is_some() && self.parts.link.capacity() > 0 {
             deadline = deadline.min(self.tell_at);
         }
         let room = queue.window() < self.link.window && self.parts.link.capacity() > 0;

@@ -79,7 +79,7 @@ pub fn run(
     let durable_names = names.len();
     let route_names = store.names(Names::Routes)?;
     let names = NameTable::new(names, config.gateway.max_streams);
-    let pipeline = Pipeline::start(&config, routes, names, store.streams_with_messages()?, Unfit::LeaveOut)?;
+    let pipeline = Pipeline::start(&config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
     let queue = Queue::new(store.queue(QueueId::UPLINK)?, config.gateway.outbox.max_packets);
     tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = queue.waiting(), "started");
 

@@ -30,8 +30,9 @@ pub struct Pipeline {
     /// By stream id.
     streams: Vec<Stream>,
     routes: Vec<Route>,
-    /// Streams that have had messages, in the order in which that was found out.
-    with_messages: Vec<StreamId>,
+    /// What streams have had, in the order in which that was found out.
+    kinds: Vec<(StreamId, Kind)>,
+    seen: BTreeSet<(StreamId, Kind)>,
     /// Routes that the batch at hand has packets for.
     touched: Vec<usize>,
 }
@@ -150,22 +151,23 @@ impl Pipeline {
         config: &Config,
         routes: Vec<LoadedRoute>,
         names: NameTable,
-        with_messages: Vec<StreamId>,
+        kinds: Vec<(StreamId, Kind)>,
         unfit: Unfit,
     ) -> anyhow::Result<Self> {
         let known = config.gateway.streams.clone();
         let (streams, touched) = (Vec::new(), Vec::new());
-        let mut pipeline = Self { names, known, streams, routes: Vec::new(), with_messages, touched };
+        let seen = kinds.iter().copied().collect();
+        let mut pipeline = Self { names, known, streams, routes: Vec::new(), kinds, seen, touched };
         let slots = routes.iter().flat_map(|route| &route.slots);
         let templates: Vec<_> = slots.flat_map(|slot| slot.config.outputs.clone()).collect();
         for LoadedRoute { id, config, slots } in routes {
             let wanted = |name: &str| config.streams.iter().any(|pattern| pattern.matches(name));
             let names = (0..).map(StreamId).zip(pipeline.names.names());
             let names = names.filter(|(_, name)| wanted(name) && !made_by_a_slot(name, &templates, &pipeline.names));
-            // Those of the other kind are declared when they bring something after all.
-            let kind =
-                |id: &StreamId| if pipeline.with_messages.contains(id) { Kind::Messages } else { Kind::Readings };
-            let names = names.filter(|(id, _)| kind(id) == config.input);
+            // Streams of the other kind are declared when they bring something after all.
+            let had = |id: StreamId, kind| pipeline.seen.contains(&(id, kind));
+            let unknown = |id| !had(id, Kind::Readings) && !had(id, Kind::Messages);
+            let names = names.filter(|(id, _)| had(*id, config.input) || unknown(*id));
             let declared: BTreeSet<_> = names.map(|(id, _)| id).collect();
             let streams: Vec<_> = declared.iter().copied().collect();
             let (slots, misfits) = match (pipeline.start_slots(&slots, &streams), unfit) {
@@ -240,8 +242,8 @@ impl Pipeline {
                 }
             }
             *self.streams[id.0 as usize].routes.of(kind) = Some(routes.into());
-            if kind == Kind::Messages && !self.with_messages.contains(&id) {
-                self.with_messages.push(id);
+            if self.seen.insert((id, kind)) {
+                self.kinds.push((id, kind));
             }
         }
         Ok(id)
@@ -449,9 +451,9 @@ impl Pipeline {
         self.names.names()
     }
 
-    /// Streams that have had messages; later ones are added at the end.
-    pub(crate) fn with_messages(&self) -> &[StreamId] {
-        &self.with_messages
+    /// What streams have had; later finds are added at the end.
+    pub(crate) fn kinds(&self) -> &[(StreamId, Kind)] {
+        &self.kinds
     }
 
     /// The route's configuration, if it is one of today's.

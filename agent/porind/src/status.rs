@@ -108,8 +108,16 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
             Ok(pattern) => {
                 let (lines, mut waiting) = mpsc::channel(TAP_QUEUE);
                 questions.ask(Question::Tap(Tap::new(pattern, lines))).await?;
-                while let Some(line) = waiting.recv().await {
-                    writer.write_all(line.as_bytes()).await?;
+                let mut word = [0; 16];
+                loop {
+                    tokio::select! {
+                        line = waiting.recv() => match line {
+                            Some(line) => tokio::time::timeout(PATIENCE, writer.write_all(line.as_bytes())).await??,
+                            None => break,
+                        },
+                        // Whoever looks has nothing more to say: this is its end, also where nothing passes.
+                        read = reader.read(&mut word) => if read? == 0 { break },
+                    }
                 }
             }
             Err(error) => {

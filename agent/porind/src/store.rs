@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use porin_core::{
     ids::{Epoch, QueueId, Seq, StreamId},
     outbox::{Load, QueueCommit, Stored},
+    packet::Kind,
     record::Record,
 };
 use redb::{
@@ -31,7 +32,7 @@ const RECORDS: TableDefinition<'_, (u16, u64), &[u8]> = TableDefinition::new("re
 const QUEUES: TableDefinition<'_, u16, (u64, u64)> = TableDefinition::new("queues");
 /// (queue, seq) → the start of the agent that gave out seqs from there on.
 const STARTS: TableDefinition<'_, (u16, u64), u32> = TableDefinition::new("starts");
-/// (kind, id) → name. Kind 2 repeats the names of the streams that have had messages.
+/// (kind, id) → name. Kinds 2 and 3 repeat the names of the streams that have had messages and readings.
 const NAMES: TableDefinition<'_, (u8, u32), &str> = TableDefinition::new("names");
 /// slot → version byte, SHA-256 of the component that saved it (32 bytes), state.
 const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("states");
@@ -45,6 +46,7 @@ pub(crate) enum Names {
     Streams = 0,
     Routes = 1,
     StreamsWithMessages = 2,
+    StreamsWithReadings = 3,
 }
 
 /// Everything that one commit makes durable, together or not at all.
@@ -53,8 +55,8 @@ pub(crate) struct Commit {
     pub(crate) queue: Option<QueueCommit>,
     /// New names from this id on.
     pub(crate) streams: (u32, Vec<String>),
-    /// Streams that are found to have messages.
-    pub(crate) with_messages: Vec<(u32, String)>,
+    /// Streams that are found to have packets of a kind.
+    pub(crate) kinds: Vec<(Kind, u32, String)>,
     /// By slot: digest of the component, state.
     pub(crate) states: Vec<(String, Digest, Vec<u8>)>,
 }
@@ -102,11 +104,18 @@ impl Store {
         Ok(names)
     }
 
-    /// The streams that have had messages.
-    pub(crate) fn streams_with_messages(&self) -> anyhow::Result<Vec<StreamId>> {
+    /// What streams have had.
+    pub(crate) fn stream_kinds(&self) -> anyhow::Result<Vec<(StreamId, Kind)>> {
         let table = self.db.begin_read()?.open_table(NAMES)?;
-        let kind = Names::StreamsWithMessages as u8;
-        table.range((kind, 0)..=(kind, u32::MAX))?.map(|row| Ok(StreamId(row?.0.value().1))).collect()
+        let mut kinds = Vec::new();
+        for (names, kind) in
+            [(Names::StreamsWithMessages, Kind::Messages), (Names::StreamsWithReadings, Kind::Readings)]
+        {
+            for row in table.range((names as u8, 0)..=(names as u8, u32::MAX))? {
+                kinds.push((StreamId(row?.0.value().1), kind));
+            }
+        }
+        Ok(kinds)
     }
 
     /// What the slot's cell saved last.
@@ -188,8 +197,12 @@ impl Store {
             for (id, name) in (commit.streams.0..).zip(&commit.streams.1) {
                 names.insert((Names::Streams as u8, id), name.as_str())?;
             }
-            for (id, name) in &commit.with_messages {
-                names.insert((Names::StreamsWithMessages as u8, *id), name.as_str())?;
+            for (kind, id, name) in &commit.kinds {
+                let names_of = match kind {
+                    Kind::Messages => Names::StreamsWithMessages,
+                    Kind::Readings => Names::StreamsWithReadings,
+                };
+                names.insert((names_of as u8, *id), name.as_str())?;
             }
             let mut states = transaction.open_table(STATES)?;
             for (slot, digest, state) in &commit.states {

@@ -56,6 +56,12 @@ impl Tap {
         Self { pattern, lines, missed: 0 }
     }
 
+    /// Says that it looks from now on.
+    pub(crate) fn begin(&mut self) {
+        // The queue is empty yet.
+        let _ = self.lines.try_send("{\"looking\":true}\n".into());
+    }
+
     /// Whether nobody looks any more.
     pub(crate) fn is_closed(&self) -> bool {
         self.lines.is_closed()
@@ -64,6 +70,9 @@ impl Tap {
     /// Shows a reading: as a source made it, or with the route that keeps it.
     pub(crate) fn reading(&mut self, pipeline: &Pipeline, route: Option<RouteId>, reading: &Reading) {
         let Reading { time, value, stream, quality } = reading;
+        if !self.has_room_for(pipeline.name(*stream)) {
+            return;
+        }
         let value = RawValue::from_string(payload::value_as_json(*value)).ok();
         let (time_us, quality, stream) = (time.0, quality.0, pipeline.name(*stream));
         self.line(&Line { value, ..Line::new(pipeline, route, stream, time_us, quality) });
@@ -72,15 +81,26 @@ impl Tap {
     /// Shows a message likewise.
     pub(crate) fn message(&mut self, pipeline: &Pipeline, route: Option<RouteId>, message: &Message) {
         let Message { time, stream, quality, topic, payload } = message;
+        if !self.has_room_for(pipeline.name(*stream)) {
+            return;
+        }
         let (time_us, quality, stream) = (time.0, quality.0, pipeline.name(*stream));
         let (topic, bytes) = (Some(&**topic), Some(payload.len()));
         self.line(&Line { topic, bytes, ..Line::new(pipeline, route, stream, time_us, quality) });
     }
 
-    fn line(&mut self, line: &Line<'_>) {
-        if !self.pattern.matches(line.stream) {
-            return;
+    /// Whether the stream is looked at and a line would go through; one that would not is counted. Before any text is made.
+    fn has_room_for(&mut self, stream: &str) -> bool {
+        if !self.pattern.matches(stream) {
+            return false;
         }
+        // Two: there may be a line about those missed.
+        let room = self.lines.capacity() >= 2;
+        self.missed += u64::from(!room);
+        room
+    }
+
+    fn line(&mut self, line: &Line<'_>) {
         if self.missed > 0 && self.lines.try_send(format!("{{\"missed\":{}}}\n", self.missed)).is_ok() {
             self.missed = 0;
         }

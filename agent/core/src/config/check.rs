@@ -72,6 +72,7 @@ impl Parser<'_> {
             socket: raw.gateway.socket.unwrap_or_else(|| self.defaults.socket.unwrap_or(DEFAULT_SOCKET).to_string()),
             uplink: self.uplink(&raw.uplink, &id)?,
             outbox: self.outbox(&raw.outbox)?,
+            publish_metrics: raw.metrics.publish.unwrap_or(true),
             metrics: raw.metrics.listen.map(|listen| self.loopback(&listen)).transpose()?,
             max_streams: self.number(raw.limits.max_streams.as_ref(), 10_000, 1..=1_000_000)? as usize,
             sources,

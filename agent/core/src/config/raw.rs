@@ -58,6 +58,7 @@ pub(super) struct Outbox {
 #[serde(deny_unknown_fields)]
 pub(super) struct Metrics {
     pub(super) listen: Option<Spanned<String>>,
+    pub(super) publish: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]

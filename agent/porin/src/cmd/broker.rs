@@ -16,8 +16,15 @@ use rumqttd::{ConnectionSettings, RouterConfig, ServerSettings};
 /// Time for the child to accept connections.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs the broker until the process is killed.
-pub(crate) fn run(port: u16) -> anyhow::Result<()> {
+/// Runs the broker until the process is killed, or with `while_stdin` until its standard input is closed: that happens
+/// however whoever started it ends.
+pub(crate) fn run(port: u16, while_stdin: bool) -> anyhow::Result<()> {
+    if while_stdin {
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            std::process::exit(0);
+        });
+    }
     let connections = ConnectionSettings {
         connection_timeout_ms: 10_000,
         max_payload_size: 262_144,
@@ -36,7 +43,8 @@ pub(crate) fn run(port: u16) -> anyhow::Result<()> {
     let router = RouterConfig {
         max_connections: 100,
         max_outgoing_packet_count: 200,
-        max_segment_size: 100 << 20,
+        // Of each topic, in memory, whether anybody subscribes or not: `porin up` may run for days.
+        max_segment_size: 1 << 20,
         max_segment_count: 10,
         ..RouterConfig::default()
     };
@@ -65,7 +73,9 @@ impl Broker {
     /// Starts it at this address.
     pub(crate) fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["broker", "--port", &address.port().to_string()])
+            .args(["broker", "--while-stdin", "--port", &address.port().to_string()])
+            // Held as long as we live: see `run`.
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // A group of its own: a ctrl-C is for us, and the broker is still to take what waits.
             .process_group(0)

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
 
@@ -41,14 +42,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         message: format!("{error:#}"),
         hint: Some("is the agent running with the same configuration?".into()),
     })?;
-    eprintln!("looking at `{}`; ctrl-C ends it", arguments.streams);
     let mut stdout = std::io::stdout().lock();
-    for (shown, line) in (1..).zip(lines) {
+    let mut shown = 0;
+    for line in lines {
         let line = line.context("the agent has ended")?;
         let packet: Value = serde_json::from_str(&line).with_context(|| format!("the agent says {line}"))?;
         if let Some(error) = packet["error"].as_str() {
             bail!("{error}");
         }
+        if packet["looking"] == true {
+            eprintln!("looking at `{}`; ctrl-C ends it", arguments.streams);
+            continue;
+        }
+        shown += usize::from(packet["at"].is_string());
         let text = if arguments.json { line } else { readable(&packet) };
         match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
@@ -66,7 +72,7 @@ fn configured_socket(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     // As `porin up` does, if an agent of its is there.
     let places = Places::beside(path);
-    let socket = Path::new(&places.socket).exists().then_some(places.socket.as_str());
+    let socket = UnixStream::connect(&places.socket).is_ok().then_some(places.socket.as_str());
     let defaults = Defaults { broker: Some("mqtt://localhost"), socket, ..Defaults::default() };
     let config = Config::parse_with(&text, defaults);
     Ok(config.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?.gateway.socket)

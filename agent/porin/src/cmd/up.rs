@@ -17,7 +17,10 @@ use console::Term;
 use porin_core::config::{Config, Defaults};
 use porind::Until;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use self::{log::Log, table::Table};
 use super::broker::{self, Broker};
@@ -113,8 +116,10 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
     })?;
     let mut table = Table::new(term, log);
     let mut clock = tokio::time::interval(if table.is_live() { REDRAW } else { LINE });
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // The terminal was closed.
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut asked = 0;
     loop {
         tokio::select! {
@@ -125,7 +130,7 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
                     table.show(&status)?;
                 }
             }
-            _ = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} } } => {
+            _ = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} } } => {
                 asked += 1;
                 if asked > 1 {
                     std::process::exit(130);

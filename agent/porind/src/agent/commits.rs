@@ -17,7 +17,7 @@ pub(super) struct Running {
     next: Seq,
     written: u64,
     names: usize,
-    with_messages: usize,
+    kinds: usize,
     tokens: Vec<AckToken>,
 }
 
@@ -27,8 +27,8 @@ pub(super) struct Commits {
     pub(super) due: Monotonic,
     /// Names that are durable.
     names: usize,
-    /// How many streams are durably known to have had messages.
-    with_messages: usize,
+    /// How many finds of what streams have had are durable.
+    kinds: usize,
     /// Whether any packet was decided about since the last commit.
     dirty: bool,
     pub(super) commits: u64,
@@ -40,9 +40,9 @@ impl Commits {
     /// At the start: the cells' outputs may have brought names that are not durable yet.
     pub(super) fn new(durable: usize, pipeline: &Pipeline) -> Self {
         let dirty = pipeline.names().len() > durable;
-        let with_messages = pipeline.with_messages().len();
+        let kinds = pipeline.kinds().len();
         let due = Monotonic(0);
-        Self { running: None, due, names: durable, with_messages, dirty, commits: 0, written: 0, failures: 0 }
+        Self { running: None, due, names: durable, kinds, dirty, commits: 0, written: 0, failures: 0 }
     }
 }
 
@@ -59,21 +59,20 @@ impl Agent {
         let names = pipeline.names()[self.commit.names..].to_vec();
         let tokens = self.sources.iter().enumerate().filter(|(_, source)| source.decided > source.settled);
         let tokens = tokens.map(|(index, source)| AckToken { source: index, upto: source.decided }).collect();
-        let found = pipeline.with_messages();
-        let with_messages =
-            found[self.commit.with_messages..].iter().map(|id| (id.0, pipeline.name(*id).to_owned())).collect();
+        let found = pipeline.kinds();
+        let kinds = found[self.commit.kinds..].iter();
+        let kinds = kinds.map(|(id, kind)| (*kind, id.0, pipeline.name(*id).to_owned())).collect();
         let found = found.len();
         let queue = queue.commit();
         let names_after = self.commit.names + names.len();
         let (acked_to, next, written) = (queue.acked_to, queue.next, queue.records.len() as u64);
-        self.commit.running =
-            Some(Running { acked_to, next, written, names: names_after, with_messages: found, tokens });
+        self.commit.running = Some(Running { acked_to, next, written, names: names_after, kinds: found, tokens });
         self.commit.dirty = false;
-        committer.begin(Commit { queue: Some(queue), streams: (durable, names), with_messages, states });
+        committer.begin(Commit { queue: Some(queue), streams: (durable, names), kinds, states });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<()>) {
-        let Some(Running { acked_to, next, written, names, with_messages, tokens }) = self.commit.running.take() else {
+        let Some(Running { acked_to, next, written, names, kinds, tokens }) = self.commit.running.take() else {
             return;
         };
         let now = self.start_to(Instant::now());
@@ -82,7 +81,7 @@ impl Agent {
                 self.commit.commits += 1;
                 self.commit.failures = 0;
                 self.commit.names = names;
-                self.commit.with_messages = with_messages;
+                self.commit.kinds = kinds;
                 self.commit.written += written;
                 self.commit.due = now.after(self.parts.config.gateway.outbox.commit_every_us);
                 self.parts.queue.committed(acked_to, next);

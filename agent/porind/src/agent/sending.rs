@@ -23,6 +23,9 @@ use crate::{
 /// A pause after the backlog could not be read.
 const LOAD_RETRY_US: u64 = 5_000_000;
 
+/// From a connection to the first numbers on it.
+const TELL_AFTER_US: u64 = 3_000_000;
+
 /// Bytes of a publish besides its packets: topic, properties, the payload's frame.
 const FRAME_BYTES: usize = 1_024;
 
@@ -49,7 +52,8 @@ impl Agent {
             LinkEvent::Up { connection, window, max_bytes } => {
                 self.link.connection = Some(connection);
                 (self.link.window, self.link.max_bytes) = (window, max_bytes);
-                self.tell_at = Monotonic(0);
+                // Data first: it may be all that this gateway is allowed to publish.
+                self.tell_at = self.start_to(Instant::now()).after(TELL_AFTER_US);
                 self.link.status.connections += 1;
             }
             LinkEvent::Acked(ticket) => {

@@ -10,7 +10,7 @@ use porin_core::{
 use tracing::warn;
 
 use super::{Agent, Parts, commits::Commits};
-use crate::uplink::Publish;
+use crate::{tap::Tap, uplink::Publish};
 
 /// Between two publishes of the numbers.
 const TELL_US: u64 = 60_000_000;
@@ -37,6 +37,13 @@ impl Agent {
         .finish()
     }
 
+    /// From now on somebody looks at packets as they pass, and is told so.
+    pub(super) fn look(&mut self, mut tap: Tap) {
+        self.taps.retain(|tap| !tap.is_closed());
+        tap.begin();
+        self.taps.push(tap);
+    }
+
     /// Shows what routes have kept since this seq to whoever looks.
     pub(super) fn show_kept(&mut self, from: Seq) {
         self.taps.retain(|tap| !tap.is_closed());
@@ -56,7 +63,8 @@ impl Agent {
     pub(super) fn tell(&mut self) {
         let now = self.now().mono;
         let Some(connection) = self.link.connection else { return };
-        if now < self.tell_at || self.parts.link.capacity() == 0 {
+        let wanted = self.parts.config.gateway.publish_metrics;
+        if !wanted || now < self.tell_at || self.parts.link.capacity() == 0 {
             return;
         }
         self.tell_at = now.after(TELL_US);

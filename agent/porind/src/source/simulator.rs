@@ -51,6 +51,8 @@ impl Simulated {
                 self.hand_over(outlet, &mut batch).await?;
                 tokio::time::sleep_until(started + Duration::from_micros(self.simulator.next_after_us())).await;
             }
+            // A round may be empty: the others have their turn all the same.
+            tokio::task::yield_now().await;
             let mut round = Vec::with_capacity(self.config.behaviour.count as usize);
             self.simulator.round(begin, |made| {
                 let (time, stream) = (Unix(made.time_us), StreamId(made.stream));

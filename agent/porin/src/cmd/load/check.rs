@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Stop when so many packets have come, each counted once; fewer are missing ones
     #[arg(long, value_name = "N")]
     packets: Option<u64>,
-    /// Stop after so many seconds in which nothing came
+    /// Stop after so many seconds in which nothing came; the first packet may take ten times as long
     #[arg(long, value_name = "S", default_value_t = 5)]
     idle: u64,
     /// Print JSON
@@ -49,7 +49,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let idle = Duration::from_secs(arguments.idle.max(1));
     let mut last = Instant::now();
     while arguments.packets.is_none_or(|packets| ledger.packets() < packets) {
-        let Some(left) = idle.checked_sub(last.elapsed()) else { break };
+        let patience = if publishes == 0 { idle * 10 } else { idle };
+        let Some(left) = patience.checked_sub(last.elapsed()) else { break };
         // Dropped in the middle only at the very end.
         let Ok(event) = tokio::time::timeout(left, event_loop.poll()).await else { break };
         match event.with_context(|| format!("the broker at {}", arguments.broker))? {
@@ -91,14 +92,19 @@ fn report(arguments: &Arguments, ledger: &Ledger, publishes: u64, others: u64) -
         }
         writeln!(stdout, "{publishes} publishes, {others} that were no packets of porin's")?;
     }
-    let missing: u64 = accounts.iter().map(|account| account.missing).sum();
-    let out_of_order: u64 = accounts.iter().map(|account| account.out_of_order).sum();
+    let sum = |of: fn(&Account) -> u64| accounts.iter().map(of).fold(0, u64::saturating_add);
+    let (missing, out_of_order) = (sum(|account| account.missing), sum(|account| account.out_of_order));
     let fewer = arguments.packets.map_or(0, |packets| packets.saturating_sub(ledger.packets()));
-    if missing + out_of_order + fewer == 0 {
+    if accounts.is_empty() {
+        let hint = format!("is anything published on `{}`?", arguments.filter);
+        return Err(Failure { code: DIFFERS, message: "no packet came".into(), hint: Some(hint) }.into());
+    }
+    if missing == 0 && out_of_order == 0 && fewer == 0 {
         return Ok(());
     }
     let message =
         format!("{missing} packets are missing in between, {fewer} at the end, {out_of_order} are out of order");
-    let hint = "a gap is also what an outbox leaves that was full: compare `porind status`, outbox.evicted";
+    let hint = "a gap is also what is left by an outbox that was full (`porind status`, outbox.evicted), and by a mosquitto that \
+                drops what waits for a subscriber beyond max_queued_messages, 1,000 unless it is set";
     Err(Failure { code: DIFFERS, message, hint: Some(hint.into()) }.into())
 }

@@ -20,9 +20,9 @@ struct Book {
     out_of_order: u64,
 }
 
-/// Every book.
+/// Every book: by gateway, store and start.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(BTreeMap<(String, String), Book>);
+pub(super) struct Ledger(BTreeMap<(String, u64, u32), Book>);
 
 /// What the books say of one life of one gateway's store.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -33,7 +33,7 @@ pub(super) struct Account {
     pub(super) packets: u64,
     /// Came again: allowed, and to be dropped.
     pub(super) duplicates: u64,
-    /// Seqs before the highest that have not come.
+    /// Seqs before the highest that have not come; those between the start before and this one are among them.
     pub(super) missing: u64,
     /// The first of them.
     pub(super) first_missing: Option<u64>,
@@ -45,7 +45,7 @@ impl Ledger {
     /// Enters a payload.
     pub(super) fn enter(&mut self, payload: Decoded) {
         let Decoded { gateway, epoch, packets, messages } = payload;
-        let book = self.0.entry((gateway, epoch.to_string())).or_default();
+        let book = self.0.entry((gateway, epoch.store, epoch.starts)).or_default();
         let readings = packets.into_iter().map(|packet| (packet.seq, packet.stream));
         for (seq, stream) in readings.chain(messages.into_iter().map(|message| (message.seq, message.stream))) {
             book.enter(seq, stream);
@@ -59,23 +59,27 @@ impl Ledger {
 
     /// Every account.
     pub(super) fn accounts(&self) -> Vec<Account> {
-        let account = |((gateway, epoch), book): (&(String, String), &Book)| {
+        let mut accounts = Vec::new();
+        let mut before: Option<(&str, u64, u64)> = None;
+        for ((gateway, store, starts), book) in &self.0 {
             let first = book.runs.first_key_value().map_or(0, |(first, _)| *first);
             let last = book.runs.last_key_value().map_or(0, |(_, last)| *last);
-            // Seqs begin at 0 with a store, and go on in its next epoch: what lies before the first is another's.
-            let missing = (last - first + 1).saturating_sub(book.packets);
+            // A store's seqs go on over its starts: what lies between the last of one and the first of the next is missing.
+            let since = before.filter(|(name, its, _)| (*name, *its) == (gateway, *store));
+            let from = since.map_or(first, |(.., last)| last.saturating_add(1).min(first));
             let first_missing = book.runs.values().next().filter(|end| **end < last).map(|end| end + 1);
-            Account {
+            accounts.push(Account {
                 gateway: gateway.clone(),
-                epoch: epoch.clone(),
+                epoch: Epoch { store: *store, starts: *starts }.to_string(),
                 packets: book.packets,
                 duplicates: book.duplicates,
-                missing,
-                first_missing,
+                missing: (last - from).saturating_add(1).saturating_sub(book.packets),
+                first_missing: if from < first { Some(from) } else { first_missing },
                 out_of_order: book.out_of_order,
-            }
-        };
-        self.0.iter().map(account).collect()
+            });
+            before = Some((gateway, *store, last));
+        }
+        accounts
     }
 }
 
@@ -132,8 +136,22 @@ mod tests {
         check(&[(0, "a"), (2, "a"), (1, "a")], 3, 0, 0, 1);
         check(&[(0, "a"), (2, "a"), (1, "b")], 3, 0, 0, 0);
         check(&[(5, "a"), (u64::MAX, "a"), (6, "a")], 3, 0, u64::MAX - 7, 1);
+        check(&[(0, "a"), (u64::MAX, "a")], 2, 0, u64::MAX - 2, 0);
         assert_eq!(account(&[(0, "a"), (1, "a"), (3, "a")]).first_missing, Some(2));
         assert_eq!(account(&[(0, "a"), (1, "a")]).first_missing, None);
+    }
+
+    #[test]
+    fn what_a_restart_has_lost_is_missing() {
+        let mut ledger = Ledger::default();
+        for (starts, seq) in [(1, 0), (1, 1), (2, 4), (2, 5)] {
+            let packet = DecodedPacket { seq: Seq(seq), stream: "a".into(), time_us: 0, value: 0.0, quality: 0 };
+            let epoch = Epoch { store: 9, starts };
+            ledger.enter(Decoded { gateway: "g".into(), epoch, packets: vec![packet], messages: vec![] });
+        }
+        let missing: Vec<_> =
+            ledger.accounts().iter().map(|account| (account.missing, account.first_missing)).collect();
+        assert_eq!(missing, [(0, None), (2, Some(2))]);
     }
 
     #[test]
