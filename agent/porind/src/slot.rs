@@ -23,6 +23,10 @@ use crate::store::Digest;
 /// most.
 const MAX_SINCE_SAVE: usize = 4_096;
 
+/// And for each stream of the slot: a `save` tells of all of them, so the more there are, the rarer it has to be. Ten thousand
+/// streams may keep 3.8 MB.
+const MAX_SINCE_SAVE_PER_STREAM: usize = 16;
+
 /// Bytes of messages kept since the last `save`.
 const MAX_BYTES_SINCE_SAVE: usize = 1 << 20;
 
@@ -257,7 +261,8 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
         self.since_save.extend_from_slice(batch);
         self.bytes_since_save += batch.iter().map(CellPacket::bytes).sum::<usize>();
         self.batch_ends.push((self.since_save.len(), now));
-        if self.since_save.len() >= MAX_SINCE_SAVE || self.bytes_since_save >= MAX_BYTES_SINCE_SAVE {
+        let most = MAX_SINCE_SAVE.max(self.setup.streams.len() * MAX_SINCE_SAVE_PER_STREAM);
+        if self.since_save.len() >= most || self.bytes_since_save >= MAX_BYTES_SINCE_SAVE {
             self.save_in_memory();
         }
     }

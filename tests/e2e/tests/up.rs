@@ -75,13 +75,14 @@ fn at_a_terminal_there_is_a_live_table_and_a_summary_at_the_end() {
     let first = raw(&seen());
     wait_until("its values are live", || raw(&seen()) > first + 10);
     assert!(seen().contains("cell in slot") && seen().contains("outbox:") && seen().contains("fuel/packet"));
+    assert!(seen().contains("bytes saved"));
 
     // A smaller window: no line is wider than it from the first frame that knows.
     pty.master.resize(size(12, 50)).expect("a smaller window");
     let at = screen.lock().expect("no panic").len();
     wait_until("it is drawn anew", || since(at).matches("stream").count() > 2);
     let text = since(at);
-    let frame = text.rsplit("packets in").next().expect("the last frame");
+    let frame = text.rsplit("stream  ").next().expect("the last frame");
     assert!(frame.lines().all(|line| line.chars().count() <= 50), "{frame}");
 
     let at = screen.lock().expect("no panic").len();

@@ -117,8 +117,19 @@ fn line(status: &Value) -> String {
 fn tables(status: &Value, rows: usize) -> String {
     let mut text = format!("{}\n\n{}", line(status), streams(status, rows));
     let _ = write!(text, "\n{}", slots(status));
-    let _ = write!(text, "\n{}", outbox(status));
+    let _ = write!(text, "\n{}{}", outbox(status), saved(status));
     text
+}
+
+/// What was sent, and what was not.
+fn saved(status: &Value) -> String {
+    let (received, forwarded) = totals(status);
+    let (sent, saved) = (count(status, "/uplink/bytes"), saved_bytes(status));
+    format!(
+        "{received} packets in, {forwarded} forwarded in {} publishes of {sent} bytes; about {saved} bytes saved at the same batching ({:.0} %)\n",
+        count(status, "/uplink/publishes"),
+        ratio(saved, saved + sent) * 100.0,
+    )
 }
 
 fn streams(status: &Value, rows: usize) -> String {
@@ -180,15 +191,7 @@ fn outbox(status: &Value) -> String {
 
 /// The end of the story.
 pub(super) fn summary(status: &Value) -> String {
-    let (received, forwarded) = totals(status);
-    let (sent, saved) = (count(status, "/uplink/bytes"), saved_bytes(status));
-    let mut text = format!("{}\n{}\n{}", streams(status, 20), slots(status), outbox(status));
-    let _ = writeln!(
-        text,
-        "{received} packets in, {forwarded} forwarded in {} publishes of {sent} bytes; about {saved} bytes saved at the same batching ({:.0} %)",
-        count(status, "/uplink/publishes"),
-        ratio(saved, saved + sent) * 100.0,
-    );
+    let mut text = format!("{}\n{}\n{}{}", streams(status, 20), slots(status), outbox(status), saved(status));
     for wrong in list(status, "imbalance") {
         let _ = writeln!(text, "warning: {}", wrong.as_str().unwrap_or_default());
     }
