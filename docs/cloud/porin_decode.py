@@ -70,6 +70,8 @@ def _senml(records, label):
     gateway, epoch = records[0]["pgw"], records[0]["pe"]
     for record in records:
         base_name = record.get(label["bn"], base_name)
+        if base_name == gateway + "/" and len(records) == 1 and len(record) == 3:
+            return  # a head without a packet
         base_time = _microseconds(record[label["bt"]]) if label["bt"] in record else base_time
         name = (base_name + record.get(label["n"], "")).removeprefix(gateway + "/").encode()
         stream = re.sub(rb":(..)", lambda found: bytes.fromhex(found[1].decode()), name).decode()
@@ -158,7 +160,7 @@ def _compact(data):
     gateway = text()
     epoch = f"{int.from_bytes(take(8), 'little'):016x}-{varint()}"
     count, streams = varint(), varint()
-    if not 0 < streams <= count <= 65_536:
+    if not streams <= count <= 65_536:
         raise ValueError("more packets than a payload may have")
     names = [text() for _ in range(streams)]
     which = column(count) if len(names) > 1 else [0] * count

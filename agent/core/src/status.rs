@@ -157,6 +157,10 @@ pub struct OutboxStatus {
     pub resent: u64,
     /// Commits since the start.
     pub commits: u64,
+    /// Microseconds that they took together, the wait for the disk included.
+    pub commit_us: u64,
+    /// Microseconds that the slowest took.
+    pub slowest_commit_us: u64,
     /// Records that commits wrote: those acknowledged before their commit are never written.
     pub written: u64,
 }
@@ -166,7 +170,8 @@ impl OutboxStatus {
     #[must_use]
     pub fn new(counts: Counts, waiting: usize, found: u64, commits: u64, written: u64) -> Self {
         let Counts { appended, acknowledged, evicted, refused, resent } = counts;
-        Self { appended, found, acknowledged, waiting: waiting as u64, evicted, refused, resent, commits, written }
+        let waiting = waiting as u64;
+        Self { appended, found, acknowledged, waiting, evicted, refused, resent, commits, written, ..Self::default() }
     }
 }
 

@@ -80,7 +80,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 27] = [
+const METRICS: [Metric; 28] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
     plain!(Counter, "porin_uplink_connections", "Connections made", uplink.connections),
@@ -112,6 +112,7 @@ const METRICS: [Metric; 27] = [
     plain!(Counter, "porin_outbox_refused", "Packets that the broker refused for good", outbox.refused),
     plain!(Counter, "porin_outbox_resent", "Packets sent again after a lost connection", outbox.resent),
     plain!(Counter, "porin_outbox_commits", "Commits", outbox.commits),
+    plain!(Counter, "porin_outbox_commit_microseconds", "Time that commits took", outbox.commit_us),
     plain!(Counter, "porin_outbox_written", "Records that commits wrote", outbox.written),
 ];
 

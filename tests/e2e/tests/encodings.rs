@@ -79,6 +79,10 @@ fn the_python_decoder_reads_what_porin_decode_reads() {
     for path in entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()) {
         check(&path.display().to_string(), &fs::read(path).expect("a fixture"));
     }
+    for (_, encoding) in Encoding::ALL {
+        let empty = payload::encode(encoding, "kitchen", EPOCH, &[]);
+        assert_eq!(piped(&mut python(&decoder), &empty), "");
+    }
     for (set, rows) in recorded() {
         for (name, encoding) in Encoding::ALL {
             check(&format!("{set} as {name}"), &payload::encode(encoding, "kitchen", EPOCH, &packets(&rows)));

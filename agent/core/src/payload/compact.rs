@@ -4,7 +4,7 @@
 //! version      u8 = 1
 //! gateway      u8 length, text
 //! epoch        u64 little-endian (store), varint (starts)
-//! count        varint: packets, at least 1
+//! count        varint: packets
 //! streams      varint number, then for each u8 length, text; in the order of first appearance
 //! which        column of positions in `streams`; left out if there is one stream
 //! seqs         column
@@ -37,9 +37,6 @@ const MAX_SCALE: u8 = 15;
 const MAX_SCALED: f64 = 9_007_199_254_740_992.0;
 
 /// The payload of a publish.
-///
-/// # Panics
-/// If there is no packet: a publish has at least one.
 #[must_use]
 pub fn encode(gateway: &str, epoch: Epoch, packets: &[Packet<'_>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + packets.len() * 4);
@@ -208,7 +205,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, BadPayload> {
         return Err(BadPayload::malformed("more streams than packets"));
     }
     let streams = (0..names).map(|_| bytes.text()).collect::<Result<Vec<_>, _>>()?;
-    let which = if names == 1 { alloc::vec![0; count] } else { bytes.column(count)? };
+    let which = if names <= 1 { alloc::vec![0; count] } else { bytes.column(count)? };
     let (seqs, times, qualities) = (bytes.column(count)?, bytes.column(count)?, bytes.column(count)?);
     let mut packets = Vec::with_capacity(count);
     let mut positions = alloc::vec![Vec::new(); names];
@@ -265,10 +262,9 @@ impl<'a> Bytes<'a> {
         Err(BadPayload::malformed("an integer of more than 64 bits"))
     }
 
-    /// A number of things, at least one.
+    /// A number of things.
     fn count(&mut self) -> Result<usize, BadPayload> {
         match usize::try_from(self.varint()?) {
-            Ok(0) => Err(BadPayload::malformed("there is no packet")),
             Ok(count) if count <= MAX_PACKETS => Ok(count),
             _ => Err(BadPayload::TooMany),
         }

@@ -371,6 +371,12 @@ pub fn decode(form: Form, bytes: &[u8]) -> Result<Decoded, BadPayload> {
     let epoch: Epoch =
         epoch.parse().map_err(|()| BadPayload::malformed("the epoch is not 16 hex digits, `-`, a number"))?;
     let prefix = format!("{gateway}/");
+    // A head without a packet.
+    if let [Record { name, value: None, .. }] = records.as_slice()
+        && *name == prefix
+    {
+        return Ok(Decoded { gateway, epoch, packets: Vec::new(), messages: Vec::new() });
+    }
     let mut next = None;
     let mut packets = Vec::with_capacity(records.len());
     for record in records {
@@ -474,6 +480,9 @@ fn written<'a>(gateway: &str, epoch: Epoch, packets: &'a [Packet<'a>]) -> impl I
 /// The payload of a publish, in JSON.
 #[must_use]
 pub fn encode_json(gateway: &str, epoch: Epoch, packets: &[Packet<'_>]) -> Vec<u8> {
+    if packets.is_empty() {
+        return format!(r#"[{{"bn":"{gateway}/","pgw":"{gateway}","pe":"{epoch}"}}]"#).into_bytes();
+    }
     let mut out = String::from("[");
     for record in written(gateway, epoch, packets) {
         out.push_str(if out.len() > 1 { ",{" } else { "{" });
@@ -532,6 +541,11 @@ pub fn encode_cbor(gateway: &str, epoch: Epoch, packets: &[Packet<'_>]) -> Vec<u
 type Cbor = Result<(), minicbor::encode::Error<core::convert::Infallible>>;
 
 fn cbor(encoder: &mut Encoder<Vec<u8>>, gateway: &str, epoch: Epoch, packets: &[Packet<'_>]) -> Cbor {
+    if packets.is_empty() {
+        encoder.array(1)?.map(3)?.i64(label::BN)?.str(&format!("{gateway}/"))?;
+        encoder.str("pgw")?.str(gateway)?.str("pe")?.str(&epoch.to_string())?;
+        return Ok(());
+    }
     encoder.array(packets.len() as u64)?;
     for record in written(gateway, epoch, packets) {
         let Written { base_name, base_unit, base_time, name, unit, value, time, porin } = record;

@@ -116,10 +116,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         text,
         "\nlatency at QoS 1, publisher → broker → porind → broker → subscriber; packets leave before their commit\n"
     )?;
-    writeln!(text, "{:>16} {:>10} {:>10} {:>10}", "of saturation", "per second", "p50, ms", "p99, ms")?;
+    writeln!(
+        text,
+        "{:>16} {:>10} {:>10} {:>10} {:>16} {:>16}",
+        "of saturation", "per second", "p50, ms", "p99, ms", "mean commit, ms", "slowest, ms"
+    )?;
     for share in [0.1, 0.5, 0.9] {
         eprint!("\rlatency at {:.0} %          ", share * 100.0);
-        let mut times = latency(arguments, &broker, saturation * share)?;
+        let (mut times, [mean, slowest]) = latency(arguments, &broker, saturation * share)?;
         ensure!(!times.is_empty(), "no packet came back");
         times.sort_unstable();
         let at = |share: f64| {
@@ -127,7 +131,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let index = ((times.len() - 1) as f64 * share) as usize;
             times[index].as_secs_f64() * 1e3
         };
-        writeln!(text, "{:>14.0} % {:>10.0} {:>10.2} {:>10.2}", share * 100.0, saturation * share, at(0.5), at(0.99))?;
+        let (percent, rate, p50, p99) = (share * 100.0, saturation * share, at(0.5), at(0.99));
+        writeln!(text, "{percent:>14.0} % {rate:>10.0} {p50:>10.2} {p99:>10.2} {mean:>16.2} {slowest:>16.2}")?;
     }
     writeln!(text, "\nstart of the process → its first publish at the subscriber, median of {}, ms\n", 5)?;
     for subject in [Subject::Porind, Subject::Native] {
@@ -239,6 +244,10 @@ impl Running {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    fn socket(&self) -> String {
+        self.folder.path().join("s").display().to_string()
+    }
+
     fn listens(&self) -> bool {
         self.log().contains("listening to the local broker")
     }
@@ -308,11 +317,16 @@ fn round(arguments: &Arguments, broker: &Mosquitto, subject: Subject, qos: u8) -
     })
 }
 
-/// Times from the publisher to the subscriber at a steady rate.
-fn latency(arguments: &Arguments, broker: &Mosquitto, per_second: f64) -> anyhow::Result<Vec<Duration>> {
+/// Times from the publisher to the subscriber at a steady rate; and, apart, the mean and the slowest commit in milliseconds.
+#[allow(clippy::cast_precision_loss)] // for the eyes
+fn latency(arguments: &Arguments, broker: &Mosquitto, per_second: f64) -> anyhow::Result<(Vec<Duration>, [f64; 2])> {
     let running = Running::start(arguments, broker, Subject::Porind, 1)?;
     wait_until("the subject to listen", || Ok(running.listens()))?;
-    Sensors::new(broker.port, 1).publish_and_time(per_second, Duration::from_secs(4))
+    let times = Sensors::new(broker.port, 1).publish_and_time(per_second, Duration::from_secs(4))?;
+    let status: Value = serde_json::from_str(&porind::ask_status(&running.socket())?)?;
+    let number = |name: &str| status["outbox"][name].as_f64().unwrap_or(0.0);
+    let mean = number("commit_us") / number("commits").max(1.0) / 1e3;
+    Ok((times, [mean, number("slowest_commit_us") / 1e3]))
 }
 
 /// From the start of the process to its first publish at a subscriber: a retained message waits for it.

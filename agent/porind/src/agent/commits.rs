@@ -19,6 +19,7 @@ pub(super) struct Running {
     names: usize,
     kinds: usize,
     tokens: Vec<AckToken>,
+    began: Monotonic,
 }
 
 /// When what was decided becomes durable, and what of it is.
@@ -33,6 +34,9 @@ pub(super) struct Commits {
     dirty: bool,
     pub(super) commits: u64,
     pub(super) written: u64,
+    /// Microseconds, together and at most.
+    pub(super) took_us: u64,
+    pub(super) slowest_us: u64,
     failures: u64,
 }
 
@@ -42,7 +46,18 @@ impl Commits {
         let dirty = pipeline.names().len() > durable;
         let kinds = pipeline.kinds().len();
         let due = Monotonic(0);
-        Self { running: None, due, names: durable, kinds, dirty, commits: 0, written: 0, failures: 0 }
+        Self {
+            running: None,
+            due,
+            names: durable,
+            kinds,
+            dirty,
+            commits: 0,
+            written: 0,
+            took_us: 0,
+            slowest_us: 0,
+            failures: 0,
+        }
     }
 }
 
@@ -66,19 +81,23 @@ impl Agent {
         let queue = queue.commit();
         let names_after = self.commit.names + names.len();
         let (acked_to, next, written) = (queue.acked_to, queue.next, queue.records.len() as u64);
-        self.commit.running = Some(Running { acked_to, next, written, names: names_after, kinds: found, tokens });
+        self.commit.running =
+            Some(Running { acked_to, next, written, names: names_after, kinds: found, tokens, began: now });
         self.commit.dirty = false;
         committer.begin(Commit { queue: Some(queue), streams: (durable, names), kinds, states });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<()>) {
-        let Some(Running { acked_to, next, written, names, kinds, tokens }) = self.commit.running.take() else {
+        let Some(Running { acked_to, next, written, names, kinds, tokens, began }) = self.commit.running.take() else {
             return;
         };
         let now = self.start_to(Instant::now());
         match outcome {
             Ok(()) => {
+                let took = now.since(began);
                 self.commit.commits += 1;
+                self.commit.took_us += took;
+                self.commit.slowest_us = self.commit.slowest_us.max(took);
                 self.commit.failures = 0;
                 self.commit.names = names;
                 self.commit.kinds = kinds;

@@ -20,7 +20,7 @@ impl Agent {
     pub(super) fn status(&self) -> Snapshot {
         let Parts { config, store, pipeline, queue, .. } = &self.parts;
         let (routes, streams) = pipeline.status();
-        let Commits { commits, written, .. } = self.commit;
+        let Commits { commits, written, took_us, slowest_us, .. } = self.commit;
         let link = &self.link;
         let connected = link.connection.is_some();
         Snapshot {
@@ -31,7 +31,11 @@ impl Agent {
             sources: self.sources.iter().map(|source| source.status.clone()).collect(),
             streams,
             routes,
-            outbox: OutboxStatus::new(queue.counts(), queue.waiting(), self.found, commits, written),
+            outbox: OutboxStatus {
+                commit_us: took_us,
+                slowest_commit_us: slowest_us,
+                ..OutboxStatus::new(queue.counts(), queue.waiting(), self.found, commits, written)
+            },
             ..Snapshot::default()
         }
         .finish()
