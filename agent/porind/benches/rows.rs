@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_cell::{Engine, Plan, World};
+use porin_cell::{CellPacket, Engine, Plan, World};
 use porin_core::{
     config::Config,
     ids::{Epoch, Seq, StreamId},
     limits::CellLimits,
-    packet::{Kind, Quality, Reading},
+    packet::{Kind, Message, Quality, Reading},
     payload::{Encoding, Packet, decode, encode},
     setup::{Param, Setup, StreamInfo, Value},
     time::{Now, Unix},
@@ -92,6 +92,59 @@ fn row<C: porin_sdk::Cell>(name: &'static str, params: &[(&str, Value)], outputs
     println!("{name:<16} {native:>9.1} {sandbox:>9.1} {:>9.1}", sandbox / native);
 }
 
+/// A cell of messages in the sandbox and as native code: frames of 11 bytes.
+fn message_row<C, O, H>(name: &'static str, world: World, outputs: &[&str])
+where
+    C: porin_sdk::Cell<porin_sdk::Message, O>,
+    H: CellPacket,
+{
+    let streams: Vec<_> = (0..STREAMS).map(|id| info(id, format!("s{id}"))).collect();
+    let outputs =
+        streams.iter().flat_map(|stream| outputs.iter().map(move |output| format!("{}/{output}", stream.name)));
+    let outputs = (STREAMS..).zip(outputs).map(|(id, name)| info(id, name)).collect();
+    let setup = Setup { params: vec![], streams, outputs };
+    let mut native: Streams<C, porin_sdk::Message, O> = Streams::new(name);
+    native.init(guest_setup(&setup)).expect("good parameters");
+    let limits = CellLimits::default();
+    let plan = Plan::load(&Engine::new(), &cell(name), world, &limits).expect("`make bench` builds it");
+    let mut sandbox = porin_cell::Cell::start(&plan, &[], limits, &setup).expect("it starts");
+
+    let frame = [0xcb, 0xa4, 0x07, 0xc6, 0x01, 0xb8, 0x01, 0x08, 0x66, 0x7f, 0xff];
+    let message = |index: u32| Message {
+        time: Unix(index.into()),
+        stream: StreamId(index % STREAMS),
+        quality: Quality::GOOD,
+        topic: "application/1/device/2/event/up".into(),
+        payload: frame.into(),
+    };
+    let messages: Vec<_> = (0..u32::try_from(PACKETS).unwrap_or(0)).map(message).collect();
+    let guest = |m: &Message| porin_sdk::Message {
+        time_us: m.time.0,
+        stream: m.stream.0,
+        quality: 0,
+        topic: m.topic.to_string(),
+        payload: m.payload.to_vec(),
+    };
+    let (mut of_native, mut of_sandbox) = (vec![], vec![]);
+    let mut out: Vec<H> = Vec::new();
+    for _ in 0..rounds() {
+        // Made before the clock starts: a native cell takes what it is given, too.
+        let guests: Vec<Vec<_>> = messages.chunks(BATCH).map(|batch| batch.iter().map(guest).collect()).collect();
+        let start = Instant::now();
+        guests.into_iter().for_each(|batch| drop(black_box(native.process(batch))));
+        of_native.push(start.elapsed());
+        let start = Instant::now();
+        for batch in messages.chunks(BATCH) {
+            out.clear();
+            sandbox.process(batch, Unix(0), &mut out).expect("no fault");
+            black_box(out.len());
+        }
+        of_sandbox.push(start.elapsed());
+    }
+    let (native, sandbox) = (median(of_native) / PACKETS as f64, median(of_sandbox) / PACKETS as f64);
+    println!("{name:<16} {native:>9.1} {sandbox:>9.1} {:>9.1}", sandbox / native);
+}
+
 fn guest_setup(setup: &Setup) -> porin_sdk::Setup {
     let param = |param: &Param| porin_sdk::Param {
         name: param.name.clone(),
@@ -126,6 +179,9 @@ fn cells() {
     row::<swinging_door::SwingingDoor>("swinging-door", &[("absolute", number(3.0))], &[]);
     row::<threshold::Threshold>("threshold", &[("high", number(30.0))], &["alarm"]);
     row::<throttle::Throttle>("throttle", &[("every", Value::Integer(10))], &[]);
+    let all = ["battery", "temperature", "humidity", "probe"];
+    message_row::<lht65::Lht65, porin_sdk::Reading, Reading>("lht65", World::Decoder, &all);
+    message_row::<topics::Topics, porin_sdk::Message, Message>("topics", World::MessageFilter, &[]);
 }
 
 fn encodings() {
