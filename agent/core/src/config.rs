@@ -17,10 +17,12 @@ use alloc::{
 use core::net::SocketAddr;
 
 use crate::{
+    clock::Trust,
     fault::FaultPolicy,
+    ids::QueueId,
     limits::CellLimits,
     mapping::Mapping,
-    outbox::Publish,
+    outbox::{Bounds, Publish},
     packet::Kind,
     payload::Encoding,
     setup::{Param, World},
@@ -44,6 +46,8 @@ pub struct GatewayConfig {
     pub id: String,
     /// The MQTT connection to the cloud side.
     pub uplink: Uplink,
+    /// When the machine's clock is believed.
+    pub clock: Trust,
     /// Where `porind status` asks: a Unix socket.
     pub socket: String,
     /// Where `/metrics` is to be had, on loopback; `None`: nowhere.
@@ -80,8 +84,8 @@ pub struct Uplink {
 pub struct OutboxConfig {
     /// The redb file.
     pub path: String,
-    /// Packets kept; beyond it the oldest are given up, counted.
-    pub max_packets: usize,
+    /// How much waits at most, and how fast a backlog leaves.
+    pub bounds: Bounds,
     /// What a power cut may cost, in microseconds.
     pub commit_every_us: u64,
 }
@@ -180,6 +184,10 @@ pub struct Route {
     pub topic: TopicTemplate,
     /// Whether a packet may leave before its commit.
     pub publish: Publish,
+    /// How urgent its packets are, and what it gives up when the outbox is full.
+    pub queue: QueueId,
+    /// A packet that has waited for longer is given up, in microseconds. [`u64::MAX`]: never.
+    pub expire_us: u64,
     /// How its packets are written.
     pub encoding: Encoding,
     /// Bytes of a payload at most, unless a single packet has more.
@@ -265,14 +273,6 @@ pub const DEFAULT_TOPIC: &str = "porin/v1/gw/{gw}/data/{route}";
 
 /// The grants there are. The host knows how to honour them: `agent/cell/src/caps.rs`.
 pub const GRANTS: [&str; 2] = ["log", "clock"];
-
-impl Route {
-    /// What it appends to the outbox.
-    #[must_use]
-    pub fn output(&self) -> Kind {
-        self.slots.last().map_or(self.input, |slot| slot.world.output())
-    }
-}
 
 impl GatewayConfig {
     /// Whether time is that of recordings: cells, windows and ticks then see the time of packets, else wall time.

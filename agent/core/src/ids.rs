@@ -29,14 +29,108 @@ impl Seq {
     }
 }
 
-/// A queue of the outbox: one for each sink and priority.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// How urgent a route's packets are. Each has its share of the link, so none starves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Alarms: they overtake what waits, and are committed at once.
+    High,
+    /// Everything else.
+    #[default]
+    Normal,
+    /// What may come when there is time.
+    Low,
+}
+
+impl Priority {
+    /// All of them, with their words in a configuration; the most urgent first.
+    pub const ALL: [(&str, Self); 3] = [("high", Self::High), ("normal", Self::Normal), ("low", Self::Low)];
+}
+
+/// What a route gives up when the outbox is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Overflow {
+    /// The oldest packets that may be given up.
+    #[default]
+    DropOldest,
+    /// The packets that come.
+    DropNewest,
+    /// Nothing: the sources that feed it wait.
+    Block,
+}
+
+impl Overflow {
+    /// All of them, with their words in a configuration.
+    pub const ALL: [(&str, Self); 3] =
+        [("drop-oldest", Self::DropOldest), ("drop-newest", Self::DropNewest), ("block", Self::Block)];
+}
+
+/// A queue of the outbox: one for each priority and rule of overflow. Durable: 1 to 9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
-pub struct QueueId(pub u16);
+pub struct QueueId(u16);
+
+impl Default for QueueId {
+    fn default() -> Self {
+        Self::new(Priority::default(), Overflow::default())
+    }
+}
 
 impl QueueId {
-    /// The uplink's queue of ordinary packets.
-    pub const UPLINK: Self = Self(1);
+    /// That of routes which say nothing of it.
+    pub const NORMAL: Self = Self(1);
+
+    /// The queue of routes with this priority and rule.
+    #[must_use]
+    pub fn new(priority: Priority, overflow: Overflow) -> Self {
+        let priority = match priority {
+            Priority::Normal => 0,
+            Priority::High => 3,
+            Priority::Low => 6,
+        };
+        let overflow = match overflow {
+            Overflow::DropOldest => 1,
+            Overflow::DropNewest => 2,
+            Overflow::Block => 3,
+        };
+        Self(priority + overflow)
+    }
+
+    /// The number by which the store knows it.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The queue with this number; `None`: a newer porin has made it.
+    #[must_use]
+    pub fn of_number(number: u16) -> Option<Self> {
+        (1..=9).contains(&number).then_some(Self(number))
+    }
+
+    /// How urgent its packets are.
+    #[must_use]
+    pub fn priority(self) -> Priority {
+        match self.0 {
+            4..=6 => Priority::High,
+            7.. => Priority::Low,
+            _ => Priority::Normal,
+        }
+    }
+
+    /// What it gives up when the outbox is full.
+    #[must_use]
+    pub fn overflow(self) -> Overflow {
+        match self.0 % 3 {
+            1 => Overflow::DropOldest,
+            2 => Overflow::DropNewest,
+            _ => Overflow::Block,
+        }
+    }
+
+    /// The order in which queues are served.
+    pub(crate) fn order(self) -> (Priority, u16) {
+        (self.priority(), self.0)
+    }
 }
 
 /// Which life of the store a seq belongs to: (gateway, epoch, seq) names one packet for ever.

@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+pub mod clock;
 pub mod config;
 pub mod fault;
 pub mod ids;

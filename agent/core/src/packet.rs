@@ -35,6 +35,34 @@ pub struct Quality(pub u32);
 impl Quality {
     /// Nothing is known against it.
     pub const GOOD: Self = Self(0);
+    /// Its time is that of a clock that had not been set, and nobody knows by how much it was wrong.
+    pub const TIME_UNCERTAIN: Self = Self(1);
+    /// It is known to be wrong.
+    pub const BAD: Self = Self(2);
+    /// It is the last one there was, repeated.
+    pub const STALE: Self = Self(4);
+    /// It is beyond what the sensor can measure.
+    pub const OUT_OF_RANGE: Self = Self(8);
+    /// Between a source and the pipeline only: its time is that of this machine's clock.
+    pub const OWN_CLOCK: Self = Self(1 << 31);
+
+    /// Whether all of these bits are set.
+    #[must_use]
+    pub fn has(self, bits: Self) -> bool {
+        self.0 & bits.0 == bits.0
+    }
+
+    /// With these bits set.
+    #[must_use]
+    pub fn with(self, bits: Self) -> Self {
+        Self(self.0 | bits.0)
+    }
+
+    /// With these bits cleared.
+    #[must_use]
+    pub fn without(self, bits: Self) -> Self {
+        Self(self.0 & !bits.0)
+    }
 }
 
 /// One payload of bytes with its topic, before or instead of becoming readings. Cheap to clone.

@@ -1,4 +1,5 @@
-//! What the outbox keeps of a packet: a version byte and postcard. Version 1 is a reading, version 2 a message.
+//! What the outbox keeps of a packet: a version byte and postcard. Versions 1 and 3 are a reading, 2 and 4 a message; 3 and 4
+//! know when the packet was appended.
 //!
 //! The wire form lives apart from [`Packet`], which may change while records of today lie on a card for months.
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{RouteId, StreamId},
     packet::{Message, Packet, Quality, Reading},
-    time::Unix,
+    time::{Monotonic, Unix},
 };
 
 /// A packet on its way out, with the route that decided it goes.
@@ -19,10 +20,15 @@ pub struct Record {
     pub route: RouteId,
     /// The packet.
     pub packet: Packet,
+    /// When it was appended, by the machine's clock that never steps. 0 if a version is too old to know.
+    pub at: Monotonic,
 }
 
 /// The newest version.
-const VERSION: u8 = 2;
+const VERSION: u8 = 4;
+
+/// What a record takes in the store besides the bytes of a message, roughly: a reading has at most 53 with its key.
+const SIZE: u64 = 64;
 
 #[derive(Serialize, Deserialize)]
 struct V1 {
@@ -55,23 +61,29 @@ pub enum BadRecord {
 }
 
 impl Record {
-    /// Appends the record's bytes: at most 34 for a reading.
+    /// What it counts for where the outbox is bounded by bytes: 64, and those of a message's topic and payload.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        SIZE + self.packet.bytes() as u64
+    }
+
+    /// Appends the record's bytes: at most 44 for a reading.
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         let route = self.route.0;
         match &self.packet {
             Packet::Reading(Reading { time, value, stream, quality }) => {
                 let v1 = V1 { route, stream: stream.0, time_us: time.0, value: *value, quality: quality.0 };
-                bytes.push(1);
-                let mut encoded = [0; 33];
-                let encoded =
-                    postcard::to_slice(&v1, &mut encoded).expect("three varints of 5, one of 10 and 8 bytes are 33");
+                bytes.push(3);
+                let mut encoded = [0; 43];
+                let encoded = postcard::to_slice(&(v1, self.at.0), &mut encoded)
+                    .expect("three varints of 5, two of 10 and 8 bytes are 43");
                 bytes.extend_from_slice(encoded);
             }
             Packet::Message(message) => {
                 let Message { time, stream, quality, topic, payload } = &**message;
                 let v2 = V2 { route, stream: stream.0, time_us: time.0, quality: quality.0, topic, payload };
-                bytes.push(2);
-                bytes.extend(postcard::to_allocvec(&v2).expect("memory is the only sink"));
+                bytes.push(4);
+                bytes.extend(postcard::to_allocvec(&(v2, self.at.0)).expect("memory is the only sink"));
             }
         }
     }
@@ -83,19 +95,24 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
         match bytes.split_first() {
             None => Err(BadRecord::Damaged),
-            Some((1, rest)) => {
-                let V1 { route, stream, time_us, value, quality } = whole(rest)?;
-                let (time, stream, quality) = (Unix(time_us), StreamId(stream), Quality(quality));
-                Ok(Self { route: RouteId(route), packet: Packet::Reading(Reading { time, value, stream, quality }) })
-            }
-            Some((2, rest)) => {
-                let V2 { route, stream, time_us, quality, topic, payload } = whole(rest)?;
-                let (time, stream, quality) = (Unix(time_us), StreamId(stream), Quality(quality));
-                let message = Message { time, stream, quality, topic: topic.into(), payload: payload.into() };
-                Ok(Self { route: RouteId(route), packet: Packet::Message(Arc::new(message)) })
-            }
+            Some((1, rest)) => Ok(Self::reading(whole(rest)?, 0)),
+            Some((2, rest)) => Ok(Self::message(whole(rest)?, 0)),
+            Some((3, rest)) => whole(rest).map(|(v1, at)| Self::reading(v1, at)),
+            Some((4, rest)) => whole(rest).map(|(v2, at)| Self::message(v2, at)),
             Some((version, _)) => Err(BadRecord::Version(*version)),
         }
+    }
+
+    fn reading(V1 { route, stream, time_us, value, quality }: V1, at: u64) -> Self {
+        let (time, stream, quality) = (Unix(time_us), StreamId(stream), Quality(quality));
+        let packet = Packet::Reading(Reading { time, value, stream, quality });
+        Self { route: RouteId(route), packet, at: Monotonic(at) }
+    }
+
+    fn message(V2 { route, stream, time_us, quality, topic, payload }: V2<'_>, at: u64) -> Self {
+        let (time, stream, quality) = (Unix(time_us), StreamId(stream), Quality(quality));
+        let message = Message { time, stream, quality, topic: topic.into(), payload: payload.into() };
+        Self { route: RouteId(route), packet: Packet::Message(Arc::new(message)), at: Monotonic(at) }
     }
 }
 
@@ -112,7 +129,7 @@ mod tests {
 
     fn record(route: u32, stream: u32, time: u64, value: f64, quality: u32) -> Record {
         let reading = Reading { time: Unix(time), value, stream: StreamId(stream), quality: Quality(quality) };
-        Record { route: RouteId(route), packet: Packet::Reading(reading) }
+        Record { route: RouteId(route), packet: Packet::Reading(reading), at: Monotonic(0) }
     }
 
     /// Version 1 as first shipped: route 2, stream 300, 2016-02-15 00:00:00 UTC, 1.026, quality 5. It never changes.
@@ -121,10 +138,22 @@ mod tests {
     #[test]
     fn version_1_reads_as_it_was_written() {
         let known = record(2, 300, 1_455_494_400_000_000, 1.026, 5);
-        assert_eq!(Record::decode(&V1), Ok(known.clone()));
+        assert_eq!(Record::decode(&V1), Ok(known));
+    }
+
+    /// Version 3 as first shipped: that of version 1, appended one hour after the machine's start. It never changes.
+    const V3: [u8; 26] = [
+        3, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 209, 34, 219, 249, 126, 106, 240, 63, 5, 128, 200, 206,
+        180, 13,
+    ];
+
+    #[test]
+    fn version_3_reads_as_it_was_written() {
+        let known = Record { at: Monotonic(3_600_000_000), ..record(2, 300, 1_455_494_400_000_000, 1.026, 5) };
+        assert_eq!(Record::decode(&V3), Ok(known.clone()));
         let mut bytes = Vec::new();
         known.encode(&mut bytes);
-        assert_eq!(bytes, V1);
+        assert_eq!(bytes, V3);
     }
 
     /// Version 2 as first shipped: the same route, stream, time and quality, topic `a/b`, payload 00 ff. It never changes.
@@ -134,16 +163,19 @@ mod tests {
     fn version_2_reads_as_it_was_written() {
         let (time, stream, quality) = (Unix(1_455_494_400_000_000), StreamId(300), Quality(5));
         let message = Message { time, stream, quality, topic: "a/b".into(), payload: [0, 255].into() };
-        let known = Record { route: RouteId(2), packet: Packet::Message(Arc::new(message)) };
+        let known = Record { route: RouteId(2), packet: Packet::Message(Arc::new(message)), at: Monotonic(0) };
         let fixture = &V2[..20];
         assert_eq!(Record::decode(fixture), Ok(known.clone()));
-        let mut bytes = Vec::new();
-        known.encode(&mut bytes);
-        assert_eq!(bytes, fixture);
         for cut in 0..fixture.len() {
             assert!(Record::decode(&fixture[..cut]).is_err(), "cut at {cut}");
         }
         assert_eq!(Record::decode(&V2), Err(BadRecord::Damaged));
+        // Version 4 is version 2 and the moment, here one hour.
+        let later = Record { at: Monotonic(3_600_000_000), ..known };
+        let mut bytes = Vec::new();
+        later.encode(&mut bytes);
+        assert_eq!(bytes, [&[4], &V2[1..20], &[128, 200, 206, 180, 13]].concat());
+        assert_eq!(Record::decode(&bytes), Ok(later));
     }
 
     #[test]
@@ -172,7 +204,7 @@ mod tests {
         }
         let longer = [&bytes[..], &[0]].concat();
         assert_eq!(Record::decode(&longer), Err(BadRecord::Damaged));
-        bytes[0] = 3;
-        assert_eq!(Record::decode(&bytes), Err(BadRecord::Version(3)));
+        bytes[0] = 5;
+        assert_eq!(Record::decode(&bytes), Err(BadRecord::Version(5)));
     }
 }

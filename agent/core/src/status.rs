@@ -3,6 +3,7 @@
 //! Names and meaning are in `docs/status.md`. Version 1; a field may be added, none changes its meaning.
 
 use alloc::{
+    collections::BTreeMap,
     format,
     string::{String, ToString},
     vec::Vec,
@@ -10,7 +11,10 @@ use alloc::{
 
 use serde::Serialize;
 
-use crate::outbox::Counts;
+use crate::{
+    ids::{Overflow, Priority, QueueId},
+    outbox::{Counts, Outbox},
+};
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -25,6 +29,8 @@ pub struct Snapshot {
     pub epoch: String,
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// Whether the machine's clock is believed.
+    pub clock_trusted: bool,
     /// The MQTT connection.
     pub uplink: UplinkStatus,
     /// In the order of the configuration.
@@ -149,10 +155,18 @@ pub struct OutboxStatus {
     pub acknowledged: u64,
     /// Waiting, those under way among them.
     pub waiting: u64,
-    /// Given up for newer ones because the outbox was full.
+    /// Of them, in bytes as the outbox counts them.
+    pub waiting_bytes: u64,
+    /// Given up because the outbox was full.
     pub evicted: u64,
+    /// Given up because they were older than their routes want them.
+    pub expired: u64,
     /// Refused by the broker for good.
-    pub refused: u64,
+    pub dead_lettered: u64,
+    /// Of them, by the broker's reason.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// By queue, the most urgent first.
+    pub queues: Vec<QueueStatus>,
     /// Sent again after a lost connection.
     pub resent: u64,
     /// Commits since the start.
@@ -165,14 +179,36 @@ pub struct OutboxStatus {
     pub written: u64,
 }
 
+/// What waits in one queue.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct QueueStatus {
+    /// The routes' priority.
+    pub priority: &'static str,
+    /// The routes' rule of overflow.
+    pub overflow: &'static str,
+    /// Packets.
+    pub waiting: u64,
+}
+
 impl OutboxStatus {
-    /// The outbox's part of a snapshot.
+    /// What the outbox itself knows.
     #[must_use]
-    pub fn new(counts: Counts, waiting: usize, found: u64, commits: u64, written: u64) -> Self {
-        let Counts { appended, acknowledged, evicted, refused, resent } = counts;
-        let waiting = waiting as u64;
-        Self { appended, found, acknowledged, waiting, evicted, refused, resent, commits, written, ..Self::default() }
+    pub fn of(outbox: &Outbox) -> Self {
+        let Counts { appended, acknowledged, evicted, expired, dead_lettered, resent } = outbox.counts();
+        let (waiting, waiting_bytes) = (outbox.waiting(), outbox.bytes());
+        let queue = |(id, waiting): (QueueId, u64)| QueueStatus {
+            priority: word(&Priority::ALL, id.priority()),
+            overflow: word(&Overflow::ALL, id.overflow()),
+            waiting,
+        };
+        let queues = outbox.waiting_by_queue().map(queue).collect();
+        let known = Self { appended, acknowledged, waiting, waiting_bytes, queues, ..Self::default() };
+        Self { evicted, expired, dead_lettered, resent, ..known }
     }
+}
+
+fn word<T: PartialEq>(words: &[(&'static str, T)], of: T) -> &'static str {
+    words.iter().find(|(_, value)| *value == of).map_or("", |(word, _)| *word)
 }
 
 impl Snapshot {
@@ -207,8 +243,8 @@ impl Snapshot {
         }
         let outbox = &self.outbox;
         check("outbox: appended = found + forwarded by routes", outbox.appended, appended);
-        let fates = outbox.acknowledged + outbox.waiting + outbox.evicted + outbox.refused;
-        check("outbox: appended = acknowledged + waiting + evicted + refused", outbox.appended, fates);
+        let fates = outbox.acknowledged + outbox.waiting + outbox.evicted + outbox.expired + outbox.dead_lettered;
+        check("outbox: appended = acknowledged + waiting + evicted + expired + dead-lettered", outbox.appended, fates);
         found
     }
 
@@ -239,12 +275,13 @@ mod tests {
             }],
             routes: vec![RouteStatus { received: 10, slots: vec![slot], forwarded: 3, ..RouteStatus::default() }],
             outbox: OutboxStatus {
-                appended: 5,
-                found: 2,
+                appended: 6,
+                found: 3,
                 acknowledged: 1,
                 waiting: 2,
                 evicted: 1,
-                refused: 1,
+                expired: 1,
+                dead_lettered: 1,
                 ..OutboxStatus::default()
             },
             ..Snapshot::default()
@@ -270,5 +307,7 @@ mod tests {
         check(|snapshot| snapshot.routes[0].slots[0].output += 1);
         check(|snapshot| snapshot.outbox.appended += 1);
         check(|snapshot| snapshot.outbox.waiting -= 1);
+        check(|snapshot| snapshot.outbox.expired += 1);
+        check(|snapshot| snapshot.outbox.dead_lettered -= 1);
     }
 }

@@ -11,19 +11,18 @@
 //! disk on the committer's; all of them meet the loop only through the bounded queues of the inbox.
 
 mod commits;
+mod losses;
 mod sending;
 mod telling;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use porin_core::{
+    clock::{Change, Clock},
     config::Config,
-    ids::{RouteId, StreamId},
-    outbox::Queue,
-    packet::{Kind, Message, Packet, Reading},
+    ids::StreamId,
+    outbox::Outbox,
+    packet::{Kind, Message, Packet, Quality, Reading},
     record::Record,
     status::{Snapshot, SourceStatus},
     time::{Monotonic, Now, Unix},
@@ -33,12 +32,14 @@ use tracing::{error, info, warn};
 
 use self::{
     commits::Commits,
+    losses::Losses,
     sending::{Link, Patience},
 };
 use crate::{
     committer::Committer,
     inbox::{Event, FromSource, Inbox, Question},
-    pipeline::{Kept, Pipeline, Routed},
+    machine::{self, Uptime},
+    pipeline::{Kept, Pipeline, Routed, To},
     source,
     store::Store,
     tap::Tap,
@@ -46,10 +47,13 @@ use crate::{
 };
 
 /// Time for what waits to leave after a stop was asked for.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_US: u64 = 5_000_000;
 
 /// The loop sleeps at most this long, so that nothing depends on a lost wake-up.
-const MAX_SLEEP: Duration = Duration::from_secs(1);
+const MAX_SLEEP_US: u64 = 1_000_000;
+
+/// Between two looks at what is too old, and at whether the kernel trusts its clock.
+const LOOK_US: u64 = 1_000_000;
 
 /// Readings of one call into a cell at most: 24 KB.
 const CALL: usize = 1_024;
@@ -69,7 +73,9 @@ pub(crate) struct Parts {
     pub(crate) until: Until,
     pub(crate) store: Arc<Store>,
     pub(crate) pipeline: Pipeline,
-    pub(crate) queue: Queue,
+    pub(crate) outbox: Outbox,
+    pub(crate) uptime: Uptime,
+    pub(crate) clock: Clock,
     /// Names of routes by id, those of earlier configurations among them.
     pub(crate) route_names: Vec<String>,
     /// Names of streams that the store has.
@@ -84,11 +90,15 @@ pub(crate) struct Parts {
 
 struct Agent {
     parts: Parts,
-    start: Instant,
+    /// Of the step at hand.
+    now: Now,
+    /// When the second's look is due.
+    look_at: Monotonic,
     sources: Vec<Source>,
     link: Link,
     commit: Commits,
     found: u64,
+    losses: Losses,
     /// Whether cells live in the time of the packets.
     replay: bool,
     /// Who looks at packets as they pass.
@@ -96,7 +106,7 @@ struct Agent {
     /// When the numbers are published next.
     tell_at: Monotonic,
     /// When a stop was asked for.
-    stopping: Option<Instant>,
+    stopping: Option<Monotonic>,
 }
 
 #[derive(Default)]
@@ -109,27 +119,31 @@ struct Source {
     settled: u64,
     /// How much may be unsettled, in the source's own counts.
     window: u64,
+    /// Whether a route that gives up nothing has packets of it: it waits when the outbox is full.
+    may_block: bool,
 }
 
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
 pub(crate) fn run(parts: Parts) -> Snapshot {
-    let found = parts.queue.counts().appended;
+    let found = parts.outbox.counts().appended;
     let sources = parts.config.gateway.sources.iter().map(|source| Source {
         status: SourceStatus { name: source.name.clone(), ..SourceStatus::default() },
         window: source::window(&source.kind),
         ..Source::default()
     });
     let sources = sources.collect();
-    let commit = Commits::new(parts.durable_names, &parts.pipeline);
-    let start = Instant::now();
+    let commit = Commits::new(parts.durable_names, &parts.pipeline, parts.clock.floor());
+    let now = Now { unix: machine::wall_clock(), mono: parts.uptime.now() };
     let mut agent = Agent {
         replay: parts.config.gateway.is_replay(),
         parts,
-        start,
+        now,
+        look_at: Monotonic(0),
         sources,
         link: Link::default(),
         commit,
         found,
+        losses: Losses::default(),
         stopping: None,
         taps: Vec::new(),
         tell_at: Monotonic(0),
@@ -145,13 +159,21 @@ pub(crate) fn run(parts: Parts) -> Snapshot {
 
 impl Agent {
     fn next(&mut self) -> Event {
-        let patience = self.deadline().since(self.now().mono);
-        let take_sources = self.stopping.is_none() && !self.parts.queue.is_full();
-        let Parts { inbox, committer, .. } = &mut self.parts;
-        inbox.next(committer, take_sources, Duration::from_micros(patience).min(MAX_SLEEP))
+        let patience = self.deadline().since(self.parts.uptime.now());
+        let stopping = self.stopping.is_some();
+        let Self { sources, parts: Parts { inbox, committer, outbox, .. }, .. } = self;
+        let (full, at_bound) = (outbox.is_full(), outbox.is_at_bound());
+        let takes = |source: usize| !(stopping || full || at_bound && sources[source].may_block);
+        inbox.next(committer, takes, Duration::from_micros(patience.min(MAX_SLEEP_US)))
     }
 
     fn step(&mut self, event: Event) {
+        self.now = Now { unix: machine::wall_clock(), mono: self.parts.uptime.now() };
+        if self.now.mono >= self.look_at {
+            self.look_at = self.now.mono.after(LOOK_US);
+            self.look_at_the_clock();
+            self.expire();
+        }
         match event {
             Event::Source(source, FromSource::Batch { readings, messages, upto }) => {
                 self.decide(source, readings, messages, upto);
@@ -168,9 +190,10 @@ impl Agent {
             Event::Deadline => {}
         }
         if !self.replay {
-            let now = self.now();
-            self.tick(now.mono.0, now);
+            self.tick(self.now.mono.0, self.now);
         }
+        self.make_room();
+        self.settle_without_disk();
         self.load();
         self.tell();
         self.send();
@@ -186,17 +209,20 @@ impl Agent {
         messages.retain_mut(|message| admitted(&state.streams, &mut message.stream));
         state.status.received += came as u64;
         state.status.refused += (came - readings.len() - messages.len()) as u64;
-        let mut now = self.now();
+        let mut now = self.now;
+        let clock = &self.parts.clock;
+        readings.iter_mut().for_each(|Reading { time, quality, .. }| judge(clock, now, time, quality));
+        messages.iter_mut().for_each(|Message { time, quality, .. }| judge(clock, now, time, quality));
         if self.replay {
             now.unix = readings.last().map_or(now.unix, |reading| reading.time);
         }
-        self.mark_dirty(now.mono);
+        self.mark_dirty();
         for tap in &mut self.taps {
             readings.iter().for_each(|reading| tap.reading(&self.parts.pipeline, None, reading));
             messages.iter().for_each(|message| tap.message(&self.parts.pipeline, None, message));
         }
-        let from = self.parts.queue.next_seq();
-        let Parts { pipeline, queue, .. } = &mut self.parts;
+        let from = self.parts.outbox.next_seq();
+        let Parts { pipeline, outbox, .. } = &mut self.parts;
         let mut count = |routed: Routed| {
             let status = &mut self.sources[source].status;
             status.routed += routed.routed;
@@ -204,9 +230,9 @@ impl Agent {
         };
         // One publish may have become many readings: a cell gets no more at a time than it can hold.
         for readings in readings.chunks(CALL) {
-            count(pipeline.process(readings, now, |route, kept| append(queue, route, kept, now.mono)));
+            count(pipeline.process(readings, now, |to, kept| append(outbox, to, kept, now.mono)));
         }
-        count(pipeline.process_messages(&messages, now, |route, kept| append(queue, route, kept, now.mono)));
+        count(pipeline.process_messages(&messages, now, |to, kept| append(outbox, to, kept, now.mono)));
         let state = &mut self.sources[source];
         state.decided = upto;
         self.show_kept(from);
@@ -218,22 +244,24 @@ impl Agent {
     /// Tells the cells that want to know that time has passed: by the clock of the packets in a replay, else by the clock
     /// that never steps.
     fn tick(&mut self, clock_us: u64, now: Now) {
-        let Parts { pipeline, queue, .. } = &mut self.parts;
+        let Parts { pipeline, outbox, .. } = &mut self.parts;
         if pipeline.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
             return;
         }
-        let from = queue.next_seq();
-        pipeline.tick(clock_us, now, |route, kept| append(queue, route, kept, now.mono));
-        let changed = queue.next_seq() != from || pipeline.has_unwritten();
+        let from = outbox.next_seq();
+        pipeline.tick(clock_us, now, |to, kept| append(outbox, to, kept, now.mono));
+        let changed = outbox.next_seq() != from || pipeline.has_unwritten();
         self.show_kept(from);
         if changed {
-            self.mark_dirty(now.mono);
+            self.mark_dirty();
         }
     }
 
     fn admit(&mut self, source: usize, local: u32, name: &str, kind: Kind) {
         let stream = self.parts.pipeline.admit(name, kind).ok();
+        let may_block = stream.is_some_and(|stream| self.parts.pipeline.may_block(stream, kind));
         let source = &mut self.sources[source];
+        source.may_block |= may_block;
         if stream.is_none() {
             error!(
                 source = source.status.name,
@@ -270,34 +298,34 @@ impl Agent {
             "the source has ended"
         );
         if self.sources.iter().all(|source| source.status.ended) {
-            let now = self.now();
-            self.mark_dirty(now.mono);
-            let Parts { pipeline, queue, .. } = &mut self.parts;
-            let from = queue.next_seq();
-            pipeline.flush(now, |route, kept| append(queue, route, kept, now.mono));
+            let now = self.now;
+            self.mark_dirty();
+            let Parts { pipeline, outbox, .. } = &mut self.parts;
+            let from = outbox.next_seq();
+            pipeline.flush(now, |to, kept| append(outbox, to, kept, now.mono));
             self.show_kept(from);
         }
     }
 
     fn stop(&mut self) {
         if self.stopping.is_none() {
-            info!(waiting = self.parts.queue.waiting(), "stopping: what waits is sent and made durable");
-            self.stopping = Some(Instant::now());
-            self.commit.due = self.start_to(Instant::now());
+            info!(waiting = self.parts.outbox.waiting(), "stopping: what waits is sent and made durable");
+            self.stopping = Some(self.now.mono);
+            self.commit.due = self.now.mono;
         }
     }
 
     /// Ends the run when there is nothing left to do, or no time left to do it.
     fn finish(&mut self) {
-        let drained = self.parts.queue.waiting() == 0 && self.commit.running.is_none() && !self.is_dirty();
+        let drained = self.parts.outbox.waiting() == 0 && self.commit.running.is_none() && !self.is_dirty();
         let ended = self.sources.iter().all(|source| source.status.ended);
         if self.parts.until == Until::Drained && ended && drained {
             self.stop();
         }
         let Some(since) = self.stopping else { return };
         let durable = self.commit.running.is_none() && !self.is_dirty();
-        let sent = self.parts.queue.waiting() == 0 || self.link.connection.is_none();
-        let late = since.elapsed() >= DRAIN;
+        let sent = self.parts.outbox.waiting() == 0 || self.link.connection.is_none();
+        let late = self.now.mono.since(since) >= DRAIN_US;
         if (durable && sent) || late {
             self.parts.stop_link.send_replace(true);
         }
@@ -311,36 +339,50 @@ impl Agent {
 
     /// When something is to be done although nothing happens.
     fn deadline(&mut self) -> Monotonic {
-        let mut deadline = self.now().mono.after(u64::try_from(MAX_SLEEP.as_micros()).unwrap_or(u64::MAX));
+        let mut deadline = self.now.mono.after(MAX_SLEEP_US);
         if self.commit.running.is_none() && self.is_dirty() {
             deadline = deadline.min(self.commit.due);
         }
         if !self.replay
-            && let Some(tick) = self.parts.pipeline.next_tick_us(self.now().mono.0)
+            && let Some(tick) = self.parts.pipeline.next_tick_us(self.now.mono.0)
         {
             deadline = deadline.min(Monotonic(tick));
         }
-        let Parts { queue, pipeline, .. } = &self.parts;
+        let Parts { outbox, pipeline, .. } = &self.parts;
         let tells = self.parts.config.gateway.publish_metrics;
         if tells && self.link.connection.is_some() && self.parts.link.capacity() > 0 {
             deadline = deadline.min(self.tell_at);
         }
-        let room = queue.window() < self.link.window && self.parts.link.capacity() > 0;
+        let room = outbox.window() < self.link.window && self.parts.link.capacity() > 0;
         if self.link.connection.is_some() && room {
-            let due = queue.due(self.link.rules(pipeline, self.patience()));
+            let due = outbox.due(self.link.rules(pipeline, self.patience()));
             deadline = due.map_or(deadline, |due| deadline.min(due));
         }
         deadline
     }
 
-    fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix = Unix(u64::try_from(unix.as_micros()).unwrap_or(u64::MAX));
-        Now { unix, mono: self.start_to(Instant::now()) }
+    /// Finds out whether somebody has set the clock.
+    fn look_at_the_clock(&mut self) {
+        match self.parts.clock.observe(self.now, machine::clock_is_kept()) {
+            None => return,
+            Some(Change::Unset) => warn!(
+                "the clock has not been set: packets with its time are marked time-uncertain, and put right once it is"
+            ),
+            Some(Change::Set(by_us)) => {
+                info!(by_s = by_us / 1_000_000, "the clock has been set: the times of packets that wait are put right");
+            }
+            Some(Change::Stepped(by_us)) => warn!(by_s = by_us / 1_000_000, "the clock was stepped"),
+        }
+        self.mark_dirty();
     }
+}
 
-    fn start_to(&self, now: Instant) -> Monotonic {
-        Monotonic(u64::try_from(now.duration_since(self.start).as_micros()).unwrap_or(u64::MAX))
+/// A time of this machine's clock: as good as the clock is.
+fn judge(clock: &Clock, now: Now, time: &mut Unix, quality: &mut Quality) {
+    if quality.has(Quality::OWN_CLOCK) {
+        let (right, trusted) = clock.judge(*time, now);
+        let known = quality.without(Quality::OWN_CLOCK);
+        (*time, *quality) = (right, if trusted { known } else { known.with(Quality::TIME_UNCERTAIN) });
     }
 }
 
@@ -351,8 +393,8 @@ fn admitted(streams: &[Option<StreamId>], stream: &mut StreamId) -> bool {
     durable.is_some()
 }
 
-fn append(queue: &mut Queue, route: RouteId, kept: Kept<'_>, now: Monotonic) {
-    let mut append = |packet| queue.append(Record { route, packet }, now);
+fn append(outbox: &mut Outbox, To { route, queue }: To, kept: Kept<'_>, at: Monotonic) {
+    let mut append = |packet| outbox.append(queue, Record { route, packet, at });
     match kept {
         Kept::Readings(readings) => readings.iter().for_each(|reading| append(Packet::Reading(*reading))),
         Kept::Messages(messages) => {

@@ -97,16 +97,16 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// The next event. `take_sources`: whether there is room for what sources bring. `patience`: until the deadline.
-    pub(crate) fn next(&mut self, committer: &Committer, take_sources: bool, patience: Duration) -> Event {
-        if let Some(event) = self.waiting(committer, take_sources) {
+    /// The next event. `takes`: from which sources there is room for something. `patience`: until the deadline.
+    pub(crate) fn next(&mut self, committer: &Committer, takes: impl Fn(usize) -> bool, patience: Duration) -> Event {
+        if let Some(event) = self.waiting(committer, &takes) {
             return event;
         }
         thread::park_timeout(patience);
-        self.waiting(committer, take_sources).unwrap_or(Event::Deadline)
+        self.waiting(committer, &takes).unwrap_or(Event::Deadline)
     }
 
-    fn waiting(&mut self, committer: &Committer, take_sources: bool) -> Option<Event> {
+    fn waiting(&mut self, committer: &Committer, takes: &impl Fn(usize) -> bool) -> Option<Event> {
         if let Ok(event) = self.link.try_recv() {
             return Some(Event::Link(event));
         }
@@ -119,12 +119,11 @@ impl Inbox {
         if self.stop.try_recv().is_ok() {
             return Some(Event::Stop);
         }
-        if !take_sources {
-            return None;
-        }
         for offset in 0..self.sources.len() {
             let index = (self.turn + offset) % self.sources.len();
-            if let Ok(event) = self.sources[index].try_recv() {
+            if takes(index)
+                && let Ok(event) = self.sources[index].try_recv()
+            {
                 self.turn = index + 1;
                 return Some(Event::Source(index, event));
             }

@@ -7,6 +7,7 @@ mod agent;
 mod cells;
 mod committer;
 mod inbox;
+mod machine;
 mod metrics;
 mod pipeline;
 mod slot;
@@ -20,21 +21,23 @@ use std::{path::Path, sync::Arc, thread};
 
 use anyhow::Context;
 use porin_core::{
+    clock::Clock,
     config::Config,
-    ids::{QueueId, RouteId},
-    outbox::Queue,
+    ids::RouteId,
+    outbox::Outbox,
     status::{SlotStatus, Snapshot},
     stream::NameTable,
 };
 use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
-pub use pipeline::{Kept, Pipeline, Routed};
+pub use pipeline::{Kept, Pipeline, Routed, To};
 pub use status::{ask as ask_status, tap};
 
 use crate::{
     committer::Committer,
     inbox::{Doorbell, Inbox},
+    machine::Uptime,
     pipeline::Unfit,
     status::Questions,
     store::{Names, Store},
@@ -73,15 +76,17 @@ pub fn run(
     mut stop: watch::Receiver<bool>,
     ready: impl FnOnce(),
 ) -> anyhow::Result<Snapshot> {
-    let store = Arc::new(Store::open(Path::new(&config.gateway.outbox.path))?);
+    let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
+    let store = Arc::new(store);
     let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), |slot| store.state(slot))?;
     let names = store.names(Names::Streams)?;
     let durable_names = names.len();
     let route_names = store.names(Names::Routes)?;
     let names = NameTable::new(names, config.gateway.max_streams);
     let pipeline = Pipeline::start(&config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
-    let queue = Queue::new(store.queue(QueueId::UPLINK)?, config.gateway.outbox.max_packets);
-    tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = queue.waiting(), "started");
+    let outbox = Outbox::new(found.outbox, config.gateway.outbox.bounds);
+    let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans);
+    tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = outbox.waiting(), "started");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the I/O runtime")?;
     let listener = runtime.block_on(async { status::listen(&config.gateway.socket) })?;
@@ -119,7 +124,9 @@ pub fn run(
                 until,
                 store,
                 pipeline,
-                queue,
+                outbox,
+                uptime: Uptime::begin(),
+                clock,
                 route_names,
                 durable_names,
                 inbox,

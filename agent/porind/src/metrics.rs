@@ -80,8 +80,9 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 28] = [
+const METRICS: [Metric; 31] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
+    plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
     plain!(Counter, "porin_uplink_connections", "Connections made", uplink.connections),
     plain!(Counter, "porin_uplink_publishes", "Publishes sent, again among them", uplink.publishes),
@@ -109,7 +110,9 @@ const METRICS: [Metric; 28] = [
     plain!(Counter, "porin_outbox_acknowledged", "Packets that the broker has", outbox.acknowledged),
     plain!(Gauge, "porin_outbox_waiting", "Packets that wait, those under way among them", outbox.waiting),
     plain!(Counter, "porin_outbox_evicted", "Packets given up because the outbox was full", outbox.evicted),
-    plain!(Counter, "porin_outbox_refused", "Packets that the broker refused for good", outbox.refused),
+    plain!(Counter, "porin_outbox_expired", "Packets given up because they were too old", outbox.expired),
+    plain!(Counter, "porin_outbox_dead_lettered", "Packets that the broker refused for good", outbox.dead_lettered),
+    plain!(Gauge, "porin_outbox_waiting_bytes", "What waits, in bytes as the outbox counts them", outbox.waiting_bytes),
     plain!(Counter, "porin_outbox_resent", "Packets sent again after a lost connection", outbox.resent),
     plain!(Counter, "porin_outbox_commits", "Commits", outbox.commits),
     plain!(Counter, "porin_outbox_commit_microseconds", "Time that commits took", outbox.commit_us),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, anyhow};
 use porin_core::{
     config::{Config, Route as RouteConfig, Slot, StreamConfig},
-    ids::{RouteId, StreamId},
+    ids::{Overflow, QueueId, RouteId, StreamId},
     packet::{Kind, Message, Reading},
     setup::{Setup, StreamInfo, World},
     status::{RouteStatus, StreamStatus},
@@ -59,6 +59,15 @@ impl<T> ByKind<T> {
             Kind::Messages => &mut self.messages,
         }
     }
+}
+
+/// Where packets of a route go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct To {
+    /// The route.
+    pub route: RouteId,
+    /// The queue of its priority and overflow.
+    pub queue: QueueId,
 }
 
 /// What a route keeps of a batch.
@@ -249,6 +258,13 @@ impl Pipeline {
         Ok(id)
     }
 
+    /// Whether a route that gives up nothing wants the stream: then its source may have to wait.
+    pub(crate) fn may_block(&mut self, id: StreamId, kind: Kind) -> bool {
+        let Some(stream) = self.streams.get_mut(id.0 as usize) else { return false };
+        let routes = stream.routes.of(kind).as_deref().unwrap_or_default();
+        routes.iter().any(|route| self.routes[*route].config.queue.overflow() == Overflow::Block)
+    }
+
     /// Declares a new stream to the slots of a route, in order. `false`: a cell does not take it.
     fn declare(&mut self, route: usize, stream: StreamId) -> bool {
         let mut streams = vec![stream];
@@ -312,7 +328,7 @@ impl Pipeline {
     }
 
     /// Decides about readings whose streams were admitted: calls `keep` with what each route keeps of them.
-    pub fn process(&mut self, batch: &[Reading], now: Now, keep: impl FnMut(RouteId, Kept<'_>)) -> Routed {
+    pub fn process(&mut self, batch: &[Reading], now: Now, keep: impl FnMut(To, Kept<'_>)) -> Routed {
         let mut count = Routed::default();
         for reading in batch {
             let stream = &mut self.streams[reading.stream.0 as usize];
@@ -332,7 +348,7 @@ impl Pipeline {
     }
 
     /// The same for messages.
-    pub fn process_messages(&mut self, batch: &[Message], now: Now, keep: impl FnMut(RouteId, Kept<'_>)) -> Routed {
+    pub fn process_messages(&mut self, batch: &[Message], now: Now, keep: impl FnMut(To, Kept<'_>)) -> Routed {
         let mut count = Routed::default();
         for message in batch {
             let stream = &mut self.streams[message.stream.0 as usize];
@@ -351,7 +367,7 @@ impl Pipeline {
         count
     }
 
-    fn run_touched(&mut self, now: Now, mut keep: impl FnMut(RouteId, Kept<'_>)) {
+    fn run_touched(&mut self, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
         while let Some(route) = self.touched.pop() {
             let Route { received, readings, messages, .. } = &mut self.routes[route];
             *received += (readings.input.len() + messages.input.len()) as u64;
@@ -360,7 +376,7 @@ impl Pipeline {
     }
 
     /// The sources have ended: every cell has the last word, and what it says goes on through the slots after it.
-    pub(crate) fn flush(&mut self, now: Now, mut keep: impl FnMut(RouteId, Kept<'_>)) {
+    pub(crate) fn flush(&mut self, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];
@@ -375,7 +391,7 @@ impl Pipeline {
     }
 
     /// Tells the cells whose interval has passed that time has. `clock_us` is the clock that ticks go by.
-    pub(crate) fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(RouteId, Kept<'_>)) {
+    pub(crate) fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];
@@ -389,6 +405,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether any route gives up what is too old.
+    pub(crate) fn expires(&self) -> bool {
+        self.routes.iter().any(|route| route.config.expire_us != u64::MAX)
+    }
+
     /// Whether a cell has a state that the store has not.
     pub(crate) fn has_unwritten(&self) -> bool {
         self.routes.iter().flat_map(|route| &route.slots).any(AnySlot::is_unwritten)
@@ -400,8 +421,8 @@ impl Pipeline {
     }
 
     /// Takes what a route has through its slots from `first` on.
-    fn run(&mut self, route: usize, first: usize, now: Unix, keep: &mut impl FnMut(RouteId, Kept<'_>)) {
-        let Route { id, slots, forwarded, readings, messages, .. } = &mut self.routes[route];
+    fn run(&mut self, route: usize, first: usize, now: Unix, keep: &mut impl FnMut(To, Kept<'_>)) {
+        let Route { id, config, slots, forwarded, readings, messages, .. } = &mut self.routes[route];
         for slot in &mut slots[first..] {
             if readings.input.is_empty() && messages.input.is_empty() {
                 return;
@@ -415,6 +436,7 @@ impl Pipeline {
                 }
             }
         }
+        let to = To { route: *id, queue: config.queue };
         // A route ends in one kind: the other's buffer is empty.
         let out = readings.input.iter().map(|reading| reading.stream);
         for stream in out.chain(messages.input.iter().map(|message| message.stream)) {
@@ -426,11 +448,11 @@ impl Pipeline {
             *forwarded += 1;
         }
         if !readings.input.is_empty() {
-            keep(*id, Kept::Readings(&readings.input));
+            keep(to, Kept::Readings(&readings.input));
             readings.input.clear();
         }
         if !messages.input.is_empty() {
-            keep(*id, Kept::Messages(&messages.input));
+            keep(to, Kept::Messages(&messages.input));
             messages.input.clear();
         }
     }

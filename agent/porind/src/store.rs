@@ -2,40 +2,37 @@
 //!
 //! One transactional file means that what a cell has learnt, what it kept and the next seq are one commit, not a
 //! protocol of renames. `core::outbox` decides what is written; this module writes it.
+//!
+//! After an I/O error redb takes nothing more, so the file is closed and opened again by the next who needs it. What a commit
+//! writes may be written twice: a commit that failed may be durable all the same.
 
-use std::{fs, path::Path};
+mod tables;
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, bail};
 use porin_core::{
-    ids::{Epoch, QueueId, Seq, StreamId},
+    clock::Span,
+    ids::{Epoch, Seq, StreamId},
     outbox::{Load, QueueCommit, Stored},
     packet::Kind,
     record::Record,
+    time::Unix,
 };
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, TableDefinition,
-};
-use ring::rand::{SecureRandom, SystemRandom};
-use tracing::error;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError};
+use tracing::{error, info};
 
-/// Version of the tables below. A file of a newer version is left alone.
-const VERSION: u64 = 1;
+use self::tables::{CLOCK, META, NAMES, QUEUES, RECORDS, STATES, TOTALS};
 
 /// Pages that redb keeps in memory. The gateway has 64 MB for everything.
 const CACHE_BYTES: usize = 2 << 20;
 
-/// `version`, `store` (random id), `starts`.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// (queue, seq) → record.
-const RECORDS: TableDefinition<'_, (u16, u64), &[u8]> = TableDefinition::new("records");
-/// queue → (everything before has left, next to be given out).
-const QUEUES: TableDefinition<'_, u16, (u64, u64)> = TableDefinition::new("queues");
-/// (queue, seq) → the start of the agent that gave out seqs from there on.
-const STARTS: TableDefinition<'_, (u16, u64), u32> = TableDefinition::new("starts");
-/// (kind, id) → name. Kinds 2 and 3 repeat the names of the streams that have had messages and readings.
-const NAMES: TableDefinition<'_, (u8, u32), &str> = TableDefinition::new("names");
-/// slot → version byte, SHA-256 of the component that saved it (32 bytes), state.
-const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("states");
+/// Files that were moved aside and are kept: each is one that somebody may want to look at.
+const MAX_ASIDE: u32 = 1_000;
 
 /// SHA-256.
 pub(crate) type Digest = [u8; 32];
@@ -52,165 +49,227 @@ pub(crate) enum Names {
 /// Everything that one commit makes durable, together or not at all.
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
-    pub(crate) queue: Option<QueueCommit>,
+    pub(crate) queues: Vec<QueueCommit>,
     /// New names from this id on.
     pub(crate) streams: (u32, Vec<String>),
     /// Streams that are found to have packets of a kind.
     pub(crate) kinds: Vec<(Kind, u32, String)>,
     /// By slot: digest of the component, state.
     pub(crate) states: Vec<(String, Digest, Vec<u8>)>,
+    /// What the wall clock was worth; empty: as before.
+    pub(crate) spans: Vec<Span>,
+    /// What the wall clock said when it was last believed; `None`: not much later than before.
+    pub(crate) time_floor: Option<Unix>,
 }
+
+/// What the store knew at the start.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) outbox: Stored,
+    /// The count of the machine's starts.
+    pub(crate) boot: u32,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) time_floor: Unix,
+}
+
+/// How the file is opened: a test opens something else.
+type Open = dyn Fn() -> Result<Database, DatabaseError> + Send + Sync;
 
 /// The open store.
 pub(crate) struct Store {
-    db: Database,
+    open: Box<Open>,
+    /// `None` after an error, until the next who needs it.
+    db: Mutex<Option<Arc<Database>>>,
     /// The epoch of this start.
     pub(crate) epoch: Epoch,
 }
 
 impl Store {
-    /// Opens or makes the file, and counts this start durably before anything else happens.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    /// Opens or makes the file, and counts this start durably before anything else happens. `boot_id`: names this life of the
+    /// machine.
+    pub(crate) fn open(path: &Path, boot_id: u64) -> anyhow::Result<(Self, Found)> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         }
-        let db = match open_or_create(path) {
-            Ok(db) => db,
+        let place = path.to_owned();
+        let open = move || redb::Builder::new().set_cache_size(CACHE_BYTES).create(&place);
+        let db = match open() {
             Err(DatabaseError::Storage(StorageError::Corrupted(reason))) => {
-                // Never deleted: somebody may want to look at it.
-                let aside = path.with_extension("redb.corrupt");
-                fs::rename(path, &aside).with_context(|| format!("moving {} aside", path.display()))?;
-                error!(path = %path.display(), aside = %aside.display(), reason, "the store is corrupt; it was moved aside and a new one is made");
-                open_or_create(path).with_context(|| format!("making {}", path.display()))?
+                let aside = move_aside(path)?;
+                error!(path = %path.display(), aside = %aside, reason, "the store is corrupt; it was moved aside and a new one is made");
+                open()
             }
+            opened => opened,
+        };
+        let db = match db {
+            Ok(db) => db,
             Err(DatabaseError::DatabaseAlreadyOpen) => bail!("{}: another agent has it open", path.display()),
             Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
         };
-        let epoch = count_start(&db).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { db, epoch })
+        Self::start(Box::new(open), db, boot_id).with_context(|| format!("opening {}", path.display()))
+    }
+
+    /// Counts the start. `open` opens the same again after an error.
+    pub(crate) fn start(open: Box<Open>, db: Database, boot_id: u64) -> anyhow::Result<(Self, Found)> {
+        let (epoch, found) = tables::start(&db, boot_id)?;
+        Ok((Self { open, db: Mutex::new(Some(Arc::new(db))), epoch }, found))
+    }
+
+    /// The file, opened again if it has to be.
+    fn db(&self) -> anyhow::Result<Arc<Database>> {
+        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(db) = &*db {
+            return Ok(db.clone());
+        }
+        let opened = Arc::new((self.open)().context("opening the store again")?);
+        info!("the store is open again");
+        Ok(db.insert(opened).clone())
+    }
+
+    /// Does something with the file; after an error it is closed.
+    fn with<T>(&self, what: impl FnOnce(&Database) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let used = self.db()?;
+        let outcome = what(&used);
+        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcome.is_err() && db.as_ref().is_some_and(|db| Arc::ptr_eq(db, &used)) {
+            *db = None;
+        }
+        outcome
     }
 
     /// Names by id.
     pub(crate) fn names(&self, kind: Names) -> anyhow::Result<Vec<String>> {
-        let table = self.db.begin_read()?.open_table(NAMES)?;
-        let mut names = Vec::new();
-        for row in table.range((kind as u8, 0)..=(kind as u8, u32::MAX))? {
-            let (key, name) = row?;
-            if key.value().1 as usize != names.len() {
-                bail!("the table of names has a gap before id {}", key.value().1);
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(NAMES)?;
+            let mut names = Vec::new();
+            for row in table.range((kind as u8, 0)..=(kind as u8, u32::MAX))? {
+                let (key, name) = row?;
+                if key.value().1 as usize != names.len() {
+                    bail!("the table of names has a gap before id {}", key.value().1);
+                }
+                names.push(name.value().to_owned());
             }
-            names.push(name.value().to_owned());
-        }
-        Ok(names)
+            Ok(names)
+        })
     }
 
     /// What streams have had.
     pub(crate) fn stream_kinds(&self) -> anyhow::Result<Vec<(StreamId, Kind)>> {
-        let table = self.db.begin_read()?.open_table(NAMES)?;
-        let mut kinds = Vec::new();
-        for (names, kind) in
-            [(Names::StreamsWithMessages, Kind::Messages), (Names::StreamsWithReadings, Kind::Readings)]
-        {
-            for row in table.range((names as u8, 0)..=(names as u8, u32::MAX))? {
-                kinds.push((StreamId(row?.0.value().1), kind));
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(NAMES)?;
+            let mut kinds = Vec::new();
+            for (names, kind) in
+                [(Names::StreamsWithMessages, Kind::Messages), (Names::StreamsWithReadings, Kind::Readings)]
+            {
+                for row in table.range((names as u8, 0)..=(names as u8, u32::MAX))? {
+                    kinds.push((StreamId(row?.0.value().1), kind));
+                }
             }
-        }
-        Ok(kinds)
+            Ok(kinds)
+        })
     }
 
     /// What the slot's cell saved last.
     pub(crate) fn state(&self, slot: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        let table = self.db.begin_read()?.open_table(STATES)?;
-        let Some(value) = table.get(slot)? else { return Ok(None) };
-        match value.value() {
-            [1, rest @ ..] if rest.len() >= size_of::<Digest>() => Ok(Some(rest[size_of::<Digest>()..].to_vec())),
-            _ => bail!("the stored state of slot `{slot}` has an unknown version"),
-        }
-    }
-
-    /// The queue as it is; from here on its seqs belong to this start.
-    pub(crate) fn queue(&self, queue: QueueId) -> anyhow::Result<Stored> {
-        let transaction = self.db.begin_write()?;
-        let stored = {
-            let bounds = transaction.open_table(QUEUES)?.get(queue.0)?.map_or((0, 0), |bounds| bounds.value());
-            let (acked_to, next) = (Seq(bounds.0), Seq(bounds.1));
-            // One queue has the whole table; more will count their ranges.
-            let records = usize::try_from(transaction.open_table(RECORDS)?.len()?).unwrap_or(usize::MAX);
-            let mut table = transaction.open_table(STARTS)?;
-            table.insert((queue.0, next.0), self.epoch.starts)?;
-            let mut starts = Vec::new();
-            for row in table.range((queue.0, 0)..=(queue.0, u64::MAX))? {
-                let (key, start) = row?;
-                starts.push((Seq(key.value().1), start.value()));
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(STATES)?;
+            let Some(value) = table.get(slot)? else { return Ok(None) };
+            match value.value() {
+                [1, rest @ ..] if rest.len() >= size_of::<Digest>() => Ok(Some(rest[size_of::<Digest>()..].to_vec())),
+                _ => bail!("the stored state of slot `{slot}` has an unknown version"),
             }
-            // A start whose last record has left is of no use any more.
-            let needed = starts.iter().rposition(|(from, _)| *from <= acked_to).unwrap_or(0);
-            for (from, _) in starts.drain(..needed) {
-                table.remove((queue.0, from.0))?;
-            }
-            Stored { acked_to, next, records, starts }
-        };
-        transaction.commit()?;
-        Ok(stored)
+        })
     }
 
     /// Records of the backlog, oldest first.
-    pub(crate) fn load(&self, queue: QueueId, load: Load) -> anyhow::Result<Vec<(Seq, Record)>> {
-        let table = self.db.begin_read()?.open_table(RECORDS)?;
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        for row in table.range((queue.0, load.from.0)..(queue.0, load.to.0))?.take(load.count) {
-            if bytes >= load.bytes {
-                break;
+    pub(crate) fn load(&self, load: Load) -> anyhow::Result<Vec<(Seq, Record)>> {
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(RECORDS)?;
+            let (queue, mut records, mut bytes) = (load.queue.number(), Vec::new(), 0);
+            for row in table.range((queue, load.from.0)..(queue, load.to.0))?.take(load.count) {
+                if bytes >= load.bytes {
+                    break;
+                }
+                let (key, value) = row?;
+                let seq = Seq(key.value().1);
+                match Record::decode(value.value()).with_context(|| format!("record {} of the outbox", seq.0)) {
+                    Ok(record) => {
+                        bytes += record.packet.bytes();
+                        records.push((seq, record));
+                    }
+                    // The file is well.
+                    Err(error) => return Ok(Err(error)),
+                }
             }
-            let (key, value) = row?;
-            let seq = Seq(key.value().1);
-            let record = Record::decode(value.value()).with_context(|| format!("record {} of the outbox", seq.0))?;
-            bytes += record.packet.bytes();
-            records.push((seq, record));
-        }
-        Ok(records)
+            Ok(Ok(records))
+        })?
     }
 
-    /// Writes a commit and waits for the disk.
+    /// Writes a commit and waits for the disk. The same may be written again.
     pub(crate) fn commit(&self, commit: &Commit) -> anyhow::Result<()> {
-        let mut transaction = self.db.begin_write()?;
-        // A little more to write, and no walk through the whole file after a power cut.
-        transaction.set_quick_repair(true);
-        if let Some(queue) = &commit.queue {
-            let id = QueueId::UPLINK.0;
-            let mut records = transaction.open_table(RECORDS)?;
-            let mut queues = transaction.open_table(QUEUES)?;
-            let left_before = queues.get(id)?.map_or(0, |bounds| bounds.value().0);
-            if left_before < queue.acked_to.0 {
-                records.retain_in((id, left_before)..(id, queue.acked_to.0), |_, _| false)?;
+        self.with(|db| {
+            let mut transaction = db.begin_write()?;
+            // A little more to write, and no walk through the whole file after a power cut.
+            transaction.set_quick_repair(true);
+            {
+                let mut records = transaction.open_table(RECORDS)?;
+                let mut queues = transaction.open_table(QUEUES)?;
+                let mut totals = transaction.open_table(TOTALS)?;
+                for queue in &commit.queues {
+                    let id = queue.queue.number();
+                    let left_before = queues.get(id)?.map_or(0, |bounds| bounds.value().0);
+                    let (mut count, mut bytes) = totals.get(id)?.map_or((0, 0), |total| total.value());
+                    if left_before < queue.acked_to.0 {
+                        records.retain_in((id, left_before)..(id, queue.acked_to.0), |_, record| {
+                            count = count.saturating_sub(1);
+                            bytes = bytes.saturating_sub(tables::size(record));
+                            false
+                        })?;
+                    }
+                    let mut encoded = Vec::new();
+                    for (seq, record) in &queue.records {
+                        encoded.clear();
+                        record.encode(&mut encoded);
+                        if records.insert((id, seq.0), encoded.as_slice())?.is_none() {
+                            count += 1;
+                            bytes += record.size();
+                        }
+                    }
+                    queues.insert(id, (queue.acked_to.0, queue.end.0))?;
+                    totals.insert(id, (count, bytes))?;
+                }
             }
-            let mut bytes = Vec::new();
-            for (seq, record) in &queue.records {
-                bytes.clear();
-                record.encode(&mut bytes);
-                records.insert((id, seq.0), bytes.as_slice())?;
+            if !commit.streams.1.is_empty() || !commit.kinds.is_empty() {
+                let mut names = transaction.open_table(NAMES)?;
+                for (id, name) in (commit.streams.0..).zip(&commit.streams.1) {
+                    names.insert((Names::Streams as u8, id), name.as_str())?;
+                }
+                for (kind, id, name) in &commit.kinds {
+                    let names_of = match kind {
+                        Kind::Messages => Names::StreamsWithMessages,
+                        Kind::Readings => Names::StreamsWithReadings,
+                    };
+                    names.insert((names_of as u8, *id), name.as_str())?;
+                }
             }
-            queues.insert(id, (queue.acked_to.0, queue.next.0))?;
-        }
-        {
-            let mut names = transaction.open_table(NAMES)?;
-            for (id, name) in (commit.streams.0..).zip(&commit.streams.1) {
-                names.insert((Names::Streams as u8, id), name.as_str())?;
+            if !commit.states.is_empty() {
+                let mut states = transaction.open_table(STATES)?;
+                for (slot, digest, state) in &commit.states {
+                    states.insert(slot.as_str(), [&[1], digest.as_slice(), state].concat().as_slice())?;
+                }
             }
-            for (kind, id, name) in &commit.kinds {
-                let names_of = match kind {
-                    Kind::Messages => Names::StreamsWithMessages,
-                    Kind::Readings => Names::StreamsWithReadings,
-                };
-                names.insert((names_of as u8, *id), name.as_str())?;
+            if !commit.spans.is_empty() {
+                let mut clock = transaction.open_table(CLOCK)?;
+                for Span { boot, from, offset_us, trusted } in &commit.spans {
+                    clock.insert((*boot, from.0), (*offset_us, u8::from(*trusted)))?;
+                }
             }
-            let mut states = transaction.open_table(STATES)?;
-            for (slot, digest, state) in &commit.states {
-                states.insert(slot.as_str(), [&[1], digest.as_slice(), state].concat().as_slice())?;
+            if let Some(floor) = commit.time_floor {
+                transaction.open_table(META)?.insert("time_floor", floor.0)?;
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            transaction.commit()?;
+            Ok(())
+        })
     }
 
     /// Makes a route's name durable and gives its id. At the start only.
@@ -220,44 +279,25 @@ impl Store {
             return Ok(u32::try_from(id)?);
         }
         let id = u32::try_from(known.len())?;
-        let transaction = self.db.begin_write()?;
-        transaction.open_table(NAMES)?.insert((Names::Routes as u8, id), name)?;
-        transaction.commit()?;
-        Ok(id)
+        self.with(|db| {
+            let transaction = db.begin_write()?;
+            transaction.open_table(NAMES)?.insert((Names::Routes as u8, id), name)?;
+            transaction.commit()?;
+            Ok(id)
+        })
     }
 }
 
-fn open_or_create(path: &Path) -> Result<Database, DatabaseError> {
-    redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)
+/// Never deleted, and never in place of one that was moved aside before.
+fn move_aside(path: &Path) -> anyhow::Result<String> {
+    let free = (1..=MAX_ASIDE).map(|number| path.with_extension(format!("redb.corrupt-{number}")));
+    let Some(aside) = free.into_iter().find(|aside| !aside.exists()) else {
+        bail!("{}: the store is corrupt, and {MAX_ASIDE} others lie beside it", path.display());
+    };
+    fs::rename(path, &aside).with_context(|| format!("moving {} aside", path.display()))?;
+    Ok(aside.display().to_string())
 }
 
-/// Reads who the store is, or draws who it will be, and counts the start.
-fn count_start(db: &Database) -> anyhow::Result<Epoch> {
-    let transaction = db.begin_write()?;
-    let epoch = {
-        let mut meta = transaction.open_table(META)?;
-        let version = meta.get("version")?.map(|version| version.value());
-        if version.is_some_and(|version| version > VERSION) {
-            bail!("it has version {}, this porin knows up to {VERSION}", version.unwrap_or_default());
-        }
-        let store = match meta.get("store")?.map(|store| store.value()) {
-            Some(store) => store,
-            None => {
-                let mut random = [0; 8];
-                SystemRandom::new().fill(&mut random).ok().context("the system has no random numbers")?;
-                u64::from_le_bytes(random)
-            }
-        };
-        let starts = meta.get("starts")?.map_or(0, |starts| starts.value()) + 1;
-        meta.insert("version", VERSION)?;
-        meta.insert("store", store)?;
-        meta.insert("starts", starts)?;
-        Epoch { store, starts: u32::try_from(starts)? }
-    };
-    transaction.open_table(RECORDS)?;
-    transaction.open_table(QUEUES)?;
-    transaction.open_table(NAMES)?;
-    transaction.open_table(STATES)?;
-    transaction.commit()?;
-    Ok(epoch)
-}
+#[cfg(test)]
+#[allow(clippy::panic)] // a test says so
+mod tests;

@@ -19,9 +19,11 @@ use super::{
     quantity, raw,
 };
 use crate::{
+    clock::Trust,
     fault::FaultPolicy,
+    ids::{Overflow, Priority, QueueId},
     limits::CellLimits,
-    outbox::Publish,
+    outbox::{Bounds, Publish},
     packet::Kind,
     payload::Encoding,
     setup::{Param, Value, World},
@@ -45,6 +47,12 @@ const MAX_BATCH_BYTES: usize = 131_072;
 
 /// Each tick saves the cell's state: more often would be work for nothing.
 const MIN_TICK_US: u64 = 100_000;
+
+/// What waits at most: a week of 20 packets a second.
+const MAX_OUTBOX_BYTES: u64 = 1_000_000_000;
+
+/// Below this there is no sense in a disk.
+const MIN_OUTBOX_BYTES: u64 = 1_000_000;
 
 type Checked<T> = Result<T, ConfigError>;
 
@@ -70,6 +78,7 @@ impl Parser<'_> {
         let cells = self.cells(raw.slots, raw.routes, &default_topic, &id)?;
         let gateway = GatewayConfig {
             socket: raw.gateway.socket.unwrap_or_else(|| self.defaults.socket.unwrap_or(DEFAULT_SOCKET).to_string()),
+            clock: self.one_of(raw.gateway.clock.as_ref(), "clock", Trust::default(), &Trust::ALL)?,
             uplink: self.uplink(&raw.uplink, &id)?,
             outbox: self.outbox(&raw.outbox)?,
             publish_metrics: raw.metrics.publish.unwrap_or(true),
@@ -175,9 +184,18 @@ impl Parser<'_> {
     fn outbox(&self, raw: &raw::Outbox) -> Checked<OutboxConfig> {
         let path =
             raw.path.as_ref().map_or(self.defaults.path.unwrap_or(DEFAULT_PATH).into(), |path| path.get_ref().clone());
-        let max_packets = self.number(raw.max_packets.as_ref(), 1_000_000, 1..=u64::from(u32::MAX))?;
+        let max_bytes = raw.max_bytes.as_ref().map_or(Ok(MAX_OUTBOX_BYTES), |text| {
+            let bytes = quantity::bytes(text.get_ref()).map_err(|message| format!("`{}`: {message}", text.get_ref()));
+            let enough = bytes.and_then(|bytes| match bytes {
+                0..MIN_OUTBOX_BYTES => Err("max_bytes: at least 1MB".into()),
+                bytes => Ok(bytes),
+            });
+            enough.or_else(|message| self.fail(text.span(), message))
+        })?;
+        let rate = raw.backlog_rate.as_ref();
+        let backlog_rate = rate.map(|rate| self.number(Some(rate), 0, 1..=u32::MAX)).transpose()?;
         let commit_every_us = self.time(raw.commit_every.as_ref(), "1s")?;
-        Ok(OutboxConfig { path, max_packets: usize::try_from(max_packets).unwrap_or(usize::MAX), commit_every_us })
+        Ok(OutboxConfig { path, bounds: Bounds { bytes: max_bytes, backlog_rate }, commit_every_us })
     }
 
     fn streams(&self, raw: BTreeMap<Spanned<String>, raw::Stream>) -> Checked<BTreeMap<String, StreamConfig>> {
@@ -216,11 +234,8 @@ impl Parser<'_> {
                 parsed.or_else(|error| self.fail(text.span(), format!("streams `{}`: {error}", text.get_ref())))
             };
             let streams = raw.streams.iter().map(pattern).collect::<Checked<Vec<_>>>()?;
-            let input = match raw.packets.as_ref().map(|packets| (packets.get_ref().as_str(), packets.span())) {
-                None | Some(("readings", _)) => Kind::Readings,
-                Some(("messages", _)) => Kind::Messages,
-                Some((other, span)) => return self.choice(span, "packets", other, &["readings", "messages"]),
-            };
+            let kinds = [Kind::Readings, Kind::Messages].map(|kind| (kind.name(), kind));
+            let input = self.one_of(raw.packets.as_ref(), "packets", Kind::Readings, &kinds)?;
             let mut flowing = input;
             let mut chain = Vec::new();
             for name in &raw.slots {
@@ -237,19 +252,18 @@ impl Parser<'_> {
                 flowing = slot.world.output();
                 chain.push(slot);
             }
-            let publish = match raw.publish.as_ref().map(|publish| (publish.get_ref().as_str(), publish.span())) {
-                None | Some(("at-once", _)) => Publish::AtOnce,
-                Some(("after-commit", _)) => Publish::AfterCommit,
-                Some((other, span)) => return self.choice(span, "publish", other, &["at-once", "after-commit"]),
+            let publishes = [("at-once", Publish::AtOnce), ("after-commit", Publish::AfterCommit)];
+            let publish = self.one_of(raw.publish.as_ref(), "publish", Publish::AtOnce, &publishes)?;
+            let priority = self.one_of(raw.priority.as_ref(), "priority", Priority::Normal, &Priority::ALL)?;
+            let overflow = self.one_of(raw.overflow.as_ref(), "overflow", Overflow::DropOldest, &Overflow::ALL)?;
+            let expire_us = match raw.expire.as_ref().map(|expire| self.time(Some(expire), "")).transpose()? {
+                None => u64::MAX,
+                Some(0) => {
+                    return self.fail(raw.expire.map_or(0..0, |at| at.span()), "expire: more than nothing".into());
+                }
+                Some(expire_us) => expire_us,
             };
-            let known = Encoding::ALL.map(|(name, _)| name);
-            let encoding = match &raw.encoding {
-                None => Encoding::Json,
-                Some(name) => match Encoding::ALL.iter().find(|(known, _)| known == name.get_ref()) {
-                    Some((_, encoding)) => *encoding,
-                    None => return self.choice(name.span(), "encoding", name.get_ref(), &known),
-                },
-            };
+            let encoding = self.one_of(raw.encoding.as_ref(), "encoding", Encoding::Json, &Encoding::ALL)?;
             if flowing == Kind::Messages && encoding != Encoding::Json {
                 let span = raw.encoding.as_ref().map_or(0..0, Spanned::span);
                 return self.fail(
@@ -264,6 +278,8 @@ impl Parser<'_> {
                 streams,
                 slots: chain,
                 publish,
+                queue: QueueId::new(priority, overflow),
+                expire_us,
                 encoding,
                 batch_bytes: self.number(raw.batch.bytes.as_ref(), BATCH_BYTES, 256..=MAX_BATCH_BYTES)?,
                 batch_packets: self.number(raw.batch.packets.as_ref(), MAX_BATCH, 1..=MAX_BATCH)?,
@@ -293,14 +309,8 @@ impl Parser<'_> {
             let guess = did_you_mean(nearest(text, all.iter().map(String::as_str)));
             return self.fail(name.span(), format!("there is no slot `{text}`{guess}"));
         };
-        let worlds = World::ALL.map(World::name);
-        let world = match &raw.world {
-            None => World::Filter,
-            Some(name) => match World::ALL.iter().find(|world| world.name() == name.get_ref()) {
-                Some(world) => *world,
-                None => return self.choice(name.span(), "world", name.get_ref(), &worlds),
-            },
-        };
+        let worlds = World::ALL.map(|world| (world.name(), world));
+        let world = self.one_of(raw.world.as_ref(), "world", World::Filter, &worlds)?;
         if world == World::Decoder && raw.outputs.is_empty() {
             return self.fail(name.span(), format!("slot `{text}` decodes, and names no `outputs` for its readings"));
         }
@@ -319,10 +329,7 @@ impl Parser<'_> {
                 return self.fail(output.span(), format!("output `{}`: it has {error}", output.get_ref()));
             }
         }
-        match raw.fault.as_ref().map(|fault| (fault.get_ref().as_str(), fault.span())) {
-            None | Some(("drop", _)) => {}
-            Some((other, span)) => return self.choice(span, "fault", other, &["drop"]),
-        }
+        let fault = self.one_of(raw.fault.as_ref(), "fault", FaultPolicy::Drop, &[("drop", FaultPolicy::Drop)])?;
         let tick_us = raw.tick.as_ref().map(|tick| match self.time(Some(tick), "")? {
             0..MIN_TICK_US => self.fail(tick.span(), format!("tick `{}`: at least 100ms", tick.get_ref())),
             tick_us => Ok(tick_us),
@@ -335,7 +342,7 @@ impl Parser<'_> {
             grants: raw.grants.into_iter().map(Spanned::into_inner).collect(),
             params: self.params(raw.params)?,
             outputs: raw.outputs.into_iter().map(Spanned::into_inner).collect(),
-            fault: FaultPolicy::Drop,
+            fault,
             limits: CellLimits::default(),
         })
     }
@@ -405,6 +412,22 @@ impl Parser<'_> {
                 self.fail(value.span(), message)
             }
         }
+    }
+
+    /// One of a list of words.
+    fn one_of<T: Copy>(
+        &self,
+        raw: Option<&Spanned<String>>,
+        what: &str,
+        default: T,
+        known: &[(&str, T)],
+    ) -> Checked<T> {
+        let Some(raw) = raw else { return Ok(default) };
+        if let Some((_, value)) = known.iter().find(|(name, _)| name == raw.get_ref()) {
+            return Ok(*value);
+        }
+        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+        self.choice(raw.span(), what, raw.get_ref(), &names)
     }
 
     fn choice<T>(&self, span: Range<usize>, what: &str, value: &str, known: &[&str]) -> Checked<T> {

@@ -1,4 +1,4 @@
-//! Quantities with units in the configuration: times, and the units of streams.
+//! Quantities with units in the configuration: times, bytes, and the units of streams.
 
 use alloc::{format, string::String};
 
@@ -7,15 +7,27 @@ use super::nearest::nearest;
 /// Units of time, in microseconds.
 const TIMES: [(&str, f64); 6] = [("us", 1.0), ("ms", 1e3), ("s", 1e6), ("min", 6e7), ("h", 3.6e9), ("d", 8.64e10)];
 
+/// Units of bytes.
+const BYTES: [(&str, f64); 4] = [("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)];
+
 /// A time such as `250ms`, `1.5 s` or `5min`, in microseconds.
 pub(super) fn microseconds(text: &str) -> Result<u64, String> {
+    quantity(text, "time", TIMES)
+}
+
+/// A size such as `500MB` or `1.5 GB`, in bytes.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    quantity(text, "bytes", BYTES)
+}
+
+fn quantity<const N: usize>(text: &str, what: &str, units: [(&str, f64); N]) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = (text[..split].trim(), text[split..].trim());
     let value: f64 = number.parse().map_err(|_| String::from("it does not start with a number"))?;
-    let known = || TIMES.map(|(name, _)| name);
-    let Some((_, factor)) = TIMES.iter().find(|(name, _)| *name == unit) else {
+    let known = || units.map(|(name, _)| name);
+    let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
         let guess = nearest(unit, known()).map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
-        return Err(format!("unknown unit of time `{unit}` (known: {}){guess}", known().join(", ")));
+        return Err(format!("unknown unit of {what} `{unit}` (known: {}){guess}", known().join(", ")));
     };
     // A float cast saturates; a hundred thousand years are for ever.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -57,6 +69,13 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "1..5s"] {
             assert!(microseconds(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!((bytes("1GB"), bytes("1.5 kB"), bytes("7B")), (Ok(1_000_000_000), Ok(1_500), Ok(7)));
+        assert!(bytes("1Gb").expect_err("unit").contains("did you mean `GB`?"));
+        assert!(bytes("1024").is_err());
     }
 
     #[test]

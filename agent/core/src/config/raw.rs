@@ -34,6 +34,7 @@ pub(super) struct Raw {
 pub(super) struct Gateway {
     pub(super) id: Spanned<String>,
     pub(super) socket: Option<String>,
+    pub(super) clock: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -50,7 +51,8 @@ pub(super) struct Uplink {
 #[serde(deny_unknown_fields)]
 pub(super) struct Outbox {
     pub(super) path: Option<Spanned<String>>,
-    pub(super) max_packets: Option<Spanned<u64>>,
+    pub(super) max_bytes: Option<Spanned<String>>,
+    pub(super) backlog_rate: Option<Spanned<u32>>,
     pub(super) commit_every: Option<Spanned<String>>,
 }
 
@@ -161,6 +163,9 @@ pub(super) struct Route {
     pub(super) slots: Vec<Spanned<String>>,
     pub(super) topic: Option<Spanned<String>>,
     pub(super) publish: Option<Spanned<String>>,
+    pub(super) priority: Option<Spanned<String>>,
+    pub(super) overflow: Option<Spanned<String>>,
+    pub(super) expire: Option<Spanned<String>>,
     pub(super) encoding: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) batch: Batch,

@@ -231,7 +231,7 @@ slots = ["short", "frames", "quiet"]
 #[test]
 fn only_a_decoding_slot_changes_what_a_route_carries() {
     let route = &Config::parse(DECODES).expect("it is good").cells.routes[0];
-    assert_eq!((route.input, route.output()), (Kind::Messages, Kind::Readings));
+    assert_eq!((route.input, route.slots[1].world.output()), (Kind::Messages, Kind::Readings));
     let check = |good: &str, bad: &str, expected: &str| {
         assert!(DECODES.contains(good), "{good}");
         let error = Config::parse(&DECODES.replacen(good, bad, 1)).expect_err(expected).to_string();

@@ -1,44 +1,68 @@
-//! The queue by itself, and against a plain list as its disk.
+//! The outbox by itself, and against a plain list as its disk.
 
 use super::*;
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec};
 
 use crate::{
+    ids::StreamId,
     packet::{Message, Packet, Quality, Reading},
     time::Unix,
 };
 
 const NOW: Monotonic = Monotonic(0);
-const AT_ONCE: BatchRule =
-    BatchRule { packets: 4, bytes: usize::MAX, wait_us: 0, publish: Publish::AtOnce, by_stream: false };
+const NORMAL: QueueId = QueueId::NORMAL;
+const FOUR: Rule =
+    Rule { packets: 4, bytes: usize::MAX, wait_us: 0, publish: Publish::AtOnce, by_stream: false, expire_us: u64::MAX };
 
 fn record(route: u32) -> Record {
-    Record { route: RouteId(route), packet: Packet::Reading(Reading::default()) }
+    Record { route: RouteId(route), packet: Packet::Reading(Reading::default()), at: NOW }
 }
 
-fn empty(max_records: usize) -> Queue {
-    Queue::new(Stored { acked_to: Seq(0), next: Seq(0), records: 0, starts: vec![(Seq(0), 1)] }, max_records)
+fn start(from: u64, start: u32) -> Start {
+    Start { from: Seq(from), start, boot: 1 }
 }
 
-fn queue(records: usize) -> Queue {
-    let mut queue = empty(usize::MAX);
-    (0..records).for_each(|_| queue.append(record(0), NOW));
+/// The bound is said in readings.
+fn empty(max_records: u64) -> Outbox {
+    stored(vec![], vec![start(0, 1)], max_records)
+}
+
+fn stored(queues: Vec<StoredQueue>, starts: Vec<Start>, max_records: u64) -> Outbox {
+    Outbox::new(Stored { queues, starts }, Bounds { bytes: max_records.saturating_mul(64), backlog_rate: None })
+}
+
+fn on_disk(acked_to: u64, end: u64) -> StoredQueue {
+    let records = end - acked_to;
+    StoredQueue { id: NORMAL, acked_to: Seq(acked_to), end: Seq(end), records, bytes: records * 64 }
+}
+
+fn queue(records: usize) -> Outbox {
+    let mut queue = empty(u64::MAX);
+    (0..records).for_each(|_| queue.append(NORMAL, record(0)));
     queue
 }
 
-fn take(queue: &mut Queue) -> Vec<u64> {
-    queue.take(NOW, |_| AT_ONCE).map_or_else(Vec::new, |parcel| parcel.records.iter().map(|(seq, _)| seq.0).collect())
+fn take(queue: &mut Outbox) -> Vec<u64> {
+    queue.take(NOW, |_| FOUR).map_or_else(Vec::new, |parcel| parcel.records.iter().map(|(seq, _)| seq.0).collect())
 }
 
-fn commit(queue: &mut Queue) -> QueueCommit {
-    let commit = queue.commit();
-    queue.committed(commit.acked_to, commit.next);
+fn commit(queue: &mut Outbox) -> QueueCommit {
+    let commit = queue.commit().pop().expect("there is something to write");
+    queue.committed();
     commit
 }
 
-fn balanced(queue: &Queue) {
-    let Counts { appended, acknowledged, evicted, refused, .. } = queue.counts();
-    assert_eq!(appended, acknowledged + evicted + refused + queue.waiting() as u64);
+fn only(queue: &Outbox) -> &Queue {
+    assert_eq!(queue.queues.len(), 1);
+    &queue.queues[0]
+}
+
+fn balanced(queue: &Outbox) {
+    let Counts { appended, acknowledged, evicted, expired, dead_lettered, .. } = queue.counts();
+    assert_eq!(appended, acknowledged + evicted + expired + dead_lettered + queue.waiting());
+    for queue in &queue.queues {
+        assert_eq!(queue.left_in_head(), queue.head.iter().filter(|entry| entry.state == State::Left).count());
+    }
 }
 
 #[test]
@@ -61,7 +85,7 @@ fn what_was_acknowledged_before_its_commit_is_never_written() {
     queue.ack(Ticket(0));
     let commit = commit(&mut queue);
     assert_eq!(commit.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), [4, 5]);
-    assert_eq!((commit.acked_to, commit.next), (Seq(4), Seq(6)));
+    assert_eq!((commit.acked_to, commit.end), (Seq(4), Seq(6)));
     assert!(!queue.is_dirty());
 }
 
@@ -91,8 +115,8 @@ fn a_lost_connection_sends_again_what_was_not_acknowledged_and_nothing_else() {
 
 #[test]
 fn a_publish_holds_records_of_one_route_and_routes_that_alternate_fill_theirs() {
-    let mut queue = empty(usize::MAX);
-    [1, 2, 1, 2, 1, 1].iter().for_each(|route| queue.append(record(*route), NOW));
+    let mut queue = empty(u64::MAX);
+    [1, 2, 1, 2, 1, 1].iter().for_each(|route| queue.append(NORMAL, record(*route)));
     assert_eq!(take(&mut queue), [0, 2, 4, 5]);
     assert_eq!(take(&mut queue), [1, 3]);
     assert_eq!(queue.ack(Ticket(1)), 2);
@@ -103,28 +127,28 @@ fn a_publish_holds_records_of_one_route_and_routes_that_alternate_fill_theirs() 
 
 #[test]
 fn an_incomplete_publish_waits_for_company_and_a_complete_one_does_not() {
-    let patient = |_| BatchRule { wait_us: 100, ..AT_ONCE };
+    let patient = |_| Rule { wait_us: 100, ..FOUR };
     let mut queue = queue(5);
     assert_eq!(queue.take(Monotonic(0), patient).expect("four are complete").records.len(), 4);
     assert_eq!(queue.take(Monotonic(99), patient), None);
     assert_eq!(queue.due(patient), Some(Monotonic(100)));
-    (0..4).for_each(|_| queue.append(record(1), NOW));
+    (0..4).for_each(|_| queue.append(NORMAL, record(1)));
     assert_eq!(queue.take(NOW, patient).expect("complete").route, RouteId(1), "one that waits holds nobody up");
     assert_eq!(queue.take(Monotonic(100), patient).expect("due").records.len(), 1);
 }
 
 #[test]
 fn a_commit_in_the_middle_does_not_cut_a_publish() {
-    let patient = |_| BatchRule { wait_us: 100, ..AT_ONCE };
+    let patient = |_| Rule { wait_us: 100, ..FOUR };
     let mut queue = queue(2);
     commit(&mut queue);
-    (0..3).for_each(|_| queue.append(record(0), NOW));
+    (0..3).for_each(|_| queue.append(NORMAL, record(0)));
     assert_eq!(queue.take(NOW, patient).expect("complete").records.len(), 4);
 }
 
 #[test]
 fn after_commit_holds_packets_back_until_they_are_durable() {
-    let careful = |_| BatchRule { publish: Publish::AfterCommit, ..AT_ONCE };
+    let careful = |_| Rule { publish: Publish::AfterCommit, ..FOUR };
     let mut queue = queue(2);
     assert_eq!(queue.take(NOW, careful), None);
     commit(&mut queue);
@@ -134,24 +158,25 @@ fn after_commit_holds_packets_back_until_they_are_durable() {
 /// Plays queue and store together against a plain list, with the broker away, back and lossy.
 #[test]
 fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
-    let mut queue = empty(usize::MAX);
+    let mut queue = empty(u64::MAX);
     let mut disk: Vec<(Seq, Record)> = Vec::new();
     let mut received = Vec::new();
     let total = 5 * HEAD_RECORDS;
-    let store = |queue: &mut Queue, disk: &mut Vec<(Seq, Record)>| {
-        let commit = queue.commit();
-        disk.extend(commit.records.iter().cloned());
-        disk.retain(|(seq, _)| *seq >= commit.acked_to);
-        queue.committed(commit.acked_to, commit.next);
+    let store = |queue: &mut Outbox, disk: &mut Vec<(Seq, Record)>| {
+        for commit in queue.commit() {
+            disk.extend(commit.records.iter().cloned());
+            disk.retain(|(seq, _)| *seq >= commit.acked_to);
+        }
+        queue.committed();
     };
     for index in 0..total {
-        queue.append(record(0), NOW);
+        queue.append(NORMAL, record(0));
         if index % 1_000 == 0 {
             store(&mut queue, &mut disk);
         }
     }
     store(&mut queue, &mut disk);
-    assert_eq!(queue.head.len(), HEAD_RECORDS);
+    assert_eq!(only(&queue).head.len(), HEAD_RECORDS);
     let mut round = 0;
     while queue.waiting() > 0 {
         round += 1;
@@ -159,9 +184,9 @@ fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
         if let Some(load) = queue.wants() {
             let found = disk.iter().filter(|(seq, _)| (load.from..load.to).contains(seq)).take(load.count);
             let found = found.cloned().collect();
-            queue.loaded(load, found, NOW);
+            queue.loaded(load, found);
         }
-        let parcels: Vec<_> = (0..8).filter_map(|_| queue.take(NOW, |_| AT_ONCE)).collect();
+        let parcels: Vec<_> = (0..8).filter_map(|_| queue.take(NOW, |_| FOUR)).collect();
         for (index, parcel) in parcels.iter().enumerate() {
             // Every third round the connection dies with an acknowledgement out of order behind it.
             if round % 3 == 0 && index == 2 {
@@ -178,7 +203,7 @@ fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
             queue.rewind();
         }
         if round % 7 == 0 {
-            queue.append(record(0), NOW);
+            queue.append(NORMAL, record(0));
             store(&mut queue, &mut disk);
         }
         balanced(&queue);
@@ -196,43 +221,39 @@ fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
 #[test]
 fn a_full_queue_gives_up_its_oldest_and_counts_them() {
     let mut queue = empty(5);
-    (0..8).for_each(|_| queue.append(record(0), NOW));
-    assert_eq!(queue.evict(), 0, "not before they are committed");
-    commit(&mut queue);
+    (0..8).for_each(|_| queue.append(NORMAL, record(0)));
     take(&mut queue);
-    assert_eq!(queue.evict(), 3);
+    assert_eq!(queue.evict(), 3, "those under way stay");
     assert_eq!(take(&mut queue), [7]);
+    queue.append(NORMAL, record(0));
+    assert_eq!((queue.evict(), queue.next_seq()), (1, Seq(9)));
     balanced(&queue);
 }
 
 #[test]
 fn a_queue_found_on_disk_is_sent_first_and_under_the_names_it_had() {
-    let stored =
-        Stored { acked_to: Seq(3), next: Seq(6), records: 3, starts: vec![(Seq(0), 1), (Seq(5), 2), (Seq(6), 3)] };
-    let mut queue = Queue::new(stored, usize::MAX);
-    queue.append(record(0), NOW);
+    let mut queue = stored(vec![on_disk(3, 6)], vec![start(0, 1), start(5, 2), start(6, 3)], u64::MAX);
+    queue.append(NORMAL, record(0));
     assert!(take(&mut queue).is_empty());
     let load = queue.wants().expect("it asks");
-    queue.loaded(load, (3..6).map(|seq| (Seq(seq), record(0))).collect(), NOW);
+    queue.loaded(load, (3..6).map(|seq| (Seq(seq), record(0))).collect());
     // A publish carries one epoch: packets that two starts have numbered do not share one.
-    let parcels: Vec<_> = std::iter::from_fn(|| queue.take(NOW, |_| AT_ONCE)).collect();
+    let parcels: Vec<_> = std::iter::from_fn(|| queue.take(NOW, |_| FOUR)).collect();
     let seqs = |parcel: &Parcel| parcel.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>();
-    let named: Vec<_> = parcels.iter().map(|parcel| (parcel.start, seqs(parcel))).collect();
+    let named: Vec<_> = parcels.iter().map(|parcel| (parcel.start.start, seqs(parcel))).collect();
     assert_eq!(named, [(1, vec![3, 4]), (2, vec![5]), (3, vec![6])]);
     balanced(&queue);
 }
 
 #[test]
 fn a_backlog_drains_without_waiting_for_a_commit() {
-    let records = 3 * HEAD_RECORDS;
-    let stored = Stored { acked_to: Seq(0), next: Seq(records as u64), records, starts: vec![(Seq(0), 1)] };
-    let mut queue = Queue::new(stored, usize::MAX);
+    let mut queue = stored(vec![on_disk(0, 3 * HEAD_RECORDS as u64)], vec![start(0, 1)], u64::MAX);
     while queue.waiting() > 0 {
         if let Some(load) = queue.wants() {
             let end = load.to.0.min(load.from.0 + load.count as u64);
-            queue.loaded(load, (load.from.0..end).map(|seq| (Seq(seq), record(0))).collect(), NOW);
+            queue.loaded(load, (load.from.0..end).map(|seq| (Seq(seq), record(0))).collect());
         }
-        let parcel = queue.take(NOW, |_| AT_ONCE).expect("there is always something to send");
+        let parcel = queue.take(NOW, |_| FOUR).expect("there is always something to send");
         queue.ack(parcel.ticket);
     }
     balanced(&queue);
@@ -240,36 +261,36 @@ fn a_backlog_drains_without_waiting_for_a_commit() {
 
 #[test]
 fn one_that_waits_for_company_does_not_hold_up_the_others_however_many_there_are() {
-    let rule = |route: RouteId| BatchRule { wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..AT_ONCE };
-    let mut queue = empty(usize::MAX);
-    queue.append(record(0), NOW);
+    let rule = |route: RouteId| Rule { wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..FOUR };
+    let mut queue = empty(u64::MAX);
+    queue.append(NORMAL, record(0));
     for _ in 0..HEAD_RECORDS {
-        (0..4).for_each(|_| queue.append(record(1), NOW));
+        (0..4).for_each(|_| queue.append(NORMAL, record(1)));
         let parcel = queue.take(NOW, rule).expect("a full batch of the other route");
         commit(&mut queue);
         queue.ack(parcel.ticket);
     }
     assert_eq!(queue.waiting(), 1);
-    assert_eq!(queue.head.len(), 1);
+    assert_eq!(only(&queue).head.len() - only(&queue).left_in_head(), 1);
     balanced(&queue);
 }
 
 #[test]
 fn what_is_under_way_is_found_by_its_acknowledgement_although_memory_is_full() {
     let rule =
-        |route: RouteId| BatchRule { packets: LOOK_AHEAD, wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..AT_ONCE };
-    let mut queue = empty(usize::MAX);
-    (0..HEAD_RECORDS).for_each(|_| queue.append(record(1), NOW));
+        |route: RouteId| Rule { packets: next::LOOK_AHEAD, wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..FOUR };
+    let mut queue = empty(u64::MAX);
+    (0..HEAD_RECORDS).for_each(|_| queue.append(NORMAL, record(1)));
     let all: Vec<_> = std::iter::from_fn(|| queue.take(NOW, rule)).collect();
     commit(&mut queue);
-    queue.append(record(0), NOW);
-    queue.append(record(1), NOW);
+    queue.append(NORMAL, record(0));
+    queue.append(NORMAL, record(1));
     let one = queue.take(NOW, rule).expect("the one that does not wait");
     commit(&mut queue);
     assert_eq!(queue.ack(one.ticket), 1);
     assert_eq!(all.iter().map(|parcel| queue.ack(parcel.ticket)).sum::<u64>(), HEAD_RECORDS as u64);
     assert_eq!(queue.waiting(), 1);
-    assert!(queue.head.iter().is_sorted_by_key(|entry| entry.seq));
+    assert!(only(&queue).head.iter().is_sorted_by_key(|entry| entry.seq));
     balanced(&queue);
 }
 
@@ -299,20 +320,20 @@ fn a_shortened_publish_comes_again_with_the_rest_in_order() {
 fn message(bytes: usize) -> Record {
     let (time, stream, quality) = (Unix(0), StreamId(0), Quality::GOOD);
     let message = Message { time, stream, quality, topic: "".into(), payload: vec![7; bytes].into() };
-    Record { route: RouteId(0), packet: Packet::Message(Arc::new(message)) }
+    Record { route: RouteId(0), packet: Packet::Message(Arc::new(message)), at: NOW }
 }
 
 #[test]
 fn messages_are_bounded_in_memory_whatever_becomes_of_them() {
     const BIG: usize = 65_536;
-    let mut queue = empty(usize::MAX);
+    let mut queue = empty(u64::MAX);
     while !queue.is_full() {
-        queue.append(message(BIG), NOW);
+        queue.append(NORMAL, message(BIG));
     }
-    assert_eq!(queue.fresh.len(), MEMORY_BYTES / BIG);
+    assert_eq!(only(&queue).fresh.len(), MEMORY_BYTES / BIG);
     let disk: Vec<_> = commit(&mut queue).records;
     // What is behind the front is on disk only.
-    assert!(!queue.is_full() && queue.memory <= MEMORY_BYTES / 2 && !queue.disk.is_empty());
+    assert!(!queue.is_full() && queue.memory() <= MEMORY_BYTES / 2 && only(&queue).has_backlog());
     let mut sent = 0;
     while queue.waiting() > 0 {
         while let Some(load) = queue.wants() {
@@ -324,15 +345,152 @@ fn messages_are_bounded_in_memory_whatever_becomes_of_them() {
                 room
             });
             let found = found.cloned().collect();
-            queue.loaded(load, found, NOW);
+            queue.loaded(load, found);
         }
-        assert!(queue.memory <= MEMORY_BYTES);
-        let rule = BatchRule { packets: 100, bytes: 3 * BIG, ..AT_ONCE };
+        assert!(queue.memory() <= MEMORY_BYTES);
+        let rule = Rule { packets: 100, bytes: 3 * BIG, ..FOUR };
         let parcel = queue.take(NOW, |_| rule).expect("something waits");
         assert!(parcel.records.len() <= 3, "no more bytes than the rule allows");
         sent += parcel.records.len();
         queue.ack(parcel.ticket);
     }
-    assert_eq!((sent, queue.memory), (MEMORY_BYTES / BIG, 0));
+    assert_eq!((sent, queue.memory()), (MEMORY_BYTES / BIG, 0));
+    balanced(&queue);
+}
+
+fn high() -> QueueId {
+    QueueId::new(Priority::High, Overflow::DropOldest)
+}
+
+/// Each route of these tests has a queue of its own, so a publish tells which it came from.
+fn routes(queue: &mut Outbox, publishes: usize) -> Vec<u32> {
+    (0..publishes).filter_map(|_| queue.take(NOW, |_| FOUR)).map(|parcel| parcel.route.0).collect()
+}
+
+#[test]
+fn an_alarm_overtakes_what_waits_and_a_flood_of_alarms_leaves_the_others_their_share() {
+    let mut queue = queue(400);
+    queue.append(high(), record(1));
+    assert_eq!(routes(&mut queue, 1), [1]);
+    (0..400).for_each(|_| queue.append(high(), record(1)));
+    let low = QueueId::new(Priority::Low, Overflow::DropOldest);
+    (0..400).for_each(|_| queue.append(low, record(2)));
+    let sent = routes(&mut queue, 210);
+    let of = |route| sent.iter().filter(|sent| **sent == route).count();
+    assert_eq!(of(1), 100, "all of them");
+    let alarms_while_both = sent.iter().rposition(|route| *route == 1).expect("alarms") + 1;
+    let of = |route| sent[..alarms_while_both].iter().filter(|sent| **sent == route).count();
+    assert!(of(0) >= 100 / 16 * 4 && of(2) >= 100 / 16, "{sent:?}");
+    balanced(&queue);
+}
+
+#[test]
+fn seqs_are_given_out_once_whatever_the_queue_and_the_next_start_goes_on_behind_them() {
+    let mut queue = empty(u64::MAX);
+    for queue_of in [NORMAL, high(), NORMAL, high()] {
+        queue.append(queue_of, record(0));
+    }
+    let commits = queue.commit();
+    queue.committed();
+    let seqs = |commit: &QueueCommit| commit.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>();
+    assert_eq!(commits.iter().map(seqs).collect::<Vec<_>>(), [vec![1, 3], vec![0, 2]]);
+    let queues = commits.iter().map(|commit| {
+        let QueueCommit { queue: id, acked_to, end, records } = commit;
+        let records = records.len() as u64;
+        StoredQueue { id: *id, acked_to: *acked_to, end: *end, records, bytes: records * 64 }
+    });
+    let again = stored(queues.collect(), vec![start(0, 1), start(4, 2)], u64::MAX);
+    assert_eq!((again.next_seq(), again.waiting()), (Seq(4), 4));
+}
+
+#[test]
+fn a_full_outbox_gives_up_what_the_routes_say() {
+    let (newest, block) =
+        (QueueId::new(Priority::Normal, Overflow::DropNewest), QueueId::new(Priority::Low, Overflow::Block));
+    let mut queue = empty(6);
+    for of in [newest, block, NORMAL, high(), newest, block] {
+        queue.append(of, record(0));
+    }
+    assert!(queue.is_at_bound() && !queue.is_over());
+    queue.append(newest, record(0));
+    assert_eq!((queue.counts().evicted, queue.waiting()), (1, 6), "the newest of its own");
+    queue.append(high(), record(0));
+    assert_eq!(queue.evict(), 1, "the least urgent first, but not what blocks");
+    let waiting: Vec<_> = queue.waiting_by_queue().collect();
+    assert_eq!(waiting, [(high(), 2), (NORMAL, 0), (newest, 2), (block, 2)]);
+    queue.append(high(), record(0));
+    assert_eq!(queue.evict(), 1);
+    (0..3).for_each(|_| queue.append(block, record(0)));
+    assert_eq!(queue.evict(), 2, "then the alarms");
+    assert_eq!(queue.evict(), 0);
+    assert!(queue.is_at_bound() && !queue.is_over(), "what blocks is never given up");
+    balanced(&queue);
+}
+
+#[test]
+fn what_is_on_disk_only_is_given_up_before_what_is_more_urgent() {
+    let mut queue = stored(vec![on_disk(0, 50_000)], vec![start(0, 1)], 20_000);
+    queue.append(high(), record(1));
+    let mut evicted = queue.evict();
+    while queue.is_over() {
+        let load = queue.wants().expect("it asks for the oldest");
+        let end = load.to.0.min(load.from.0 + load.count as u64);
+        queue.loaded(load, (load.from.0..end).map(|seq| (Seq(seq), record(0))).collect());
+        evicted += queue.evict();
+    }
+    assert_eq!((evicted, queue.waiting()), (30_001, 20_000));
+    assert_eq!(queue.waiting_by_queue().next(), Some((high(), 1)));
+    balanced(&queue);
+}
+
+#[test]
+fn packets_expire_by_the_clock_that_never_steps_and_those_of_an_earlier_life_from_its_beginning() {
+    const HOUR: u64 = 3_600_000_000;
+    let rule = |route: RouteId| Rule { expire_us: if route.0 == 1 { HOUR } else { u64::MAX }, ..FOUR };
+    let starts = vec![Start { boot: 1, ..start(0, 1) }, Start { boot: 2, ..start(3, 2) }];
+    let mut queue = stored(vec![on_disk(0, 3)], starts, u64::MAX);
+    let load = queue.wants().expect("it asks");
+    // Appended late in the earlier life of the machine, long before now.
+    let old = |seq| (Seq(seq), Record { at: Monotonic(50 * HOUR), ..record(1) });
+    queue.loaded(load, (0..3).map(old).collect());
+    queue.append(NORMAL, Record { at: Monotonic(HOUR / 2), ..record(1) });
+    queue.append(NORMAL, Record { at: Monotonic(HOUR), ..record(0) });
+    assert_eq!(queue.expire(Monotonic(HOUR), rule), 0);
+    assert_eq!(queue.expire(Monotonic(HOUR + 1), rule), 3);
+    assert_eq!(queue.expire(Monotonic(HOUR * 3 / 2), rule), 0);
+    let under_way = queue.take(Monotonic(HOUR), rule).expect("one of them");
+    assert_eq!(queue.expire(Monotonic(u64::MAX), rule), 0, "what is under way stays");
+    queue.ack(under_way.ticket);
+    assert_eq!((queue.waiting(), queue.counts().expired), (1, 3));
+    balanced(&queue);
+}
+
+#[test]
+fn a_backlog_leaves_no_faster_than_it_may_and_what_is_urgent_does_not_wait_for_it() {
+    let mut queue = stored(vec![on_disk(0, 100_000)], vec![start(0, 1)], u64::MAX);
+    queue.set_bounds(Bounds { bytes: u64::MAX, backlog_rate: Some(4) });
+    let load = queue.wants().expect("it asks");
+    queue.loaded(load, (0..load.count as u64).map(|seq| (Seq(seq), record(0))).collect());
+    assert_eq!(queue.take(NOW, |_| FOUR).expect("the first").records.len(), 4);
+    assert_eq!(queue.take(NOW, |_| FOUR), None);
+    assert_eq!(queue.due(|_| FOUR), Some(Monotonic(1_000_000)));
+    queue.append(high(), record(1));
+    assert_eq!(queue.take(NOW, |_| FOUR).expect("the alarm").route, RouteId(1));
+    assert!(queue.take(Monotonic(1_000_000), |_| FOUR).is_some());
+}
+
+#[test]
+fn without_a_disk_the_oldest_in_memory_make_room_and_what_blocks_does_not() {
+    let mut queue = empty(u64::MAX);
+    let block = QueueId::new(Priority::Normal, Overflow::Block);
+    (0..10).for_each(|_| queue.append(block, record(1)));
+    (0..FRESH_RECORDS).for_each(|_| queue.append(NORMAL, record(0)));
+    let under_way = queue.take(NOW, |route| Rule { packets: usize::from(route.0 == 0) * 4, ..FOUR }).expect("four");
+    assert!(queue.is_full());
+    assert_eq!(queue.evict_from_memory(), FRESH_RECORDS as u64 / 16);
+    assert!(!queue.is_full());
+    assert_eq!(queue.evict_from_memory(), 0);
+    queue.ack(under_way.ticket);
+    assert!(queue.waiting_by_queue().any(|of| of == (block, 10)) || under_way.route == RouteId(1));
     balanced(&queue);
 }

@@ -1,8 +1,9 @@
 //! The loop's side of commits: when one begins, what belongs to it, what follows from its end.
 
-use std::time::Instant;
-
-use porin_core::{ids::Seq, packet::AckToken, time::Monotonic};
+use porin_core::{
+    packet::AckToken,
+    time::{Monotonic, Unix},
+};
 use tracing::error;
 
 use super::{Agent, Parts, Source};
@@ -11,14 +12,17 @@ use crate::{pipeline::Pipeline, store::Commit};
 /// A pause after a commit that failed.
 const COMMIT_RETRY_US: u64 = 5_000_000;
 
+/// The time is noted when it is so much later: often enough for certificates, rarely enough for the card.
+const FLOOR_EVERY_US: u64 = 3_600_000_000;
+
 /// What the running commit will have made durable.
 pub(super) struct Running {
-    acked_to: Seq,
-    next: Seq,
     written: u64,
     names: usize,
     kinds: usize,
     tokens: Vec<AckToken>,
+    clock_changes: u64,
+    time_floor: Option<Unix>,
     began: Monotonic,
 }
 
@@ -30,6 +34,9 @@ pub(super) struct Commits {
     names: usize,
     /// How many finds of what streams have had are durable.
     kinds: usize,
+    /// How many changes of the clock are durable, and the time at which it was believed.
+    clock_changes: u64,
+    time_floor: Unix,
     /// Whether any packet was decided about since the last commit.
     dirty: bool,
     pub(super) commits: u64,
@@ -42,7 +49,7 @@ pub(super) struct Commits {
 
 impl Commits {
     /// At the start: the cells' outputs may have brought names that are not durable yet.
-    pub(super) fn new(durable: usize, pipeline: &Pipeline) -> Self {
+    pub(super) fn new(durable: usize, pipeline: &Pipeline, time_floor: Unix) -> Self {
         let dirty = pipeline.names().len() > durable;
         let kinds = pipeline.kinds().len();
         let due = Monotonic(0);
@@ -51,6 +58,8 @@ impl Commits {
             due,
             names: durable,
             kinds,
+            clock_changes: 0,
+            time_floor,
             dirty,
             commits: 0,
             written: 0,
@@ -59,16 +68,21 @@ impl Commits {
             failures: 0,
         }
     }
+
+    /// Whether the disk takes nothing at the moment.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
 }
 
 impl Agent {
     /// Begins a commit if one is due and none is running.
     pub(super) fn commit(&mut self) {
-        let now = self.start_to(Instant::now());
+        let now = self.now.mono;
         if self.commit.running.is_some() || !self.is_dirty() || (now < self.commit.due && !self.is_urgent()) {
             return;
         }
-        let Parts { pipeline, queue, committer, .. } = &mut self.parts;
+        let Parts { pipeline, outbox, committer, clock, .. } = &mut self.parts;
         let states = pipeline.save();
         let durable = u32::try_from(self.commit.names).unwrap_or(u32::MAX);
         let names = pipeline.names()[self.commit.names..].to_vec();
@@ -78,20 +92,27 @@ impl Agent {
         let kinds = found[self.commit.kinds..].iter();
         let kinds = kinds.map(|(id, kind)| (*kind, id.0, pipeline.name(*id).to_owned())).collect();
         let found = found.len();
-        let queue = queue.commit();
+        let queues = outbox.commit();
+        let written = queues.iter().map(|queue| queue.records.len() as u64).sum();
+        let clock_changes = clock.changes();
+        let changed = clock_changes != self.commit.clock_changes;
+        let spans = if changed { clock.spans().to_vec() } else { Vec::new() };
+        let later = clock.floor().0.abs_diff(self.commit.time_floor.0) >= FLOOR_EVERY_US;
+        let time_floor = (changed || later).then(|| clock.floor());
         let names_after = self.commit.names + names.len();
-        let (acked_to, next, written) = (queue.acked_to, queue.next, queue.records.len() as u64);
         self.commit.running =
-            Some(Running { acked_to, next, written, names: names_after, kinds: found, tokens, began: now });
+            Some(Running { written, names: names_after, kinds: found, tokens, clock_changes, time_floor, began: now });
         self.commit.dirty = false;
-        committer.begin(Commit { queue: Some(queue), streams: (durable, names), kinds, states });
+        committer.begin(Commit { queues, streams: (durable, names), kinds, states, spans, time_floor });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<()>) {
-        let Some(Running { acked_to, next, written, names, kinds, tokens, began }) = self.commit.running.take() else {
+        let Some(Running { written, names, kinds, tokens, clock_changes, time_floor, began }) =
+            self.commit.running.take()
+        else {
             return;
         };
-        let now = self.start_to(Instant::now());
+        let now = self.now.mono;
         match outcome {
             Ok(()) => {
                 let took = now.since(began);
@@ -103,10 +124,14 @@ impl Agent {
                 self.commit.kinds = kinds;
                 self.commit.written += written;
                 self.commit.due = now.after(self.parts.config.gateway.outbox.commit_every_us);
-                self.parts.queue.committed(acked_to, next);
+                self.commit.clock_changes = clock_changes;
+                self.commit.time_floor = time_floor.unwrap_or(self.commit.time_floor);
+                self.parts.outbox.committed();
                 for AckToken { source, upto } in tokens {
-                    self.sources[source].settled = upto;
-                    self.parts.settled[source].send_replace(upto);
+                    // More may have been settled while the disk took nothing.
+                    let settled = &mut self.sources[source].settled;
+                    *settled = upto.max(*settled);
+                    self.parts.settled[source].send_replace(*settled);
                 }
             }
             Err(error) => {
@@ -114,30 +139,44 @@ impl Agent {
                 error!(error = format!("{error:#}"), "the commit failed; packets wait in memory");
                 self.commit.due = now.after(COMMIT_RETRY_US);
                 self.commit.dirty = true;
-                self.parts.queue.commit_failed();
+                self.parts.outbox.commit_failed();
                 self.parts.pipeline.commit_failed();
             }
         }
     }
 
+    /// While the disk takes nothing, sources are told of what the broker has: it is safe there. What cells have learnt since the
+    /// last commit is not.
+    pub(super) fn settle_without_disk(&mut self) {
+        if self.commit.is_failing() && self.parts.outbox.waiting() == 0 {
+            for (source, settled) in self.sources.iter_mut().zip(&self.parts.settled) {
+                if source.decided > source.settled {
+                    source.settled = source.decided;
+                    settled.send_replace(source.settled);
+                }
+            }
+        }
+    }
+
     /// Something is about to be decided: it is to be durable within `commit_every`.
-    pub(super) fn mark_dirty(&mut self, now: Monotonic) {
+    pub(super) fn mark_dirty(&mut self) {
         if !self.is_dirty() && self.commit.running.is_none() {
-            self.commit.due = self.commit.due.max(now.after(self.parts.config.gateway.outbox.commit_every_us));
+            self.commit.due =
+                self.commit.due.max(self.now.mono.after(self.parts.config.gateway.outbox.commit_every_us));
         }
         self.commit.dirty = true;
     }
 
     pub(super) fn is_dirty(&self) -> bool {
-        self.commit.dirty || self.parts.queue.is_dirty()
+        self.commit.dirty || self.parts.outbox.is_dirty()
     }
 
     /// Half of a source's window waits for the commit, or all of memory, or somebody waits for the end.
     pub(super) fn is_urgent(&self) -> bool {
         let half = |source: &Source| source.decided - source.settled >= (source.window / 2).max(1);
-        let ended = self.sources.iter().all(|source| source.status.ended) && self.parts.queue.waiting() == 0;
+        let ended = self.sources.iter().all(|source| source.status.ended) && self.parts.outbox.waiting() == 0;
         // After a failure the pause counts, whoever waits.
         self.commit.failures == 0
-            && (self.stopping.is_some() || ended || self.parts.queue.is_full() || self.sources.iter().any(half))
+            && (self.stopping.is_some() || ended || self.parts.outbox.is_full() || self.sources.iter().any(half))
     }
 }

@@ -1,16 +1,17 @@
 //! The loop's side of the link: what is sent when, and what its answers mean for the outbox.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use porin_core::{
+    clock::Clock,
     config::TopicTemplate,
-    ids::{Epoch, QueueId, RouteId, Seq},
-    outbox::{BatchRule, Parcel, Publish as PublishRule, Queue, Ticket},
-    packet::{Message, Packet, Reading},
+    ids::{Epoch, RouteId, Seq},
+    outbox::{Outbox, Parcel, Publish as PublishRule, Rule, Ticket},
+    packet::{Message, Packet, Quality, Reading},
     payload::{self, Encoding},
     record::Record,
     status::UplinkStatus,
-    time::Monotonic,
+    time::{Monotonic, Unix},
 };
 use tracing::error;
 
@@ -42,6 +43,8 @@ pub(super) struct Link {
     /// After a failure, when the backlog is read again.
     pub(super) load_after: Monotonic,
     pub(super) status: UplinkStatus,
+    /// Packets that the broker refused for good, by reason.
+    pub(super) dead_letters: BTreeMap<String, u64>,
     /// By route: bytes that a packet took in its last payload, in 1/256.
     packet_bytes: BTreeMap<RouteId, usize>,
 }
@@ -53,58 +56,88 @@ impl Agent {
                 self.link.connection = Some(connection);
                 (self.link.window, self.link.max_bytes) = (window, max_bytes);
                 // Data first: it may be all that this gateway is allowed to publish.
-                self.tell_at = self.start_to(Instant::now()).after(TELL_AFTER_US);
+                self.tell_at = self.now.mono.after(TELL_AFTER_US);
                 self.link.status.connections += 1;
             }
             LinkEvent::Acked(ticket) => {
-                self.parts.queue.ack(ticket);
+                self.parts.outbox.ack(ticket);
             }
             LinkEvent::Refused(ticket, reason) => {
-                let packets = self.parts.queue.refuse(ticket);
-                error!(packets, reason, "the broker refused a publish for good; its packets are lost");
-                self.link.status.last_error = Some(reason);
+                self.dead_letter(ticket, &reason);
             }
             LinkEvent::Down(reason) => {
                 self.link.connection = None;
                 self.link.status.last_error = Some(reason);
-                self.parts.queue.rewind();
+                self.parts.outbox.rewind();
             }
             LinkEvent::Closed => self.link.closed = true,
         }
     }
 
-    /// Reads a piece of the backlog when the broker has taken most of the last one.
+    /// The packets of a publish that will never be taken: counted by reason, never as acknowledged.
+    fn dead_letter(&mut self, ticket: Ticket, reason: &str) {
+        let packets = self.parts.outbox.dead_letter(ticket);
+        let counted = self.link.dead_letters.entry(reason.to_owned()).or_default();
+        *counted += packets;
+        // A topic that is denied is denied again and again: the counter tells, the log only begins to.
+        if counted.is_power_of_two() || *counted == packets {
+            error!(packets, all = *counted, reason, "the broker refused a publish for good; its packets are lost");
+        }
+        self.link.status.last_error = Some(reason.to_owned());
+    }
+
+    /// Reads a piece of the backlog when most of the last one has left.
     pub(super) fn load(&mut self) {
-        let now = self.start_to(Instant::now());
-        let Parts { queue, store, .. } = &mut self.parts;
+        let now = self.now.mono;
         loop {
-            queue.evict();
-            let needed = self.link.connection.is_some() || queue.is_over();
-            let Some(load) = queue.wants().filter(|_| needed && now >= self.link.load_after) else { return };
-            match store.load(QueueId::UPLINK, load) {
-                Ok(records) => queue.loaded(load, records, now),
+            let Parts { outbox, store, pipeline, .. } = &mut self.parts;
+            let Some(load) = outbox.wants().filter(|_| now >= self.link.load_after) else { return };
+            match store.load(load) {
+                Ok(records) => outbox.loaded(load, records),
                 Err(error) => {
                     error!(error = format!("{error:#}"), "cannot read the outbox; nothing behind it can leave");
                     self.link.load_after = now.after(LOAD_RETRY_US);
                     return;
                 }
             }
-            // Sending needs one piece; a queue over its bound is read until it is within.
-            if !queue.is_over() {
+            outbox.expire(now, self.link.rules(pipeline, Patience::AsConfigured));
+            // Sending needs one piece; an outbox over its bound is read until it is within.
+            outbox.evict();
+            if !outbox.is_over() {
                 return;
             }
+        }
+    }
+
+    /// Gives up what there is no room for.
+    pub(super) fn make_room(&mut self) {
+        let outbox = &mut self.parts.outbox;
+        if outbox.is_over() {
+            outbox.evict();
+        }
+        if self.commit.is_failing() {
+            outbox.evict_from_memory();
+        }
+        self.losses.tell(outbox.counts(), self.now.mono);
+    }
+
+    /// Gives up what is too old.
+    pub(super) fn expire(&mut self) {
+        let Parts { outbox, pipeline, .. } = &mut self.parts;
+        if pipeline.expires() {
+            outbox.expire(self.now.mono, self.link.rules(pipeline, Patience::AsConfigured));
         }
     }
 
     /// Sends what the window has room for.
     pub(super) fn send(&mut self) {
         let Some(connection) = self.link.connection else { return };
-        let (now, patience) = (self.start_to(Instant::now()), self.patience());
+        let (now, patience) = (self.now.mono, self.patience());
         // No room: publishes for an earlier connection are still being thrown away. The acknowledgements wake us.
-        while self.parts.queue.window() < self.link.window && self.parts.link.capacity() > 0 {
-            let Parts { queue, pipeline, .. } = &mut self.parts;
+        while self.parts.outbox.window() < self.link.window && self.parts.link.capacity() > 0 {
+            let Parts { outbox, pipeline, .. } = &mut self.parts;
             let rules = self.link.rules(pipeline, patience);
-            let Some(parcel) = queue.take(now, rules) else { return };
+            let Some(parcel) = outbox.take(now, rules) else { return };
             let Some(publish) = self.publish(parcel, connection) else { continue };
             self.link.status.publishes += 1;
             // There is room; when the link has ended, so has the run.
@@ -115,9 +148,9 @@ impl Agent {
     /// Makes a publish of a parcel, or of as much of it as is within the route's bytes. `None`: the broker takes none of it.
     pub(super) fn publish(&mut self, parcel: Parcel, connection: u64) -> Option<Publish> {
         let Parcel { ticket, route, start, mut records } = parcel;
-        let Parts { pipeline, config, store, queue, route_names, .. } = &mut self.parts;
+        let Parts { pipeline, config, store, outbox, route_names, clock, .. } = &mut self.parts;
         let gateway = &config.gateway.id;
-        let epoch = Epoch { starts: start, ..store.epoch };
+        let epoch = Epoch { starts: start.start, ..store.epoch };
         let (encoding, goal) =
             pipeline.route(route).map_or((Encoding::Json, usize::MAX), |route| (route.encoding, route.batch_bytes));
         let most = self.link.max_payload();
@@ -126,7 +159,8 @@ impl Agent {
             matches!(record.packet, Packet::Reading(_)) == matches!(records[0].1.packet, Packet::Reading(_))
         };
         let alike = records.iter().take_while(|(_, record)| same(record)).count();
-        shorten(queue, ticket, &mut records, alike);
+        shorten(outbox, ticket, &mut records, alike);
+        records.iter_mut().for_each(|(_, record)| put_right(clock, start.boot, record));
         let (content_type, payload) = loop {
             let (content_type, payload) = encode(pipeline, encoding, gateway, epoch, &records);
             let share = payload.len().saturating_sub(HEAD_BYTES).saturating_mul(256) / records.len();
@@ -136,13 +170,10 @@ impl Agent {
             }
             // A little less than in proportion: columns grow by steps.
             let keep = records.len() * goal.min(most) / payload.len() * 31 / 32;
-            shorten(queue, ticket, &mut records, keep.max(1));
+            shorten(outbox, ticket, &mut records, keep.max(1));
         };
         if payload.len() > most {
-            let packets = queue.refuse(ticket);
-            let reason = format!("a packet of {} bytes is more than the broker takes ({most})", payload.len());
-            error!(packets, reason, "the packet is lost");
-            self.link.status.last_error = Some(reason);
+            self.dead_letter(ticket, &format!("more than the {most} bytes that the broker takes"));
             return None;
         }
         let stream = records.first().map_or("", |(_, record)| pipeline.name(record.packet.stream()));
@@ -159,10 +190,30 @@ impl Agent {
     }
 }
 
-fn shorten(queue: &mut Queue, ticket: Ticket, records: &mut Vec<(Seq, Record)>, keep: usize) {
+fn shorten(outbox: &mut Outbox, ticket: Ticket, records: &mut Vec<(Seq, Record)>, keep: usize) {
     if keep < records.len() {
         records.truncate(keep);
-        queue.shorten(ticket, keep);
+        outbox.shorten(ticket, keep);
+    }
+}
+
+/// A time that this machine's clock gave before it was set.
+fn put_right(clock: &Clock, boot: u32, record: &mut Record) {
+    let at = record.at;
+    let right = |time: &mut Unix, quality: &mut Quality| {
+        if quality.has(Quality::TIME_UNCERTAIN)
+            && let Some(right) = clock.put_right(boot, at, *time)
+        {
+            (*time, *quality) = (right, quality.without(Quality::TIME_UNCERTAIN));
+        }
+    };
+    match &mut record.packet {
+        Packet::Reading(Reading { time, quality, .. }) => right(time, quality),
+        Packet::Message(message) if message.quality.has(Quality::TIME_UNCERTAIN) => {
+            let Message { time, quality, .. } = Arc::make_mut(message);
+            right(time, quality);
+        }
+        Packet::Message(_) => {}
     }
 }
 
@@ -203,19 +254,16 @@ impl Link {
     }
 
     /// When records of a route become a publish.
-    pub(super) fn rules<'a>(
-        &'a self,
-        pipeline: &'a Pipeline,
-        patience: Patience,
-    ) -> impl Fn(RouteId) -> BatchRule + 'a {
+    pub(super) fn rules<'a>(&'a self, pipeline: &'a Pipeline, patience: Patience) -> impl Fn(RouteId) -> Rule + 'a {
         move |id| {
             let Some(route) = pipeline.route(id) else {
-                return BatchRule { packets: 1, bytes: 0, wait_us: 0, publish: PublishRule::AtOnce, by_stream: true };
+                let (publish, expire_us) = (PublishRule::AtOnce, u64::MAX);
+                return Rule { packets: 1, bytes: 0, wait_us: 0, publish, by_stream: true, expire_us };
             };
             let each = self.packet_bytes.get(&id).copied();
             let each = each.unwrap_or_else(|| route.encoding.usual_packet_bytes() * 256);
             let expected = route.batch_bytes.saturating_sub(HEAD_BYTES) * 256 / each;
-            BatchRule {
+            Rule {
                 packets: route.batch_packets.min(expected).max(1),
                 bytes: route.batch_bytes,
                 wait_us: match patience {
@@ -224,6 +272,7 @@ impl Link {
                 },
                 publish: route.publish,
                 by_stream: route.topic.by_stream(),
+                expire_us: route.expire_us,
             }
         }
     }

@@ -18,7 +18,7 @@ const TELL_US: u64 = 60_000_000;
 impl Agent {
     /// Everything, at this moment.
     pub(super) fn status(&self) -> Snapshot {
-        let Parts { config, store, pipeline, queue, .. } = &self.parts;
+        let Parts { config, store, pipeline, outbox, clock, uptime, .. } = &self.parts;
         let (routes, streams) = pipeline.status();
         let Commits { commits, written, took_us, slowest_us, .. } = self.commit;
         let link = &self.link;
@@ -26,15 +26,20 @@ impl Agent {
         Snapshot {
             gateway: config.gateway.id.clone(),
             epoch: store.epoch.to_string(),
-            uptime_s: self.start.elapsed().as_secs(),
-            uplink: UplinkStatus { connected, in_flight: queue.window(), ..link.status.clone() },
+            uptime_s: uptime.running_s(),
+            clock_trusted: clock.is_trusted(),
+            uplink: UplinkStatus { connected, in_flight: outbox.window(), ..link.status.clone() },
             sources: self.sources.iter().map(|source| source.status.clone()).collect(),
             streams,
             routes,
             outbox: OutboxStatus {
+                found: self.found,
+                commits,
+                written,
                 commit_us: took_us,
                 slowest_commit_us: slowest_us,
-                ..OutboxStatus::new(queue.counts(), queue.waiting(), self.found, commits, written)
+                dead_letters: link.dead_letters.clone(),
+                ..OutboxStatus::of(outbox)
             },
             ..Snapshot::default()
         }
@@ -51,9 +56,9 @@ impl Agent {
     /// Shows what routes have kept since this seq to whoever looks.
     pub(super) fn show_kept(&mut self, from: Seq) {
         self.taps.retain(|tap| !tap.is_closed());
-        let Self { taps, parts: Parts { queue, pipeline, .. }, .. } = self;
+        let Self { taps, parts: Parts { outbox, pipeline, .. }, .. } = self;
         for tap in taps {
-            for Record { route, packet } in queue.appended_from(from) {
+            for Record { route, packet, .. } in outbox.appended_from(from) {
                 match packet {
                     Packet::Reading(reading) => tap.reading(pipeline, Some(*route), reading),
                     Packet::Message(message) => tap.message(pipeline, Some(*route), message),
@@ -65,7 +70,7 @@ impl Agent {
     /// Publishes the numbers once a minute, without the streams, which may be thousands. What is not sent is not kept: the next
     /// ones are newer.
     pub(super) fn tell(&mut self) {
-        let now = self.now().mono;
+        let now = self.now.mono;
         let Some(connection) = self.link.connection else { return };
         let wanted = self.parts.config.gateway.publish_metrics;
         if !wanted || now < self.tell_at || self.parts.link.capacity() == 0 {

@@ -11,7 +11,7 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{anyhow, bail, ensure};
@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::{BATCH, Outlet, Stopping};
-use crate::inbox::FromSource;
+use crate::{inbox::FromSource, machine::wall_clock};
 
 /// Seconds for which the broker keeps what it has for us: a week.
 const SESSION_S: u32 = 7 * 24 * 3_600;
@@ -128,8 +128,7 @@ impl Mqtt {
                 bytes += next.payload.len();
                 waiting.push(next);
             }
-            let arrival = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let arrival = Unix(u64::try_from(arrival.as_micros()).unwrap_or(u64::MAX));
+            let arrival = wall_clock();
             let (mut readings, mut messages) = (Vec::with_capacity(waiting.len()), Vec::new());
             for publish in waiting.drain(..) {
                 if let Err(reason) = self.understand(&publish, arrival, outlet, &mut readings, &mut messages).await? {
@@ -179,10 +178,13 @@ impl Mqtt {
                 too_many = Some(format!("the source has more than {MAX_STREAMS} streams"));
                 return;
             };
-            let quality = Quality::GOOD;
+            let quality = |time| if time == arrival { Quality::OWN_CLOCK } else { Quality::GOOD };
             match found {
-                Found::Reading(_, time, value) => readings.push(Reading { time, value, stream, quality }),
+                Found::Reading(_, time, value) => {
+                    readings.push(Reading { time, value, stream, quality: quality(time) })
+                }
                 Found::Message(_, time, bytes) => {
+                    let quality = quality(time);
                     messages.push(Message { time, stream, quality, topic: topic.into(), payload: (&*bytes).into() });
                 }
             }

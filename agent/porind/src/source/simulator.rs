@@ -1,6 +1,6 @@
 //! Source `simulator`: made-up streams, for demonstrations, load and tests. What they do is `core::simulator`'s.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use porin_core::{
     config::SimulatorSource as Config,
@@ -12,7 +12,10 @@ use porin_core::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{BATCH, Outlet, Stopping};
-use crate::inbox::{FromSource, SOURCE_WINDOW};
+use crate::{
+    inbox::{FromSource, SOURCE_WINDOW},
+    machine::wall_clock,
+};
 
 /// The first round's time when the streams run as fast as possible: the same readings every time. 2023-11-14.
 const BEGIN_US: u64 = 1_700_000_000_000_000;
@@ -42,21 +45,22 @@ impl Simulated {
             outlet.send(FromSource::Stream { local: number, name, kind: Kind::Readings }).await?;
         }
         let started = Instant::now();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = u64::try_from(wall.as_micros()).unwrap_or(BEGIN_US);
-        let begin = if self.config.as_fast_as_possible { BEGIN_US } else { wall };
+        let (mut begin, mut quality) = (BEGIN_US, Quality::GOOD);
         let mut batch = Vec::with_capacity(BATCH);
         while self.made + (batch.len() as u64) < self.config.readings {
             if !self.config.as_fast_as_possible {
                 self.hand_over(outlet, &mut batch).await?;
                 tokio::time::sleep_until(started + Duration::from_micros(self.simulator.next_after_us())).await;
+                // The clock may have been set meanwhile.
+                let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                (begin, quality) = (wall_clock().0.saturating_sub(elapsed), Quality::OWN_CLOCK);
             }
             // A round may be empty: the others have their turn all the same.
             tokio::task::yield_now().await;
             let mut round = Vec::with_capacity(self.config.behaviour.count as usize);
             self.simulator.round(begin, |made| {
                 let (time, stream) = (Unix(made.time_us), StreamId(made.stream));
-                round.push(Reading { time, value: made.value, stream, quality: Quality::GOOD });
+                round.push(Reading { time, value: made.value, stream, quality });
             });
             for reading in round {
                 if self.made + batch.len() as u64 >= self.config.readings {

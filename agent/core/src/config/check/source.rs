@@ -146,15 +146,7 @@ impl Parser<'_> {
         if let Some((span, key)) = misplaced {
             return self.fail(span, format!("`{key}` does not go with payload `{kind}`"));
         }
-        let unit = match &time_unit {
-            None => TimeUnit::default(),
-            Some(unit) => match TimeUnit::ALL.iter().find(|(name, _)| name == unit.get_ref()) {
-                Some((_, unit)) => *unit,
-                None => {
-                    return self.choice(unit.span(), "time_unit", unit.get_ref(), &TimeUnit::ALL.map(|(name, _)| name));
-                }
-            },
-        };
+        let unit = self.one_of(time_unit.as_ref(), "time_unit", TimeUnit::default(), &TimeUnit::ALL)?;
         let time = time.map(|pointer| Ok(TimeField { pointer: self.pointer(pointer)?, unit })).transpose()?;
         Ok(Mapping { filter: topics, form, time, values })
     }

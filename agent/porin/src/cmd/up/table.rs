@@ -181,11 +181,11 @@ fn slots(status: &Value) -> String {
 fn outbox(status: &Value) -> String {
     let number = |field: &str| count(status, &format!("/outbox/{field}"));
     format!(
-        "outbox: {} waiting, {} acknowledged, {} given up, {} refused\n",
+        "outbox: {} waiting, {} acknowledged, {} given up, {} dead letters\n",
         number("waiting"),
         number("acknowledged"),
-        number("evicted"),
-        number("refused")
+        number("evicted") + number("expired"),
+        number("dead_lettered")
     )
 }
 

@@ -1,0 +1,78 @@
+//! What the kernel says of the machine: its clocks, and which life of it this is.
+
+use std::{
+    fs,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use porin_core::{
+    clock::Kept,
+    time::{Monotonic, Unix},
+};
+
+/// The wall clock.
+pub(crate) fn wall_clock() -> Unix {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Unix(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// The clock that never steps: time since the machine's start, so it means the same in the next run of the agent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Uptime {
+    /// When this run began...
+    start: Instant,
+    /// ...and how long the machine had been up then, to 10 ms.
+    before_us: u64,
+}
+
+impl Uptime {
+    pub(crate) fn begin() -> Self {
+        // Where the kernel does not tell, each run of the agent is a life of its own: see `boot_id`.
+        let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let (seconds, rest) = text.split_once('.').unwrap_or(("0", ""));
+        let hundredths = rest.get(..2).and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        let before_us =
+            seconds.parse::<u64>().unwrap_or(0).saturating_mul(1_000_000).saturating_add(hundredths * 10_000);
+        Self { start: Instant::now(), before_us }
+    }
+
+    pub(crate) fn now(self) -> Monotonic {
+        let since = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Monotonic(self.before_us.saturating_add(since))
+    }
+
+    /// Since the beginning of this run.
+    pub(crate) fn running_s(self) -> u64 {
+        self.start.elapsed().as_secs()
+    }
+}
+
+/// Names this life of the machine: the kernel draws it at each start.
+pub(crate) fn boot_id() -> u64 {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or_else(|_| wall_clock().0)
+}
+
+/// Whether something, such as NTP, keeps the wall clock right.
+pub(crate) fn clock_is_kept() -> Kept {
+    // SAFETY: all fields are integers, for which zeros are a value; modes = 0 asks and sets nothing.
+    #[allow(unsafe_code)]
+    let state = unsafe {
+        let mut answer: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&raw mut answer)
+    };
+    if (0..libc::TIME_ERROR).contains(&state) { Kept::Right } else { Kept::Free }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_been_up_for_a_while_and_its_life_has_one_name() {
+        let uptime = Uptime::begin();
+        assert!(uptime.now().0 > 0 && uptime.now() >= uptime.now().min(Uptime::begin().now()));
+        assert_eq!(boot_id(), boot_id());
+    }
+}
