@@ -67,19 +67,23 @@ pub enum Until {
     Drained,
 }
 
-/// What the agent is made of.
-pub(crate) struct Parts {
-    pub(crate) config: Config,
-    pub(crate) until: Until,
-    pub(crate) store: Arc<Store>,
+/// What decides, and remembers.
+pub(crate) struct Core {
     pub(crate) pipeline: Pipeline,
     pub(crate) outbox: Outbox,
-    pub(crate) uptime: Uptime,
     pub(crate) clock: Clock,
     /// Names of routes by id, those of earlier configurations among them.
     pub(crate) route_names: Vec<String>,
     /// Names of streams that the store has.
     pub(crate) durable_names: usize,
+}
+
+/// What the agent is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) until: Until,
+    pub(crate) store: Arc<Store>,
+    pub(crate) uptime: Uptime,
     pub(crate) inbox: Inbox,
     pub(crate) committer: Committer,
     /// By source: up to which count its packets are settled.
@@ -89,6 +93,7 @@ pub(crate) struct Parts {
 }
 
 struct Agent {
+    core: Core,
     parts: Parts,
     /// Of the step at hand.
     now: Now,
@@ -124,30 +129,8 @@ struct Source {
 }
 
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
-pub(crate) fn run(parts: Parts) -> Snapshot {
-    let found = parts.outbox.counts().appended;
-    let sources = parts.config.gateway.sources.iter().map(|source| Source {
-        status: SourceStatus { name: source.name.clone(), ..SourceStatus::default() },
-        window: source::window(&source.kind),
-        ..Source::default()
-    });
-    let sources = sources.collect();
-    let commit = Commits::new(parts.durable_names, &parts.pipeline, parts.clock.floor());
-    let now = Now { unix: machine::wall_clock(), mono: parts.uptime.now() };
-    let mut agent = Agent {
-        replay: parts.config.gateway.is_replay(),
-        parts,
-        now,
-        look_at: Monotonic(0),
-        sources,
-        link: Link::default(),
-        commit,
-        found,
-        losses: Losses::default(),
-        stopping: None,
-        taps: Vec::new(),
-        tell_at: Monotonic(0),
-    };
+pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
+    let mut agent = Agent::new(core, parts);
     while !agent.link.closed {
         let event = agent.next();
         agent.step(event);
@@ -158,11 +141,38 @@ pub(crate) fn run(parts: Parts) -> Snapshot {
 }
 
 impl Agent {
+    fn new(core: Core, parts: Parts) -> Self {
+        let found = core.outbox.counts().appended;
+        let sources = parts.config.gateway.sources.iter().map(|source| Source {
+            status: SourceStatus { name: source.name.clone(), ..SourceStatus::default() },
+            window: source::window(&source.kind),
+            ..Source::default()
+        });
+        let sources = sources.collect();
+        let commit = Commits::new(core.durable_names, &core.pipeline, core.clock.floor());
+        let now = Now { unix: machine::wall_clock(), mono: parts.uptime.now() };
+        Self {
+            replay: parts.config.gateway.is_replay(),
+            core,
+            parts,
+            now,
+            look_at: Monotonic(0),
+            sources,
+            link: Link::default(),
+            commit,
+            found,
+            losses: Losses::default(),
+            stopping: None,
+            taps: Vec::new(),
+            tell_at: Monotonic(0),
+        }
+    }
+
     fn next(&mut self) -> Event {
         let patience = self.deadline().since(self.parts.uptime.now());
         let stopping = self.stopping.is_some();
-        let Self { sources, parts: Parts { inbox, committer, outbox, .. }, .. } = self;
-        let (full, at_bound) = (outbox.is_full(), outbox.is_at_bound());
+        let Self { sources, core, parts: Parts { inbox, committer, .. }, .. } = self;
+        let (full, at_bound) = (core.outbox.is_full(), core.outbox.is_at_bound());
         let takes = |source: usize| !(stopping || full || at_bound && sources[source].may_block);
         inbox.next(committer, takes, Duration::from_micros(patience.min(MAX_SLEEP_US)))
     }
@@ -210,7 +220,7 @@ impl Agent {
         state.status.received += came as u64;
         state.status.refused += (came - readings.len() - messages.len()) as u64;
         let mut now = self.now;
-        let clock = &self.parts.clock;
+        let clock = &self.core.clock;
         readings.iter_mut().for_each(|Reading { time, quality, .. }| judge(clock, now, time, quality));
         messages.iter_mut().for_each(|Message { time, quality, .. }| judge(clock, now, time, quality));
         if self.replay {
@@ -218,11 +228,11 @@ impl Agent {
         }
         self.mark_dirty();
         for tap in &mut self.taps {
-            readings.iter().for_each(|reading| tap.reading(&self.parts.pipeline, None, reading));
-            messages.iter().for_each(|message| tap.message(&self.parts.pipeline, None, message));
+            readings.iter().for_each(|reading| tap.reading(&self.core.pipeline, None, reading));
+            messages.iter().for_each(|message| tap.message(&self.core.pipeline, None, message));
         }
-        let from = self.parts.outbox.next_seq();
-        let Parts { pipeline, outbox, .. } = &mut self.parts;
+        let from = self.core.outbox.next_seq();
+        let Core { pipeline, outbox, .. } = &mut self.core;
         let mut count = |routed: Routed| {
             let status = &mut self.sources[source].status;
             status.routed += routed.routed;
@@ -244,7 +254,7 @@ impl Agent {
     /// Tells the cells that want to know that time has passed: by the clock of the packets in a replay, else by the clock
     /// that never steps.
     fn tick(&mut self, clock_us: u64, now: Now) {
-        let Parts { pipeline, outbox, .. } = &mut self.parts;
+        let Core { pipeline, outbox, .. } = &mut self.core;
         if pipeline.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
             return;
         }
@@ -258,8 +268,8 @@ impl Agent {
     }
 
     fn admit(&mut self, source: usize, local: u32, name: &str, kind: Kind) {
-        let stream = self.parts.pipeline.admit(name, kind).ok();
-        let may_block = stream.is_some_and(|stream| self.parts.pipeline.may_block(stream, kind));
+        let stream = self.core.pipeline.admit(name, kind).ok();
+        let may_block = stream.is_some_and(|stream| self.core.pipeline.may_block(stream, kind));
         let source = &mut self.sources[source];
         source.may_block |= may_block;
         if stream.is_none() {
@@ -300,7 +310,7 @@ impl Agent {
         if self.sources.iter().all(|source| source.status.ended) {
             let now = self.now;
             self.mark_dirty();
-            let Parts { pipeline, outbox, .. } = &mut self.parts;
+            let Core { pipeline, outbox, .. } = &mut self.core;
             let from = outbox.next_seq();
             pipeline.flush(now, |to, kept| append(outbox, to, kept, now.mono));
             self.show_kept(from);
@@ -309,7 +319,7 @@ impl Agent {
 
     fn stop(&mut self) {
         if self.stopping.is_none() {
-            info!(waiting = self.parts.outbox.waiting(), "stopping: what waits is sent and made durable");
+            info!(waiting = self.core.outbox.waiting(), "stopping: what waits is sent and made durable");
             self.stopping = Some(self.now.mono);
             self.commit.due = self.now.mono;
         }
@@ -317,14 +327,14 @@ impl Agent {
 
     /// Ends the run when there is nothing left to do, or no time left to do it.
     fn finish(&mut self) {
-        let drained = self.parts.outbox.waiting() == 0 && self.commit.running.is_none() && !self.is_dirty();
+        let drained = self.core.outbox.waiting() == 0 && self.commit.running.is_none() && !self.is_dirty();
         let ended = self.sources.iter().all(|source| source.status.ended);
         if self.parts.until == Until::Drained && ended && drained {
             self.stop();
         }
         let Some(since) = self.stopping else { return };
         let durable = self.commit.running.is_none() && !self.is_dirty();
-        let sent = self.parts.outbox.waiting() == 0 || self.link.connection.is_none();
+        let sent = self.core.outbox.waiting() == 0 || self.link.connection.is_none();
         let late = self.now.mono.since(since) >= DRAIN_US;
         if (durable && sent) || late {
             self.parts.stop_link.send_replace(true);
@@ -344,11 +354,11 @@ impl Agent {
             deadline = deadline.min(self.commit.due);
         }
         if !self.replay
-            && let Some(tick) = self.parts.pipeline.next_tick_us(self.now.mono.0)
+            && let Some(tick) = self.core.pipeline.next_tick_us(self.now.mono.0)
         {
             deadline = deadline.min(Monotonic(tick));
         }
-        let Parts { outbox, pipeline, .. } = &self.parts;
+        let Core { outbox, pipeline, .. } = &self.core;
         let tells = self.parts.config.gateway.publish_metrics;
         if tells && self.link.connection.is_some() && self.parts.link.capacity() > 0 {
             deadline = deadline.min(self.tell_at);
@@ -363,7 +373,7 @@ impl Agent {
 
     /// Finds out whether somebody has set the clock.
     fn look_at_the_clock(&mut self) {
-        match self.parts.clock.observe(self.now, machine::clock_is_kept()) {
+        match self.core.clock.observe(self.now, machine::clock_is_kept()) {
             None => return,
             Some(Change::Unset) => warn!(
                 "the clock has not been set: packets with its time are marked time-uncertain, and put right once it is"
@@ -402,3 +412,6 @@ fn append(outbox: &mut Outbox, To { route, queue }: To, kept: Kept<'_>, at: Mono
         }
     }
 }
+
+#[cfg(test)]
+mod power_cuts;

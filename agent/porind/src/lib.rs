@@ -40,7 +40,7 @@ use crate::{
     machine::Uptime,
     pipeline::Unfit,
     status::Questions,
-    store::{Names, Store},
+    store::{Found, Names, Store},
 };
 
 /// Checks what can be checked without starting: loads every cell and starts it with the streams that the
@@ -65,6 +65,19 @@ pub fn pipeline(config: &Config) -> anyhow::Result<Pipeline> {
     Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams), Vec::new(), Unfit::Fail)
 }
 
+/// What decides, as the store left it.
+fn core_of(config: &Config, store: &Store, found: Found) -> anyhow::Result<agent::Core> {
+    let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), |slot| store.state(slot))?;
+    let names = store.names(Names::Streams)?;
+    let durable_names = names.len();
+    let route_names = store.names(Names::Routes)?;
+    let names = NameTable::new(names, config.gateway.max_streams);
+    let pipeline = Pipeline::start(config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
+    let outbox = Outbox::new(found.outbox, config.gateway.outbox.bounds);
+    let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans);
+    Ok(agent::Core { pipeline, outbox, clock, route_names, durable_names })
+}
+
 /// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. Gives
 /// the last status.
 ///
@@ -78,15 +91,8 @@ pub fn run(
 ) -> anyhow::Result<Snapshot> {
     let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
     let store = Arc::new(store);
-    let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), |slot| store.state(slot))?;
-    let names = store.names(Names::Streams)?;
-    let durable_names = names.len();
-    let route_names = store.names(Names::Routes)?;
-    let names = NameTable::new(names, config.gateway.max_streams);
-    let pipeline = Pipeline::start(&config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
-    let outbox = Outbox::new(found.outbox, config.gateway.outbox.bounds);
-    let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans);
-    tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = outbox.waiting(), "started");
+    let core = core_of(&config, &store, found)?;
+    tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = core.outbox.waiting(), "started");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the I/O runtime")?;
     let listener = runtime.block_on(async { status::listen(&config.gateway.socket) })?;
@@ -119,22 +125,20 @@ pub fn run(
             // Told however the thread ends: the sender is dropped with it.
             let _end = end;
             let committer = Committer::start(store.clone(), Doorbell::of_this_thread())?;
-            Ok(agent::run(agent::Parts {
-                config,
-                until,
-                store,
-                pipeline,
-                outbox,
-                uptime: Uptime::begin(),
-                clock,
-                route_names,
-                durable_names,
-                inbox,
-                committer,
-                settled,
-                link: publishes,
-                stop_link,
-            }))
+            Ok(agent::run(
+                core,
+                agent::Parts {
+                    config,
+                    until,
+                    store,
+                    uptime: Uptime::begin(),
+                    inbox,
+                    committer,
+                    settled,
+                    link: publishes,
+                    stop_link,
+                },
+            ))
         })?;
     let doorbell = Doorbell::of(&pipeline_thread);
     let tasks = tokio::task::LocalSet::new();

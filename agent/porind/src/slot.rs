@@ -379,31 +379,9 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use porin_cell::Engine;
     use porin_core::{config::Provenance, ids::StreamId, limits::CellLimits, packet::Quality, setup::World};
-    use porin_test_support::WatCell;
+    use porin_test_support::counting_cell;
 
     use super::*;
-
-    /// Counts the readings that it has seen and writes the count into each value; traps on a reading at time 13. Its
-    /// state is the count.
-    fn counting() -> Vec<u8> {
-        let each = "(block $done (loop $next
-            (br_if $done (i32.ge_u (local.get $i) (local.get $arg1)))
-            (if (i64.eq (i64.load (local.get $arg0)) (i64.const 13)) (then unreachable))
-            (global.set $count (f64.add (global.get $count) (f64.const 1)))
-            (f64.store offset=8 (local.get $arg0) (global.get $count))
-            (local.set $arg0 (i32.add (local.get $arg0) (i32.const 24)))
-            (local.set $i (i32.add (local.get $i) (i32.const 1)))
-            (br $next)))
-            (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (local.get $arg1)) i32.const 16";
-        WatCell {
-            items: "(global $count (mut f64) (f64.const 0))",
-            process: each,
-            save: "(f64.store (i32.const 64) (global.get $count)) (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 8)) i32.const 16",
-            restore: "(global.set $count (f64.load (local.get $arg0))) (i32.store8 (i32.const 16) (i32.const 0)) i32.const 16",
-            ..WatCell::default()
-        }
-        .build()
-    }
 
     fn slot(stored: Option<Vec<u8>>) -> Slot<Reading, Reading> {
         let config = Config {
@@ -417,7 +395,8 @@ mod tests {
             fault: FaultPolicy::Drop,
             limits: CellLimits::default(),
         };
-        let plan = Plan::load(&Engine::new(), &counting(), config.world, &config.limits).expect("its type is right");
+        let plan =
+            Plan::load(&Engine::new(), &counting_cell(), config.world, &config.limits).expect("its type is right");
         let stream = StreamInfo { id: StreamId(0), name: "a".into(), unit: String::new(), params: vec![] };
         let setup = Setup { streams: vec![stream], ..Setup::default() };
         let mut slot = Slot::start(config, Arc::new(plan), [0; 32], setup, stored).expect("it starts");

@@ -6,6 +6,8 @@
 //! After an I/O error redb takes nothing more, so the file is closed and opened again by the next who needs it. What a commit
 //! writes may be written twice: a commit that failed may be durable all the same.
 
+#[cfg(test)]
+pub(crate) mod medium;
 mod tables;
 
 use std::{
@@ -90,6 +92,9 @@ impl Store {
     pub(crate) fn open(path: &Path, boot_id: u64) -> anyhow::Result<(Self, Found)> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        }
+        if !path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
+            make(path).with_context(|| format!("making {}", path.display()))?;
         }
         let place = path.to_owned();
         let open = move || redb::Builder::new().set_cache_size(CACHE_BYTES).create(&place);
@@ -286,6 +291,21 @@ impl Store {
             Ok(id)
         })
     }
+}
+
+/// Makes an empty file. It comes to its name when it is whole: one that the power cut in the making would be no file of redb's,
+/// and nobody could tell it from something else of the owner's.
+fn make(path: &Path) -> anyhow::Result<()> {
+    let new = path.with_extension("redb.new");
+    if new.exists() {
+        fs::remove_file(&new)?;
+    }
+    drop(redb::Builder::new().create(&new)?);
+    fs::rename(&new, path)?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Never deleted, and never in place of one that was moved aside before.

@@ -10,7 +10,7 @@ use std::{
 
 mod wat_cell;
 
-pub use wat_cell::{CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell};
+pub use wat_cell::{CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell, counting_cell};
 
 /// The top of the checkout.
 #[must_use]

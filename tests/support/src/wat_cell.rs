@@ -103,3 +103,26 @@ impl WatCell<'_> {
         encoder.encode().unwrap_or_else(|error| panic!("{error:#}"))
     }
 }
+
+/// Counts the readings that it has seen and writes the count into each value; traps on a reading at time 13. Its
+/// state is the count.
+#[must_use]
+pub fn counting_cell() -> Vec<u8> {
+    let each = "(block $done (loop $next
+        (br_if $done (i32.ge_u (local.get $i) (local.get $arg1)))
+        (if (i64.eq (i64.load (local.get $arg0)) (i64.const 13)) (then unreachable))
+        (global.set $count (f64.add (global.get $count) (f64.const 1)))
+        (f64.store offset=8 (local.get $arg0) (global.get $count))
+        (local.set $arg0 (i32.add (local.get $arg0) (i32.const 24)))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br $next)))
+        (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (local.get $arg1)) i32.const 16";
+    WatCell {
+        items: "(global $count (mut f64) (f64.const 0))",
+        process: each,
+        save: "(f64.store (i32.const 64) (global.get $count)) (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 8)) i32.const 16",
+        restore: "(global.set $count (f64.load (local.get $arg0))) (i32.store8 (i32.const 16) (i32.const 0)) i32.const 16",
+        ..WatCell::default()
+    }
+    .build()
+}

@@ -6,7 +6,7 @@ use porin_core::{
 };
 use tracing::error;
 
-use super::{Agent, Parts, Source};
+use super::{Agent, Core, Source};
 use crate::{pipeline::Pipeline, store::Commit};
 
 /// A pause after a commit that failed.
@@ -82,7 +82,7 @@ impl Agent {
         if self.commit.running.is_some() || !self.is_dirty() || (now < self.commit.due && !self.is_urgent()) {
             return;
         }
-        let Parts { pipeline, outbox, committer, clock, .. } = &mut self.parts;
+        let Core { pipeline, outbox, clock, .. } = &mut self.core;
         let states = pipeline.save();
         let durable = u32::try_from(self.commit.names).unwrap_or(u32::MAX);
         let names = pipeline.names()[self.commit.names..].to_vec();
@@ -103,7 +103,7 @@ impl Agent {
         self.commit.running =
             Some(Running { written, names: names_after, kinds: found, tokens, clock_changes, time_floor, began: now });
         self.commit.dirty = false;
-        committer.begin(Commit { queues, streams: (durable, names), kinds, states, spans, time_floor });
+        self.parts.committer.begin(Commit { queues, streams: (durable, names), kinds, states, spans, time_floor });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<()>) {
@@ -126,7 +126,7 @@ impl Agent {
                 self.commit.due = now.after(self.parts.config.gateway.outbox.commit_every_us);
                 self.commit.clock_changes = clock_changes;
                 self.commit.time_floor = time_floor.unwrap_or(self.commit.time_floor);
-                self.parts.outbox.committed();
+                self.core.outbox.committed();
                 for AckToken { source, upto } in tokens {
                     // More may have been settled while the disk took nothing.
                     let settled = &mut self.sources[source].settled;
@@ -139,8 +139,8 @@ impl Agent {
                 error!(error = format!("{error:#}"), "the commit failed; packets wait in memory");
                 self.commit.due = now.after(COMMIT_RETRY_US);
                 self.commit.dirty = true;
-                self.parts.outbox.commit_failed();
-                self.parts.pipeline.commit_failed();
+                self.core.outbox.commit_failed();
+                self.core.pipeline.commit_failed();
             }
         }
     }
@@ -148,7 +148,7 @@ impl Agent {
     /// While the disk takes nothing, sources are told of what the broker has: it is safe there. What cells have learnt since the
     /// last commit is not.
     pub(super) fn settle_without_disk(&mut self) {
-        if self.commit.is_failing() && self.parts.outbox.waiting() == 0 {
+        if self.commit.is_failing() && self.core.outbox.waiting() == 0 {
             for (source, settled) in self.sources.iter_mut().zip(&self.parts.settled) {
                 if source.decided > source.settled {
                     source.settled = source.decided;
@@ -168,15 +168,15 @@ impl Agent {
     }
 
     pub(super) fn is_dirty(&self) -> bool {
-        self.commit.dirty || self.parts.outbox.is_dirty()
+        self.commit.dirty || self.core.outbox.is_dirty()
     }
 
     /// Half of a source's window waits for the commit, or all of memory, or somebody waits for the end.
     pub(super) fn is_urgent(&self) -> bool {
         let half = |source: &Source| source.decided - source.settled >= (source.window / 2).max(1);
-        let ended = self.sources.iter().all(|source| source.status.ended) && self.parts.outbox.waiting() == 0;
+        let ended = self.sources.iter().all(|source| source.status.ended) && self.core.outbox.waiting() == 0;
         // After a failure the pause counts, whoever waits.
         self.commit.failures == 0
-            && (self.stopping.is_some() || ended || self.parts.outbox.is_full() || self.sources.iter().any(half))
+            && (self.stopping.is_some() || ended || self.core.outbox.is_full() || self.sources.iter().any(half))
     }
 }

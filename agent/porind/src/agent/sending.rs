@@ -15,7 +15,7 @@ use porin_core::{
 };
 use tracing::error;
 
-use super::{Agent, Parts};
+use super::{Agent, Core, Parts};
 use crate::{
     pipeline::Pipeline,
     uplink::{LinkEvent, Publish},
@@ -60,7 +60,7 @@ impl Agent {
                 self.link.status.connections += 1;
             }
             LinkEvent::Acked(ticket) => {
-                self.parts.outbox.ack(ticket);
+                self.core.outbox.ack(ticket);
             }
             LinkEvent::Refused(ticket, reason) => {
                 self.dead_letter(ticket, &reason);
@@ -68,7 +68,7 @@ impl Agent {
             LinkEvent::Down(reason) => {
                 self.link.connection = None;
                 self.link.status.last_error = Some(reason);
-                self.parts.outbox.rewind();
+                self.core.outbox.rewind();
             }
             LinkEvent::Closed => self.link.closed = true,
         }
@@ -76,7 +76,7 @@ impl Agent {
 
     /// The packets of a publish that will never be taken: counted by reason, never as acknowledged.
     fn dead_letter(&mut self, ticket: Ticket, reason: &str) {
-        let packets = self.parts.outbox.dead_letter(ticket);
+        let packets = self.core.outbox.dead_letter(ticket);
         let counted = self.link.dead_letters.entry(reason.to_owned()).or_default();
         *counted += packets;
         // A topic that is denied is denied again and again: the counter tells, the log only begins to.
@@ -90,9 +90,9 @@ impl Agent {
     pub(super) fn load(&mut self) {
         let now = self.now.mono;
         loop {
-            let Parts { outbox, store, pipeline, .. } = &mut self.parts;
+            let Core { outbox, pipeline, .. } = &mut self.core;
             let Some(load) = outbox.wants().filter(|_| now >= self.link.load_after) else { return };
-            match store.load(load) {
+            match self.parts.store.load(load) {
                 Ok(records) => outbox.loaded(load, records),
                 Err(error) => {
                     error!(error = format!("{error:#}"), "cannot read the outbox; nothing behind it can leave");
@@ -111,7 +111,7 @@ impl Agent {
 
     /// Gives up what there is no room for.
     pub(super) fn make_room(&mut self) {
-        let outbox = &mut self.parts.outbox;
+        let outbox = &mut self.core.outbox;
         if outbox.is_over() {
             outbox.evict();
         }
@@ -123,7 +123,7 @@ impl Agent {
 
     /// Gives up what is too old.
     pub(super) fn expire(&mut self) {
-        let Parts { outbox, pipeline, .. } = &mut self.parts;
+        let Core { outbox, pipeline, .. } = &mut self.core;
         if pipeline.expires() {
             outbox.expire(self.now.mono, self.link.rules(pipeline, Patience::AsConfigured));
         }
@@ -134,8 +134,8 @@ impl Agent {
         let Some(connection) = self.link.connection else { return };
         let (now, patience) = (self.now.mono, self.patience());
         // No room: publishes for an earlier connection are still being thrown away. The acknowledgements wake us.
-        while self.parts.outbox.window() < self.link.window && self.parts.link.capacity() > 0 {
-            let Parts { outbox, pipeline, .. } = &mut self.parts;
+        while self.core.outbox.window() < self.link.window && self.parts.link.capacity() > 0 {
+            let Core { outbox, pipeline, .. } = &mut self.core;
             let rules = self.link.rules(pipeline, patience);
             let Some(parcel) = outbox.take(now, rules) else { return };
             let Some(publish) = self.publish(parcel, connection) else { continue };
@@ -148,7 +148,8 @@ impl Agent {
     /// Makes a publish of a parcel, or of as much of it as is within the route's bytes. `None`: the broker takes none of it.
     pub(super) fn publish(&mut self, parcel: Parcel, connection: u64) -> Option<Publish> {
         let Parcel { ticket, route, start, mut records } = parcel;
-        let Parts { pipeline, config, store, outbox, route_names, clock, .. } = &mut self.parts;
+        let Core { pipeline, outbox, route_names, clock, .. } = &mut self.core;
+        let Parts { config, store, .. } = &self.parts;
         let gateway = &config.gateway.id;
         let epoch = Epoch { starts: start.start, ..store.epoch };
         let (encoding, goal) =

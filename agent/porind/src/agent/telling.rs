@@ -9,7 +9,7 @@ use porin_core::{
 
 use tracing::warn;
 
-use super::{Agent, Parts, commits::Commits};
+use super::{Agent, Core, Parts, commits::Commits};
 use crate::{tap::Tap, uplink::Publish};
 
 /// Between two publishes of the numbers.
@@ -18,7 +18,8 @@ const TELL_US: u64 = 60_000_000;
 impl Agent {
     /// Everything, at this moment.
     pub(super) fn status(&self) -> Snapshot {
-        let Parts { config, store, pipeline, outbox, clock, uptime, .. } = &self.parts;
+        let Core { pipeline, outbox, clock, .. } = &self.core;
+        let Parts { config, store, uptime, .. } = &self.parts;
         let (routes, streams) = pipeline.status();
         let Commits { commits, written, took_us, slowest_us, .. } = self.commit;
         let link = &self.link;
@@ -56,7 +57,7 @@ impl Agent {
     /// Shows what routes have kept since this seq to whoever looks.
     pub(super) fn show_kept(&mut self, from: Seq) {
         self.taps.retain(|tap| !tap.is_closed());
-        let Self { taps, parts: Parts { outbox, pipeline, .. }, .. } = self;
+        let Self { taps, core: Core { outbox, pipeline, .. }, .. } = self;
         for tap in taps {
             for Record { route, packet, .. } in outbox.appended_from(from) {
                 match packet {

@@ -32,7 +32,7 @@ fn values(store: &Store, found: Found) -> Vec<f64> {
     let records = outbox.wants().map_or_else(Vec::new, |load| store.load(load).expect("it can be read"));
     let value = |(_, record): (Seq, Record)| match record.packet {
         Packet::Reading(Reading { value, quality, .. }) if quality == Quality::GOOD => value,
-        other => panic!("{other:?}"),
+        other @ (Packet::Reading(_) | Packet::Message(_)) => panic!("{other:?}"),
     };
     records.into_iter().map(value).collect()
 }
