@@ -369,6 +369,11 @@ impl Outbox {
         self.queues.iter_mut().filter(|queue| queue.is_dirty()).map(Queue::commit).collect()
     }
 
+    /// The same without anything new: what has left is deleted. For a disk that is full.
+    pub fn commit_deletions(&mut self) -> Vec<QueueCommit> {
+        self.queues.iter_mut().filter_map(Queue::commit_deletions).collect()
+    }
+
     /// What [`Outbox::commit`] gave is durable.
     pub fn committed(&mut self) {
         let mut room = MEMORY_BYTES / 2;

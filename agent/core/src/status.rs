@@ -175,6 +175,8 @@ pub struct OutboxStatus {
     pub commit_us: u64,
     /// Microseconds that the slowest took.
     pub slowest_commit_us: u64,
+    /// Why the last commit failed: packets are in memory only. `None`: it did not.
+    pub disk_error: Option<String>,
     /// Records that commits wrote: those acknowledged before their commit are never written.
     pub written: u64,
 }

@@ -414,4 +414,4 @@ fn append(outbox: &mut Outbox, To { route, queue }: To, kept: Kept<'_>, at: Mono
 }
 
 #[cfg(test)]
-mod power_cuts;
+mod trials;

@@ -13,13 +13,13 @@ use std::{
 
 use crate::{
     inbox::Doorbell,
-    store::{Commit, Store},
+    store::{Commit, Room, Store},
 };
 
 /// The loop's side.
 pub(crate) struct Committer {
     commits: SyncSender<Commit>,
-    outcomes: Receiver<anyhow::Result<()>>,
+    outcomes: Receiver<anyhow::Result<Room>>,
     thread: JoinHandle<()>,
 }
 
@@ -47,7 +47,7 @@ impl Committer {
     }
 
     /// How the commit ended, if it has.
-    pub(crate) fn outcome(&self) -> Option<anyhow::Result<()>> {
+    pub(crate) fn outcome(&self) -> Option<anyhow::Result<Room>> {
         self.outcomes.try_recv().ok()
     }
 

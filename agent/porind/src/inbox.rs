@@ -14,7 +14,7 @@ use porin_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{committer::Committer, tap::Tap, uplink::LinkEvent};
+use crate::{committer::Committer, store::Room, tap::Tap, uplink::LinkEvent};
 
 /// Batches of a source that wait for the loop. Beyond it the source waits: 4 × 64 readings are 6 KB.
 pub(crate) const SOURCE_QUEUE: usize = 4;
@@ -78,7 +78,7 @@ pub(crate) enum Question {
 pub(crate) enum Event {
     Source(usize, FromSource),
     Link(LinkEvent),
-    Committed(anyhow::Result<()>),
+    Committed(anyhow::Result<Room>),
     Question(Question),
     /// Stop taking from sources, make everything durable, end.
     Stop,

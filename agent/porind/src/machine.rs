@@ -41,6 +41,11 @@ impl Uptime {
         Monotonic(self.before_us.saturating_add(since))
     }
 
+    #[cfg(test)]
+    pub(crate) fn skip(&mut self, us: u64) {
+        self.before_us += us;
+    }
+
     /// Since the beginning of this run.
     pub(crate) fn running_s(self) -> u64 {
         self.start.elapsed().as_secs()

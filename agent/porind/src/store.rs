@@ -8,10 +8,11 @@
 
 #[cfg(test)]
 pub(crate) mod medium;
+mod place;
 mod tables;
 
 use std::{
-    fs,
+    io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -25,16 +26,16 @@ use porin_core::{
     record::Record,
     time::Unix,
 };
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError};
-use tracing::{error, info};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
+use tracing::info;
 
-use self::tables::{CLOCK, META, NAMES, QUEUES, RECORDS, STATES, TOTALS};
+use self::{
+    place::Place,
+    tables::{CLOCK, META, NAMES, QUEUES, RECORDS, STATES, TOTALS},
+};
 
 /// Pages that redb keeps in memory. The gateway has 64 MB for everything.
 const CACHE_BYTES: usize = 2 << 20;
-
-/// Files that were moved aside and are kept: each is one that somebody may want to look at.
-const MAX_ASIDE: u32 = 1_000;
 
 /// SHA-256.
 pub(crate) type Digest = [u8; 32];
@@ -62,6 +63,15 @@ pub(crate) struct Commit {
     pub(crate) spans: Vec<Span>,
     /// What the wall clock said when it was last believed; `None`: not much later than before.
     pub(crate) time_floor: Option<Unix>,
+    /// The disk was full: what has left is deleted, nothing new is written.
+    pub(crate) deletes_only: bool,
+}
+
+/// Whether there is room on the disk for what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Enough,
+    None,
 }
 
 /// What the store knew at the start.
@@ -74,12 +84,19 @@ pub(crate) struct Found {
     pub(crate) time_floor: Unix,
 }
 
-/// How the file is opened: a test opens something else.
-type Open = dyn Fn() -> Result<Database, DatabaseError> + Send + Sync;
+/// The disk, as far as the store needs it after the start. A test has another one.
+pub(crate) struct Disk {
+    /// Opens the file again after an error.
+    pub(crate) open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+    /// Sets some room aside, unless it is. `false`: there is none.
+    pub(crate) keep_reserve: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Gives up what was set aside.
+    pub(crate) use_reserve: Box<dyn Fn() + Send + Sync>,
+}
 
 /// The open store.
 pub(crate) struct Store {
-    open: Box<Open>,
+    pub(crate) disk: Disk,
     /// `None` after an error, until the next who needs it.
     db: Mutex<Option<Arc<Database>>>,
     /// The epoch of this start.
@@ -90,34 +107,20 @@ impl Store {
     /// Opens or makes the file, and counts this start durably before anything else happens. `boot_id`: names this life of the
     /// machine.
     pub(crate) fn open(path: &Path, boot_id: u64) -> anyhow::Result<(Self, Found)> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        }
-        if !path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
-            make(path).with_context(|| format!("making {}", path.display()))?;
-        }
-        let place = path.to_owned();
-        let open = move || redb::Builder::new().set_cache_size(CACHE_BYTES).create(&place);
-        let db = match open() {
-            Err(DatabaseError::Storage(StorageError::Corrupted(reason))) => {
-                let aside = move_aside(path)?;
-                error!(path = %path.display(), aside = %aside, reason, "the store is corrupt; it was moved aside and a new one is made");
-                open()
-            }
-            opened => opened,
-        };
-        let db = match db {
-            Ok(db) => db,
-            Err(DatabaseError::DatabaseAlreadyOpen) => bail!("{}: another agent has it open", path.display()),
-            Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
-        };
-        Self::start(Box::new(open), db, boot_id).with_context(|| format!("opening {}", path.display()))
+        let (place, db) = Place::open(path, boot_id)?;
+        place.keep_reserve().with_context(|| format!("making a reserve beside {}", path.display()))?;
+        Self::start(place.into(), db, boot_id).with_context(|| format!("opening {}", path.display()))
     }
 
-    /// Counts the start. `open` opens the same again after an error.
-    pub(crate) fn start(open: Box<Open>, db: Database, boot_id: u64) -> anyhow::Result<(Self, Found)> {
+    /// Counts the start.
+    pub(crate) fn start(disk: Disk, db: Database, boot_id: u64) -> anyhow::Result<(Self, Found)> {
         let (epoch, found) = tables::start(&db, boot_id)?;
-        Ok((Self { open, db: Mutex::new(Some(Arc::new(db))), epoch }, found))
+        Ok((Self { disk, db: Mutex::new(Some(Arc::new(db))), epoch }, found))
+    }
+
+    /// The disk is full: gives up what was set aside for this, so that what has left can be deleted.
+    pub(crate) fn use_reserve(&self) {
+        (self.disk.use_reserve)();
     }
 
     /// The file, opened again if it has to be.
@@ -126,7 +129,7 @@ impl Store {
         if let Some(db) = &*db {
             return Ok(db.clone());
         }
-        let opened = Arc::new((self.open)().context("opening the store again")?);
+        let opened = Arc::new((self.disk.open)().context("opening the store again")?);
         info!("the store is open again");
         Ok(db.insert(opened).clone())
     }
@@ -211,11 +214,17 @@ impl Store {
     }
 
     /// Writes a commit and waits for the disk. The same may be written again.
-    pub(crate) fn commit(&self, commit: &Commit) -> anyhow::Result<()> {
+    pub(crate) fn commit(&self, commit: &Commit) -> anyhow::Result<Room> {
+        if !commit.deletes_only || !commit.queues.is_empty() {
+            self.write(commit)?;
+        }
+        let room = !commit.deletes_only || (self.disk.keep_reserve)();
+        Ok(if room { Room::Enough } else { Room::None })
+    }
+
+    fn write(&self, commit: &Commit) -> anyhow::Result<()> {
         self.with(|db| {
-            let mut transaction = db.begin_write()?;
-            // A little more to write, and no walk through the whole file after a power cut.
-            transaction.set_quick_repair(true);
+            let transaction = begin(db)?;
             {
                 let mut records = transaction.open_table(RECORDS)?;
                 let mut queues = transaction.open_table(QUEUES)?;
@@ -285,7 +294,7 @@ impl Store {
         }
         let id = u32::try_from(known.len())?;
         self.with(|db| {
-            let transaction = db.begin_write()?;
+            let transaction = begin(db)?;
             transaction.open_table(NAMES)?.insert((Names::Routes as u8, id), name)?;
             transaction.commit()?;
             Ok(id)
@@ -293,29 +302,32 @@ impl Store {
     }
 }
 
-/// Makes an empty file. It comes to its name when it is whole: one that the power cut in the making would be no file of redb's,
-/// and nobody could tell it from something else of the owner's.
-fn make(path: &Path) -> anyhow::Result<()> {
-    let new = path.with_extension("redb.new");
-    if new.exists() {
-        fs::remove_file(&new)?;
-    }
-    drop(redb::Builder::new().create(&new)?);
-    fs::rename(&new, path)?;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+/// How every file is opened.
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
-/// Never deleted, and never in place of one that was moved aside before.
-fn move_aside(path: &Path) -> anyhow::Result<String> {
-    let free = (1..=MAX_ASIDE).map(|number| path.with_extension(format!("redb.corrupt-{number}")));
-    let Some(aside) = free.into_iter().find(|aside| !aside.exists()) else {
-        bail!("{}: the store is corrupt, and {MAX_ASIDE} others lie beside it", path.display());
-    };
-    fs::rename(path, &aside).with_context(|| format!("moving {} aside", path.display()))?;
-    Ok(aside.display().to_string())
+/// A transaction that leaves the file such that after a power cut nobody has to walk through all of it, for a little more to
+/// write; and that a failed sync cannot spoil.
+fn begin(db: &Database) -> anyhow::Result<WriteTransaction> {
+    let mut transaction = db.begin_write()?;
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+/// Whether an error means that the disk is full.
+pub(crate) fn is_full(error: &anyhow::Error) -> bool {
+    let kind = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let storage = |error: &redb::StorageError| matches!(error, redb::StorageError::Io(error) if kind(error));
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(kind)
+            || cause.downcast_ref::<redb::StorageError>().is_some_and(storage)
+            || matches!(cause.downcast_ref(), Some(redb::CommitError::Storage(error)) if storage(error))
+            || matches!(cause.downcast_ref(), Some(redb::TableError::Storage(error)) if storage(error))
+            || matches!(cause.downcast_ref(), Some(DatabaseError::Storage(error)) if storage(error))
+    })
 }
 
 #[cfg(test)]

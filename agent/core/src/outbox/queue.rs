@@ -305,6 +305,15 @@ impl Queue {
         QueueCommit { queue: self.id, records, acked_to, end }
     }
 
+    pub(super) fn commit_deletions(&mut self) -> Option<QueueCommit> {
+        let (acked_to, end) = (self.acked_to().min(self.durable_end), self.durable_end);
+        if acked_to == self.durable_acked_to {
+            return None;
+        }
+        self.committing = Some(Committing { records: 0, acked_to, end });
+        Some(QueueCommit { queue: self.id, records: Vec::new(), acked_to, end })
+    }
+
     /// The first seq that has not left.
     fn acked_to(&self) -> Seq {
         let waits =

@@ -480,6 +480,31 @@ fn a_backlog_leaves_no_faster_than_it_may_and_what_is_urgent_does_not_wait_for_i
 }
 
 #[test]
+fn on_a_full_disk_what_has_left_is_deleted_and_nothing_else_is_written() {
+    let mut queue = queue(6);
+    commit(&mut queue);
+    (0..3).for_each(|_| queue.append(NORMAL, record(0)));
+    queue.append(high(), record(1));
+    take(&mut queue);
+    queue.rewind();
+    let parcel = queue.take(NOW, |_| FOUR).filter(|parcel| parcel.route == RouteId(0));
+    let parcel = parcel.or_else(|| queue.take(NOW, |_| FOUR)).expect("four of what is durable");
+    queue.ack(parcel.ticket);
+    let commits = queue.commit_deletions();
+    let [QueueCommit { queue: NORMAL, records, acked_to: Seq(4), end: Seq(6) }] = commits.as_slice() else {
+        panic!("{commits:?}")
+    };
+    assert!(records.is_empty());
+    queue.committed();
+    assert_eq!(queue.commit_deletions(), []);
+    let records: Vec<_> = queue.commit().iter().map(|commit| (commit.queue, commit.records.len())).collect();
+    assert_eq!(records, [(high(), 1), (NORMAL, 3)], "what is new is still to be written");
+    queue.committed();
+    assert!(!queue.is_dirty());
+    balanced(&queue);
+}
+
+#[test]
 fn without_a_disk_the_oldest_in_memory_make_room_and_what_blocks_does_not() {
     let mut queue = empty(u64::MAX);
     let block = QueueId::new(Priority::Normal, Overflow::Block);

@@ -4,13 +4,16 @@ use porin_core::{
     packet::AckToken,
     time::{Monotonic, Unix},
 };
-use tracing::error;
+use tracing::{error, info};
 
 use super::{Agent, Core, Source};
-use crate::{pipeline::Pipeline, store::Commit};
+use crate::{
+    pipeline::Pipeline,
+    store::{Commit, Room, is_full},
+};
 
 /// A pause after a commit that failed.
-const COMMIT_RETRY_US: u64 = 5_000_000;
+pub(super) const COMMIT_RETRY_US: u64 = 5_000_000;
 
 /// The time is noted when it is so much later: often enough for certificates, rarely enough for the card.
 const FLOOR_EVERY_US: u64 = 3_600_000_000;
@@ -44,7 +47,11 @@ pub(super) struct Commits {
     /// Microseconds, together and at most.
     pub(super) took_us: u64,
     pub(super) slowest_us: u64,
+    /// Why the last commit failed, if it did.
+    pub(super) last_error: Option<String>,
     failures: u64,
+    /// The disk is full: only what has left is deleted.
+    full: bool,
 }
 
 impl Commits {
@@ -65,8 +72,17 @@ impl Commits {
             written: 0,
             took_us: 0,
             slowest_us: 0,
+            last_error: None,
             failures: 0,
+            full: false,
         }
+    }
+
+    fn end_of_failures(&mut self) {
+        if self.failures > 0 {
+            info!(failures = self.failures, "commits succeed again: what waited in memory is durable");
+        }
+        (self.failures, self.last_error) = (0, None);
     }
 
     /// Whether the disk takes nothing at the moment.
@@ -81,6 +97,9 @@ impl Agent {
         let now = self.now.mono;
         if self.commit.running.is_some() || !self.is_dirty() || (now < self.commit.due && !self.is_urgent()) {
             return;
+        }
+        if self.commit.full {
+            return self.delete_only();
         }
         let Core { pipeline, outbox, clock, .. } = &mut self.core;
         let states = pipeline.save();
@@ -103,10 +122,28 @@ impl Agent {
         self.commit.running =
             Some(Running { written, names: names_after, kinds: found, tokens, clock_changes, time_floor, began: now });
         self.commit.dirty = false;
-        self.parts.committer.begin(Commit { queues, streams: (durable, names), kinds, states, spans, time_floor });
+        self.parts.committer.begin(Commit {
+            queues,
+            streams: (durable, names),
+            kinds,
+            states,
+            spans,
+            time_floor,
+            deletes_only: false,
+        });
     }
 
-    pub(super) fn committed(&mut self, outcome: anyhow::Result<()>) {
+    /// Deletes what has left, in the room that was set aside. Nothing new is written before there is room for that again.
+    fn delete_only(&mut self) {
+        let began = self.now.mono;
+        let queues = self.core.outbox.commit_deletions();
+        let Commits { names, kinds, clock_changes, .. } = self.commit;
+        let (tokens, time_floor) = (Vec::new(), None);
+        self.commit.running = Some(Running { written: 0, names, kinds, tokens, clock_changes, time_floor, began });
+        self.parts.committer.begin(Commit { queues, deletes_only: true, ..Commit::default() });
+    }
+
+    pub(super) fn committed(&mut self, outcome: anyhow::Result<Room>) {
         let Some(Running { written, names, kinds, tokens, clock_changes, time_floor, began }) =
             self.commit.running.take()
         else {
@@ -114,12 +151,18 @@ impl Agent {
         };
         let now = self.now.mono;
         match outcome {
-            Ok(()) => {
+            Ok(room) if self.commit.full => {
+                self.core.outbox.committed();
+                self.commit.full = room == Room::None;
+                self.commit.dirty = true;
+                self.commit.due = if self.commit.full { now.after(COMMIT_RETRY_US) } else { now };
+            }
+            Ok(_) => {
                 let took = now.since(began);
                 self.commit.commits += 1;
                 self.commit.took_us += took;
                 self.commit.slowest_us = self.commit.slowest_us.max(took);
-                self.commit.failures = 0;
+                self.commit.end_of_failures();
                 self.commit.names = names;
                 self.commit.kinds = kinds;
                 self.commit.written += written;
@@ -136,7 +179,18 @@ impl Agent {
             }
             Err(error) => {
                 self.commit.failures += 1;
-                error!(error = format!("{error:#}"), "the commit failed; packets wait in memory");
+                self.commit.last_error = Some(format!("{error:#}"));
+                if self.commit.failures.is_power_of_two() {
+                    let (error, failures) = (format!("{error:#}"), self.commit.failures);
+                    error!(
+                        error,
+                        failures, "the commit failed; packets wait in memory, and it is tried again every 5 s"
+                    );
+                }
+                if is_full(&error) {
+                    self.commit.full = true;
+                    self.parts.store.use_reserve();
+                }
                 self.commit.due = now.after(COMMIT_RETRY_US);
                 self.commit.dirty = true;
                 self.core.outbox.commit_failed();

@@ -21,7 +21,7 @@ impl Agent {
         let Core { pipeline, outbox, clock, .. } = &self.core;
         let Parts { config, store, uptime, .. } = &self.parts;
         let (routes, streams) = pipeline.status();
-        let Commits { commits, written, took_us, slowest_us, .. } = self.commit;
+        let Commits { commits, written, took_us, slowest_us, last_error, .. } = &self.commit;
         let link = &self.link;
         let connected = link.connection.is_some();
         Snapshot {
@@ -35,10 +35,11 @@ impl Agent {
             routes,
             outbox: OutboxStatus {
                 found: self.found,
-                commits,
-                written,
-                commit_us: took_us,
-                slowest_commit_us: slowest_us,
+                commits: *commits,
+                written: *written,
+                commit_us: *took_us,
+                slowest_commit_us: *slowest_us,
+                disk_error: last_error.clone(),
                 dead_letters: link.dead_letters.clone(),
                 ..OutboxStatus::of(outbox)
             },

@@ -4,16 +4,25 @@
 //! write in which the power went may be torn within a sector. It can also be full, broken or slow.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, Mutex, MutexGuard},
     thread,
     time::Duration,
 };
 
-use redb::StorageBackend;
+use redb::{Database, DatabaseError, StorageBackend};
+
+use super::Disk;
 
 /// Drives write whole sectors, if they have the power.
 const SECTOR: usize = 512;
+
+/// File systems give out room in blocks.
+const BLOCK: usize = 4_096;
+
+/// Blocks of the reserve: 1 MiB, as on a real disk.
+const RESERVE: usize = 256;
 
 /// A card. Clones are the same card.
 #[derive(Clone, Debug)]
@@ -32,8 +41,10 @@ struct Card {
     trouble: Trouble,
     /// Whether a sync does something. On a drive that only says so nothing is safe.
     honest: bool,
-    /// Bytes that there is room for.
-    room: u64,
+    /// Blocks that there is room for, and those of the reserve. A block takes room once it was written to.
+    room: usize,
+    reserve: usize,
+    blocks: BTreeSet<usize>,
     random: u64,
 }
 
@@ -75,7 +86,9 @@ impl Medium {
             operations: 0,
             trouble: Trouble::None,
             honest: true,
-            room: u64::MAX,
+            room: usize::MAX,
+            reserve: 0,
+            blocks: BTreeSet::new(),
             random,
         })))
     }
@@ -92,8 +105,33 @@ impl Medium {
         self.card().honest = false;
     }
 
-    pub(crate) fn has_room_for(&self, bytes: u64) {
-        self.card().room = bytes;
+    /// From now on it has room for so many blocks of 4 KiB.
+    pub(crate) fn has_room_for(&self, blocks: usize) {
+        self.card().room = blocks;
+    }
+
+    /// Blocks that are in use.
+    pub(crate) fn blocks(&self) -> usize {
+        let card = self.card();
+        card.blocks.len() + card.reserve
+    }
+
+    pub(crate) fn open(&self) -> Result<Database, DatabaseError> {
+        redb::Builder::new().create_with_backend(self.clone())
+    }
+
+    pub(crate) fn disk(&self) -> Disk {
+        let (again, keeper, user) = (self.clone(), self.clone(), self.clone());
+        Disk {
+            open: Box::new(move || again.open()),
+            keep_reserve: Box::new(move || {
+                let mut card = keeper.card();
+                let room = card.blocks.len() + RESERVE <= card.room;
+                card.reserve = if room { RESERVE } else { 0 };
+                room
+            }),
+            use_reserve: Box::new(move || user.card().reserve = 0),
+        }
     }
 
     /// Writes, syncs and changes of length since the last call.
@@ -150,7 +188,7 @@ impl Card {
             Trouble::Errors { from, to } if (from..to).contains(&operation) => {
                 Err(io::Error::other("the card does not answer"))
             }
-            _ => Ok(false),
+            Trouble::None | Trouble::PowerCut { .. } | Trouble::Errors { .. } | Trouble::SlowSync(_) => Ok(false),
         }
     }
 
@@ -175,9 +213,6 @@ impl StorageBackend for Medium {
     fn set_len(&self, length: u64) -> io::Result<()> {
         let mut card = self.card();
         let cut = card.begin()?;
-        if length > card.room {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
         let length = usize::try_from(length).expect("a test's file is small");
         card.unsynced.push(Change::Length(length));
         card.seen.resize(length, 0);
@@ -211,6 +246,11 @@ impl StorageBackend for Medium {
         if end > card.seen.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let new: Vec<_> = (start / BLOCK..end.div_ceil(BLOCK)).filter(|block| !card.blocks.contains(block)).collect();
+        if card.blocks.len() + card.reserve + new.len() > card.room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        card.blocks.extend(new);
         card.seen[start..end].copy_from_slice(data);
         card.unsynced.push(Change::Write(start, data.to_vec()));
         if cut { Err(Card::dark()) } else { Ok(()) }

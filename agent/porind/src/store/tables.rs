@@ -11,7 +11,7 @@ use porin_core::{
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::Found;
+use super::{Found, begin};
 
 /// Version of the tables below. A file of a newer version is left alone; one of an older version is brought up to it.
 const VERSION: u64 = 2;
@@ -41,7 +41,7 @@ pub(super) fn start(db: &Database, boot_id: u64) -> anyhow::Result<(Epoch, Found
         Some(version) if version > VERSION => bail!("it has version {version}, this porin knows up to {VERSION}"),
         _ => {}
     }
-    let transaction = db.begin_write()?;
+    let transaction = begin(db)?;
     let (epoch, boot, time_floor) = count(&transaction, boot_id)?;
     let mut queues = Vec::new();
     {

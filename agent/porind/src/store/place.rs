@@ -1,0 +1,136 @@
+//! The files of the store: the database, a mark that an agent has it open, a reserve for the day on which the disk is full.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use redb::{Database, DatabaseError, StorageError};
+use tracing::{error, warn};
+
+use super::{Disk, builder};
+
+/// Files that were moved aside and are kept: each is one that somebody may want to look at.
+const MAX_ASIDE: u32 = 1_000;
+
+/// What a commit that only deletes takes at most is 95 KB on a file of 300 MB; some of them fit.
+const RESERVE_BYTES: usize = 1 << 20;
+
+/// The files.
+#[derive(Debug)]
+pub(super) struct Place {
+    database: PathBuf,
+    /// The name of this life of the machine, as long as an agent has the database open.
+    mark: PathBuf,
+    /// Zeros.
+    reserve: PathBuf,
+}
+
+impl Place {
+    /// Opens or makes the database.
+    pub(super) fn open(path: &Path, boot_id: u64) -> anyhow::Result<(Self, Database)> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        }
+        let database = path.to_owned();
+        let place =
+            Self { database, mark: path.with_extension("redb.running"), reserve: path.with_extension("redb.reserve") };
+        if !path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
+            make(path).with_context(|| format!("making {}", path.display()))?;
+        }
+        // redb ends the process on some kinds of damage, unless it is told to read everything first. That takes a minute for a large
+        // file, so it is done only if an agent has ended badly since the machine started.
+        let name = format!("{boot_id:016x}\n");
+        let ended_badly = fs::read_to_string(&place.mark).is_ok_and(|mark| mark == name);
+        let mut builder = builder();
+        builder.set_check_integrity_on_open(ended_badly);
+        let db = match builder.create(path) {
+            Err(DatabaseError::Storage(StorageError::Corrupted(reason))) if !is_newer(&reason) => {
+                let aside = move_aside(path)?;
+                error!(path = %path.display(), aside = %aside, reason, "the store is corrupt; it was moved aside and a new one is made");
+                make(path).and_then(|()| Ok(builder.create(path)?))
+            }
+            Err(DatabaseError::DatabaseAlreadyOpen) => bail!("{}: another agent has it open", path.display()),
+            opened => opened.map_err(Into::into),
+        };
+        let db = db.with_context(|| format!("opening {}", path.display()))?;
+        if let Err(error) = fs::write(&place.mark, name) {
+            warn!(%error, path = %place.mark.display(), "cannot note that the store is open");
+        }
+        Ok((place, db))
+    }
+
+    /// Sets some room on the disk aside, unless it is.
+    pub(super) fn keep_reserve(&self) -> io::Result<()> {
+        if fs::metadata(&self.reserve).is_ok_and(|file| file.len() == RESERVE_BYTES as u64) {
+            return Ok(());
+        }
+        let written = fs::File::create(&self.reserve).and_then(|mut file| {
+            file.write_all(&vec![0; RESERVE_BYTES])?;
+            file.sync_all()
+        });
+        // Half a reserve only takes room.
+        written.inspect_err(|_| self.use_reserve())
+    }
+
+    pub(super) fn use_reserve(&self) {
+        match fs::remove_file(&self.reserve) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(%error, path = %self.reserve.display(), "cannot give up the reserve");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl From<Place> for Disk {
+    fn from(place: Place) -> Self {
+        let place = Arc::new(place);
+        let (keeper, user) = (place.clone(), place.clone());
+        Self {
+            open: Box::new(move || builder().create(&place.database)),
+            keep_reserve: Box::new(move || keeper.keep_reserve().is_ok()),
+            use_reserve: Box::new(move || user.use_reserve()),
+        }
+    }
+}
+
+impl Drop for Place {
+    /// The agent ends well. (After a panic or a kill nothing is dropped.)
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.mark);
+    }
+}
+
+/// redb calls a file of its own later versions corrupt, too.
+fn is_newer(reason: &str) -> bool {
+    reason.contains("file format version")
+}
+
+/// Makes an empty file. It comes to its name when it is whole: one that the power cut in the making would be no file of redb's,
+/// and nobody could tell it from something else of the owner's.
+fn make(path: &Path) -> anyhow::Result<()> {
+    let new = path.with_extension("redb.new");
+    if new.exists() {
+        fs::remove_file(&new)?;
+    }
+    drop(builder().create(&new)?);
+    fs::rename(&new, path)?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Never deleted, and never in place of one that was moved aside before.
+fn move_aside(path: &Path) -> anyhow::Result<String> {
+    let free = (1..=MAX_ASIDE).map(|number| path.with_extension(format!("redb.corrupt-{number}")));
+    let Some(aside) = free.into_iter().find(|aside| !aside.exists()) else {
+        bail!("{}: the store is corrupt, and {MAX_ASIDE} others lie beside it", path.display());
+    };
+    fs::rename(path, &aside).with_context(|| format!("moving {} aside", path.display()))?;
+    Ok(aside.display().to_string())
+}
