@@ -3,6 +3,7 @@
 //! `docs/config.md` is the commented schema; a test parses it. Whatever is wrong is one error with the line, the
 //! value and the nearest name that would have been right, and nothing is started.
 
+mod broker;
 mod check;
 mod nearest;
 mod quantity;
@@ -16,6 +17,7 @@ use alloc::{
 
 use core::net::SocketAddr;
 
+pub use self::broker::{Broker, Identity, Login, Protocol, Tls, address};
 use crate::{
     clock::Trust,
     fault::FaultPolicy,
@@ -67,16 +69,20 @@ pub struct GatewayConfig {
 /// The MQTT connection to the cloud side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// Where it is, and how to be let in.
+    pub broker: Broker,
+    /// Which MQTT it speaks.
+    pub protocol: Protocol,
     /// `porin-<gateway>` unless set: two clients with one id throw each other out.
     pub client_id: String,
     /// Seconds without traffic after which the connection is probed.
     pub keep_alive_s: u16,
     /// Publishes under way at most, from the oldest unacknowledged to the newest.
     pub in_flight: u16,
+    /// Bytes of a publish at most, besides what the broker tells.
+    pub max_publish_bytes: usize,
+    /// The shortest pause between two attempts to connect, in microseconds.
+    pub reconnect_us: u64,
 }
 
 /// Where packets wait until the broker has them.
@@ -124,10 +130,8 @@ pub struct Replay {
 /// Publishes of a local broker, which keeps them while the agent is down.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MqttSource {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// Where it is, and how to be let in.
+    pub broker: Broker,
     /// Fixed: the broker keeps the session under it. `porin-<gateway>-<source>` unless set.
     pub client_id: String,
     /// Seconds without traffic after which the connection is probed.

@@ -60,6 +60,17 @@ pub struct UplinkStatus {
     pub bytes: u64,
     /// Publishes under way.
     pub in_flight: usize,
+    /// The certificates in use.
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// A file with certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CertificateStatus {
+    /// Its path.
+    pub file: String,
+    /// Seconds since 1970: when the first of them is not valid any more.
+    pub not_after_s: u64,
 }
 
 /// One source.

@@ -110,6 +110,8 @@ struct Agent {
     taps: Vec<Tap>,
     /// When the numbers are published next.
     tell_at: Monotonic,
+    /// When certificates that end soon are told of next.
+    warn_at: Monotonic,
     /// When a stop was asked for.
     stopping: Option<Monotonic>,
 }
@@ -165,6 +167,7 @@ impl Agent {
             stopping: None,
             taps: Vec::new(),
             tell_at: Monotonic(0),
+            warn_at: Monotonic(0),
         }
     }
 
@@ -183,6 +186,7 @@ impl Agent {
             self.look_at = self.now.mono.after(LOOK_US);
             self.look_at_the_clock();
             self.expire();
+            self.warn_of_certificates();
         }
         match event {
             Event::Source(source, FromSource::Batch { readings, messages, upto }) => {

@@ -15,6 +15,7 @@ mod source;
 mod status;
 mod store;
 mod tap;
+mod tls;
 mod uplink;
 
 use std::{path::Path, sync::Arc, thread};
@@ -22,11 +23,12 @@ use std::{path::Path, sync::Arc, thread};
 use anyhow::Context;
 use porin_core::{
     clock::Clock,
-    config::Config,
+    config::{Config, SourceKind},
     ids::RouteId,
     outbox::Outbox,
     status::{SlotStatus, Snapshot},
     stream::NameTable,
+    time::Unix,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -49,6 +51,14 @@ use crate::{
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
+    let gateway = &config.gateway;
+    // The clock may be wrong, and certificates are then judged at each connection; here they are only read.
+    tls::access(&gateway.uplink.broker, Unix(0)).context("[uplink]")?;
+    for source in &gateway.sources {
+        if let SourceKind::Mqtt(mqtt) = &source.kind {
+            tls::access(&mqtt.broker, Unix(0)).with_context(|| format!("source `{}`", source.name))?;
+        }
+    }
     let (routes, _) = pipeline(config)?.status();
     let line = |route: &str, slot: &SlotStatus| format!("{route}: {} sha256:{}", slot.name, &slot.digest[..16]);
     Ok(routes.iter().flat_map(|route| route.slots.iter().map(|slot| line(&route.name, slot))).collect())
@@ -116,8 +126,9 @@ pub fn run(
     }
     let inbox =
         Inbox { sources: source_inboxes, link: link_inbox, questions: question_inbox, stop: stop_inbox, turn: 0 };
-    let identity = uplink::mqtt5::Identity { gateway: config.gateway.id.clone(), epoch: store.epoch };
+    let identity = uplink::Identity { gateway: config.gateway.id.clone(), epoch: store.epoch };
     let uplink = config.gateway.uplink.clone();
+    let time_floor = core.clock.floor();
 
     let (end, mut ended) = watch::channel(false);
     let pipeline_thread =
@@ -143,9 +154,9 @@ pub fn run(
     let doorbell = Doorbell::of(&pipeline_thread);
     let tasks = tokio::task::LocalSet::new();
     for (source, sender, settled) in sources {
-        tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled));
+        tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled, time_floor));
     }
-    tasks.spawn_local(uplink::mqtt5::run(uplink, identity, link, link_events, doorbell.clone(), link_stop));
+    tasks.spawn_local(uplink::mqtt::run(uplink, identity, time_floor, link, link_events, doorbell.clone(), link_stop));
     let questions = Questions { queue: questions, doorbell: doorbell.clone() };
     tasks.spawn_local(status::serve(listener, questions.clone()));
     if let Some(scrapers) = scrapers {

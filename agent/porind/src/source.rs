@@ -6,7 +6,10 @@ mod simulator;
 
 use std::time::Duration;
 
-use porin_core::config::{Source, SourceKind};
+use porin_core::{
+    config::{Source, SourceKind},
+    time::Unix,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::inbox::{Doorbell, FromSource, SOURCE_WINDOW};
@@ -55,12 +58,13 @@ pub(crate) async fn run(
     queue: mpsc::Sender<FromSource>,
     doorbell: Doorbell,
     settled: watch::Receiver<u64>,
+    time_floor: Unix,
 ) {
     let outlet = Outlet { queue, doorbell };
     let mut pause = MIN_PAUSE;
     let mut running = match source.kind {
         SourceKind::Replay(config) => Running::Replay(replay::Replay::new(config, settled)),
-        SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, settled)),
+        SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, settled, time_floor)),
         SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config, settled)),
     };
     loop {

@@ -2,11 +2,43 @@
 //!
 //! A link owns the only copy of nothing. It gets publishes with tickets and says what became of each; when the
 //! connection is lost it says so, and whatever was under way comes again from the outbox. The seam is this file:
-//! another protocol is another file beside `uplink/mqtt5.rs`.
+//! another protocol is another file in `uplink/protocol/`.
 
-pub(crate) mod mqtt5;
+pub(crate) mod mqtt;
+mod protocol;
 
-use porin_core::outbox::Ticket;
+pub(crate) use protocol::v5::explain as explain_v5;
+
+use porin_core::{ids::Epoch, outbox::Ticket, status::CertificateStatus};
+
+/// Bytes of any MQTT packet that we take. MQTT 5 announces it, so the broker drops what is larger instead of us.
+const MAX_INCOMING_BYTES: u32 = 65_536;
+
+/// Requests between us and rumqttc's event loop. It is a pipe, not a store.
+const REQUESTS: usize = 16;
+
+/// Seconds for name, TCP, TLS and the broker's answer together: links by radio are slow.
+const CONNECT_S: u64 = 30;
+
+/// Who this gateway is, for birth and last will.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) gateway: String,
+    pub(crate) epoch: Epoch,
+}
+
+impl Identity {
+    fn topic(&self) -> String {
+        format!("porin/v1/gw/{}/state", self.gateway)
+    }
+
+    /// `docs/payloads.md` describes it.
+    fn payload(&self, state: &str) -> String {
+        let Self { gateway, epoch } = self;
+        let agent = env!("CARGO_PKG_VERSION");
+        format!(r#"{{"v":1,"gw":"{gateway}","state":"{state}","epoch":"{epoch}","agent":"{agent}"}}"#)
+    }
+}
 
 /// What the loop asks of the link.
 #[derive(Debug)]
@@ -24,6 +56,8 @@ pub(crate) struct Publish {
 /// What the link says.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
+    /// The certificates that the next connection uses.
+    Certificates(Vec<CertificateStatus>),
     /// Connected. At most `window` publishes may be under way, each of at most `max_bytes`.
     Up { connection: u64, window: usize, max_bytes: usize },
     /// The broker has it.

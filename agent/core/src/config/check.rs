@@ -1,5 +1,6 @@
 //! From the configuration as written to the types: one pass, the first thing that is wrong ends it.
 
+mod broker;
 mod source;
 
 use alloc::{
@@ -13,8 +14,8 @@ use core::{net::SocketAddr, ops::Range};
 use toml::{Spanned, Value as Toml};
 
 use super::{
-    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GRANTS, GatewayConfig, OutboxConfig,
-    Provenance, Route, Slot, Source, SourceKind, StreamConfig, TopicTemplate, Uplink,
+    Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GRANTS, GatewayConfig, OutboxConfig,
+    Provenance, Route, Slot, Source, SourceKind, StreamConfig, TopicTemplate,
     nearest::{listed, nearest},
     quantity, raw,
 };
@@ -79,7 +80,7 @@ impl Parser<'_> {
         let gateway = GatewayConfig {
             socket: raw.gateway.socket.unwrap_or_else(|| self.defaults.socket.unwrap_or(DEFAULT_SOCKET).to_string()),
             clock: self.one_of(raw.gateway.clock.as_ref(), "clock", Trust::default(), &Trust::ALL)?,
-            uplink: self.uplink(&raw.uplink, &id)?,
+            uplink: self.uplink(raw.uplink, &id)?,
             outbox: self.outbox(&raw.outbox)?,
             publish_metrics: raw.metrics.publish.unwrap_or(true),
             metrics: raw.metrics.listen.map(|listen| self.loopback(&listen)).transpose()?,
@@ -95,16 +96,17 @@ impl Parser<'_> {
     }
 
     /// A source that receives what a route publishes on the same broker would never come to rest.
-    fn no_circle(&self, source: &Source, place: Range<usize>, gateway: &GatewayConfig, cells: &CellSet) -> Checked<()> {
+    fn no_circle(&self, source: &Source, span: Range<usize>, gateway: &GatewayConfig, cells: &CellSet) -> Checked<()> {
         let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
-        let same = (mqtt.host.as_str(), mqtt.port) == (gateway.uplink.host.as_str(), gateway.uplink.port);
+        let place = |broker: &Broker| (broker.host.clone(), broker.port);
+        let same = place(&mqtt.broker) == place(&gateway.uplink.broker);
         for route in cells.routes.iter().filter(|_| same) {
             // A stream's name has one to three levels.
             let topics = ["x", "x/x", "x/x/x"].map(|stream| route.topic.fill(&gateway.id, &route.name, stream));
             if mqtt.topics.iter().any(|mapping| topics.iter().any(|topic| mapping.filter.captures(topic).is_some())) {
                 let (source, route) = (&source.name, &route.name);
                 return self.fail(
-                    place,
+                    span,
                     format!("source `{source}` would receive what route `{route}` publishes on the same broker"),
                 );
             }
@@ -120,38 +122,6 @@ impl Parser<'_> {
             return Ok(text.clone());
         }
         self.fail(id.span(), format!("gateway id `{text}`: at most 63 of a-z, 0-9 and `-`, not `-` first"))
-    }
-
-    fn uplink(&self, raw: &raw::Uplink, id: &str) -> Checked<Uplink> {
-        let default = self.defaults.broker.map(|broker| Spanned::new(0..0, broker.to_string()));
-        let Some(broker) = raw.broker.as_ref().or(default.as_ref()) else {
-            return self.fail(0..0, "[uplink] names no broker, such as broker = \"mqtt://HOST\"".into());
-        };
-        let (host, port) = self.broker(broker)?;
-        let client_id = self.client_id(raw.client_id.as_ref(), || format!("porin-{id}"))?;
-        let keep_alive_s = self.keep_alive(raw.keep_alive.as_ref())?;
-        let in_flight = self.number(raw.in_flight.as_ref(), 100, 9..=1_000)?;
-        Ok(Uplink { host, port, client_id, keep_alive_s, in_flight })
-    }
-
-    /// Host and port of a broker.
-    fn broker(&self, raw: &Spanned<String>) -> Checked<(String, u16)> {
-        let broker = raw.get_ref();
-        let wrong = |what: &str| self.fail(raw.span(), format!("broker `{broker}`: {what}"));
-        let Some(address) = broker.strip_prefix("mqtt://") else {
-            return wrong("it must be mqtt://HOST or mqtt://HOST:PORT");
-        };
-        let (host, port) = match address.rsplit_once(':') {
-            Some((host, port)) if !host.ends_with(':') => match port.parse() {
-                Ok(port) if port > 0 => (host, port),
-                _ => return wrong(&format!("`{port}` is no port (1 to 65535)")),
-            },
-            _ => (address, 1883),
-        };
-        if host.is_empty() || host.contains(['/', '@', ' ', '?']) {
-            return wrong("it must be mqtt://HOST or mqtt://HOST:PORT");
-        }
-        Ok((host.into(), port))
     }
 
     fn client_id(&self, raw: Option<&Spanned<String>>, default: impl FnOnce() -> String) -> Checked<String> {
@@ -184,13 +154,9 @@ impl Parser<'_> {
     fn outbox(&self, raw: &raw::Outbox) -> Checked<OutboxConfig> {
         let path =
             raw.path.as_ref().map_or(self.defaults.path.unwrap_or(DEFAULT_PATH).into(), |path| path.get_ref().clone());
-        let max_bytes = raw.max_bytes.as_ref().map_or(Ok(MAX_OUTBOX_BYTES), |text| {
-            let bytes = quantity::bytes(text.get_ref()).map_err(|message| format!("`{}`: {message}", text.get_ref()));
-            let enough = bytes.and_then(|bytes| match bytes {
-                0..MIN_OUTBOX_BYTES => Err("max_bytes: at least 1MB".into()),
-                bytes => Ok(bytes),
-            });
-            enough.or_else(|message| self.fail(text.span(), message))
+        let max_bytes = raw.max_bytes.as_ref().map_or(Ok(MAX_OUTBOX_BYTES), |text| match self.bytes(text)? {
+            0..MIN_OUTBOX_BYTES => self.fail(text.span(), "max_bytes: at least 1MB".into()),
+            bytes => Ok(bytes),
         })?;
         let rate = raw.backlog_rate.as_ref();
         let backlog_rate = rate.map(|rate| self.number(Some(rate), 0, 1..=u32::MAX)).transpose()?;
@@ -396,6 +362,11 @@ impl Parser<'_> {
         let text = raw.map_or(default, |text| text.get_ref());
         let span = raw.map_or(0..0, Spanned::span);
         quantity::microseconds(text).or_else(|message| self.fail(span, format!("`{text}`: {message}")))
+    }
+
+    fn bytes(&self, text: &Spanned<String>) -> Checked<u64> {
+        let bytes = quantity::bytes(text.get_ref());
+        bytes.or_else(|message| self.fail(text.span(), format!("`{}`: {message}", text.get_ref())))
     }
 
     fn number<T: Copy + PartialOrd + core::fmt::Display>(

@@ -41,10 +41,31 @@ pub(super) struct Gateway {
 #[serde(deny_unknown_fields)]
 pub(super) struct Uplink {
     pub(super) broker: Option<Spanned<String>>,
+    pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) login: Option<Login>,
+    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) reconnect: Option<Spanned<String>>,
+    pub(super) max_publish: Option<Spanned<String>>,
     pub(super) client_id: Option<Spanned<String>>,
     pub(super) topic: Option<Spanned<String>>,
     pub(super) keep_alive: Option<Spanned<String>>,
     pub(super) in_flight: Option<Spanned<u16>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) ca_file: String,
+    pub(super) cert_file: Option<Spanned<String>>,
+    pub(super) key_file: Option<Spanned<String>>,
+    pub(super) alpn: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    pub(super) username: Spanned<String>,
+    pub(super) password_file: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -90,6 +111,8 @@ pub(super) struct Replay {
 #[serde(deny_unknown_fields)]
 pub(super) struct Mqtt {
     pub(super) broker: Spanned<String>,
+    pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) login: Option<Login>,
     pub(super) client_id: Option<Spanned<String>>,
     pub(super) keep_alive: Option<Spanned<String>>,
     pub(super) qos: Option<Spanned<u8>>,

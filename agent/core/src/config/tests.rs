@@ -34,7 +34,7 @@ batch = { packets = 60, wait = "1s" }
 #[test]
 fn a_configuration_becomes_types() {
     let config = Config::parse(GOOD).expect("it is good");
-    assert_eq!((config.gateway.uplink.host.as_str(), config.gateway.uplink.port), ("localhost", 1884));
+    assert_eq!((config.gateway.uplink.broker.host.as_str(), config.gateway.uplink.broker.port), ("localhost", 1884));
     assert_eq!(config.gateway.uplink.client_id, "porin-kitchen");
     let route = &config.cells.routes[0];
     assert_eq!(route.slots[0].params[1], Param { name: "percent".into(), value: Value::Integer(1) });
@@ -49,7 +49,10 @@ fn a_laptop_may_leave_out_what_a_gateway_must_say() {
     assert!(Config::parse(text).is_err());
     let defaults = Defaults { broker: Some("mqtt://127.0.0.1:7"), path: Some("x.redb"), socket: Some("x.sock") };
     let config = Config::parse_with(text, defaults).expect("the rest is given").gateway;
-    assert_eq!((config.uplink.port, config.outbox.path.as_str(), config.socket.as_str()), (7, "x.redb", "x.sock"));
+    assert_eq!(
+        (config.uplink.broker.port, config.outbox.path.as_str(), config.socket.as_str()),
+        (7, "x.redb", "x.sock")
+    );
 }
 
 /// Replaces a piece of the good configuration and expects the error that names the line and the words.
@@ -262,4 +265,38 @@ fn only_a_decoding_slot_changes_what_a_route_carries() {
     let messages =
         DECODES.replace(", \"frames\", \"quiet\"]", "]\nencoding = \"compact\"").replace("[slots.frames]", "[slots.f]");
     assert!(Config::parse(&messages).expect_err("two slots without a route").to_string().contains("compact"));
+}
+
+#[test]
+fn a_broker_may_want_tls_and_a_login_and_each_says_what_is_missing() {
+    const GOOD: &str = r#"
+[gateway]
+id = "kitchen"
+[uplink]
+broker = "mqtts://[fd00::1]"
+protocol = "3.1.1"
+reconnect = "10ms"
+max_publish = "128kB"
+tls = { ca_file = "ca.pem", cert_file = "cert.pem", key_file = "key.pem", alpn = "x-amzn-mqtt-ca" }
+login = { username = "kitchen", password_file = "secret" }
+"#;
+    let uplink = Config::parse(GOOD).expect("it is good").gateway.uplink;
+    assert_eq!((uplink.broker.host.as_str(), uplink.broker.port), ("fd00::1", 8883));
+    assert_eq!((uplink.protocol, uplink.reconnect_us, uplink.max_publish_bytes), (Protocol::V311, 10_000, 128_000));
+    let tls = uplink.broker.tls.expect("it is secure");
+    assert_eq!(tls.identity.expect("ours").key_file, "key.pem");
+    let check = |good: &str, bad: &str, expected: &str| {
+        assert!(GOOD.contains(good), "{good}");
+        let error = Config::parse(&GOOD.replacen(good, bad, 1)).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+    };
+    check("mqtts://[fd00::1]", "mqtt://[fd00::1]:1883", "`tls` goes with a broker = \"mqtts://…\" only");
+    check("tls =", "# tls =", "line 5: broker `mqtts://[fd00::1]`: mqtts needs `tls`");
+    check("key_file =", "key_fiel =", "did you mean `key_file`?");
+    check(", key_file = \"key.pem\"", "", "cert_file and key_file go together");
+    check("\"kitchen\", password", "\"\", password", "username: 1 to 65535 bytes");
+    check("\"3.1.1\"", "\"3.1\"", "protocol `3.1`: known is 5, 3.1.1; did you mean `3.1.1`?");
+    check("10ms", "0ms", "reconnect: 1ms to 5min");
+    check("128kB", "1kB", "max_publish `1kB`: 2kB to 268MB");
+    check("mqtts://[fd00::1]", "mqtts://a:0", "`0` is no port");
 }

@@ -4,6 +4,9 @@ mod check;
 mod ledger;
 mod send;
 
+use anyhow::bail;
+use porin_core::config;
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Publish as so many gateways would, or as the sensors of one
@@ -22,11 +25,10 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
 
 /// Host and port of `mqtt://HOST` or `mqtt://HOST:PORT`.
 fn address(broker: &str) -> anyhow::Result<(String, u16)> {
-    let wrong = || anyhow::anyhow!("broker `{broker}`: it must be mqtt://HOST or mqtt://HOST:PORT");
-    let address = broker.strip_prefix("mqtt://").filter(|address| !address.is_empty()).ok_or_else(wrong)?;
-    match address.rsplit_once(':') {
-        Some((host, port)) => Ok((host.into(), port.parse().map_err(|_| wrong())?)),
-        None => Ok((address.into(), 1883)),
+    match config::address(broker) {
+        Ok((false, host, port)) => Ok((host, port)),
+        Ok((true, ..)) => bail!("broker `{broker}`: `porin load` speaks plain mqtt:// only"),
+        Err(error) => bail!("broker `{broker}`: {error}"),
     }
 }
 

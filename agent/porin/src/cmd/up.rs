@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use console::Term;
-use porin_core::config::{Config, Defaults};
+use porin_core::config::{self, Config, Defaults};
 use porind::Until;
 use serde_json::Value;
 use tokio::{
@@ -76,10 +76,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut config = Config::parse_with(&text, defaults).map_err(|error| bad_config(&anyhow!("{place}: {error}")))?;
     porind::check(&config).map_err(|error| bad_config(&error))?;
     if arguments.own_broker {
-        (config.gateway.uplink.host, config.gateway.uplink.port) = (own.ip().to_string(), own.port());
+        config.gateway.uplink.broker =
+            config::Broker { host: own.ip().to_string(), port: own.port(), tls: None, login: None };
     }
 
-    let uplink = &config.gateway.uplink;
+    let uplink = &config.gateway.uplink.broker;
     let embedded = (uplink.host.as_str(), uplink.port) == (own.ip().to_string().as_str(), own.port());
     let _broker = embedded.then(|| Broker::start_at(own)).transpose()?;
     let whose = if embedded { ", its own" } else { "" };

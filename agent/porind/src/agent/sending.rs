@@ -52,6 +52,12 @@ pub(super) struct Link {
 impl Agent {
     pub(super) fn link_event(&mut self, event: LinkEvent) {
         match event {
+            LinkEvent::Certificates(certificates) => {
+                if certificates != self.link.status.certificates {
+                    self.link.status.certificates = certificates;
+                    self.warn_at = self.now.mono;
+                }
+            }
             LinkEvent::Up { connection, window, max_bytes } => {
                 self.link.connection = Some(connection);
                 (self.link.window, self.link.max_bytes) = (window, max_bytes);

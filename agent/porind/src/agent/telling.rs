@@ -4,7 +4,7 @@ use porin_core::{
     ids::Seq,
     packet::Packet,
     record::Record,
-    status::{OutboxStatus, Snapshot, UplinkStatus},
+    status::{CertificateStatus, OutboxStatus, Snapshot, UplinkStatus},
 };
 
 use tracing::warn;
@@ -14,6 +14,11 @@ use crate::{tap::Tap, uplink::Publish};
 
 /// Between two publishes of the numbers.
 const TELL_US: u64 = 60_000_000;
+
+const DAY_US: u64 = 86_400_000_000;
+
+/// Time to get another certificate.
+const SOON_DAYS: u64 = 30;
 
 impl Agent {
     /// Everything, at this moment.
@@ -46,6 +51,20 @@ impl Agent {
             ..Snapshot::default()
         }
         .finish()
+    }
+
+    /// Certificates that end soon, once a day.
+    pub(super) fn warn_of_certificates(&mut self) {
+        if self.now.mono < self.warn_at || !self.core.clock.is_trusted() {
+            return;
+        }
+        self.warn_at = self.now.mono.after(DAY_US);
+        for CertificateStatus { file, not_after_s } in &self.link.status.certificates {
+            let days = not_after_s.saturating_mul(1_000_000).saturating_sub(self.now.unix.0) / DAY_US;
+            if days < SOON_DAYS {
+                warn!(file, days, "a certificate ends soon; without another one there is no connection then");
+            }
+        }
     }
 
     /// From now on somebody looks at packets as they pass, and is told so.

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::{BATCH, Outlet, Stopping};
-use crate::{inbox::FromSource, machine::wall_clock};
+use crate::{inbox::FromSource, machine::wall_clock, tls, uplink::explain_v5};
 
 /// Seconds for which the broker keeps what it has for us: a week.
 const SESSION_S: u32 = 7 * 24 * 3_600;
@@ -59,6 +59,8 @@ const MAX_STREAMS: usize = 10_000;
 pub(crate) struct Mqtt {
     config: Config,
     settled: watch::Receiver<u64>,
+    /// Certificates are never judged by an earlier time.
+    time_floor: Unix,
     /// Publishes that were handed over, whatever their QoS.
     made: u64,
     /// Of them, those to be acknowledged: what the loop settles.
@@ -67,8 +69,8 @@ pub(crate) struct Mqtt {
 }
 
 impl Mqtt {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
-        Self { config, settled, made: 0, to_settle: 0, streams: HashMap::new() }
+    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>, time_floor: Unix) -> Self {
+        Self { config, settled, time_floor, made: 0, to_settle: 0, streams: HashMap::new() }
     }
 
     /// Publishes handed over so far.
@@ -80,33 +82,40 @@ impl Mqtt {
     pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
         // A connection that ends may take the announcement of a new stream with it: all are announced again.
         self.streams.clear();
-        let (client, event_loop) = self.client();
+        let (client, event_loop) = self.client()?;
         let (publishes, batches) = mpsc::channel(PUBLISHES);
         // Publishes to be acknowledged, each with the count of publishes up to it.
         let unsettled = RefCell::new(VecDeque::new());
         let settled = self.settled.clone();
         // All three are whole loops, which end together with the connection.
         let filters = filters(&self.config);
+        let host = self.config.broker.host.clone();
         tokio::select! {
-            ended = listen(event_loop, &client, filters, publishes) => ended,
+            ended = listen(event_loop, &client, &host, filters, publishes) => ended,
             ended = self.hand_over(batches, outlet, &unsettled) => ended,
             ended = acknowledge(&client, settled, &unsettled) => ended,
         }
     }
 
-    fn client(&self) -> (AsyncClient, EventLoop) {
-        let mut options = MqttOptions::new(&self.config.client_id, &self.config.host, self.config.port);
+    fn client(&self) -> anyhow::Result<(AsyncClient, EventLoop)> {
+        let broker = &self.config.broker;
+        let access = tls::access(broker, self.time_floor)?;
+        let mut options = MqttOptions::new(&self.config.client_id, &broker.host, broker.port);
         options
             .set_clean_start(false)
             .set_session_expiry_interval(Some(SESSION_S))
             .set_receive_maximum(Some(self.config.window))
             .set_max_packet_size(Some(MAX_PACKET_BYTES))
             .set_keep_alive(Duration::from_secs(self.config.keep_alive_s.into()))
-            .set_manual_acks(true);
+            .set_manual_acks(true)
+            .set_transport(access.transport);
+        if let Some((username, password)) = access.login {
+            options.set_credentials(username, password);
+        }
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);
         options.set_network_options(network);
-        AsyncClient::new(options, PUBLISHES)
+        Ok(AsyncClient::new(options, PUBLISHES))
     }
 
     /// Makes batches of what has come, as large as they are when the loop has room.
@@ -232,12 +241,19 @@ fn filters(config: &Config) -> Vec<Filter> {
 async fn listen(
     mut event_loop: EventLoop,
     client: &AsyncClient,
+    host: &str,
     filters: Vec<Filter>,
     publishes: mpsc::Sender<Publish>,
 ) -> anyhow::Result<()> {
+    let mut is_up = false;
     loop {
-        match event_loop.poll().await.map_err(|error| anyhow!("the local broker: {error}"))? {
+        match event_loop
+            .poll()
+            .await
+            .map_err(|error| anyhow!("the local broker: {}", explain_v5(&error, host, is_up)))?
+        {
             Event::Incoming(Packet::ConnAck(connack)) => {
+                is_up = true;
                 info!(session = connack.session_present, "connected to the local broker");
                 client.try_subscribe_many(filters.clone())?;
             }

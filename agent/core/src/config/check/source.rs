@@ -94,7 +94,7 @@ impl Parser<'_> {
     }
 
     fn mqtt_source(&self, name: &Spanned<String>, raw: raw::Mqtt, gateway: &str) -> Checked<MqttSource> {
-        let (host, port) = self.broker(&raw.broker)?;
+        let broker = self.broker(&raw.broker, raw.tls, raw.login)?;
         let client_id = self.client_id(raw.client_id.as_ref(), || format!("porin-{gateway}-{}", name.get_ref()))?;
         let keep_alive_s = self.keep_alive(raw.keep_alive.as_ref())?;
         let window = self.number(raw.window.as_ref(), MQTT_WINDOW, 1..=10_000)?;
@@ -107,7 +107,7 @@ impl Parser<'_> {
             return self.fail(name.span(), format!("source `{}` names no topics", name.get_ref()));
         }
         let topics = raw.topics.into_iter().map(|topic| self.mapping(topic)).collect::<Checked<_>>()?;
-        Ok(MqttSource { host, port, client_id, keep_alive_s, acknowledged, window, topics })
+        Ok(MqttSource { broker, client_id, keep_alive_s, acknowledged, window, topics })
     }
 
     fn mapping(&self, raw: raw::Topic) -> Checked<Mapping> {

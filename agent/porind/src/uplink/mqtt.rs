@@ -1,39 +1,25 @@
-//! MQTT 5 over rumqttc, used in the one way that loses nothing.
+//! The uplink over rumqttc, used in the one way that loses nothing.
 //!
 //! rumqttc forgets unacknowledged publishes when a session is lost, so it never owns one: every connection gets a new
 //! client and a clean start, and packet ids are mapped to tickets within one connection. Its `poll` is called in a
-//! plain loop that is dropped only as a whole. A refused acknowledgement comes as an ordinary event; the reason is
-//! looked at here.
+//! plain loop that is dropped only as a whole.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use porin_core::{config::Uplink, ids::Epoch, outbox::Ticket};
+use porin_core::{config::Uplink, outbox::Ticket, time::Unix};
 use ring::rand::{SecureRandom, SystemRandom};
-use rumqttc::{
-    Outgoing,
-    v5::{
-        AsyncClient, ConnectionError, Event, EventLoop, MqttOptions,
-        mqttbytes::{
-            QoS,
-            v5::{ConnAck, LastWill, Packet, PubAck, PubAckReason, PublishProperties},
-        },
-    },
-};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::{LinkEvent, Publish};
-use crate::inbox::Doorbell;
-
-/// Bytes of any MQTT packet that we take. It is announced, so the broker drops what is larger instead of us.
-const MAX_INCOMING_BYTES: u32 = 65_536;
-
-/// Bytes of a publish when the broker names no maximum.
-const MAX_OUTGOING_BYTES: usize = 262_144;
+use super::{
+    Identity, LinkEvent, Publish,
+    protocol::{self, Answer, Client, Heard, Listener},
+};
+use crate::{inbox::Doorbell, tls};
 
 /// A broker must take this much: one packet with the longest names there are.
 const MIN_OUTGOING_BYTES: usize = 1_600;
@@ -44,40 +30,11 @@ const JSON: &str = "application/json";
 /// Packet ids wrap at the window; subscribes and the birth burn ids of the same counter.
 const RESERVED_IDS: u16 = 8;
 
-/// Requests between us and rumqttc's event loop. It is a pipe, not a store.
-const REQUESTS: usize = 16;
-
-/// The shortest pause between attempts: AWS IoT allows one CONNECT a second for a client id.
-const MIN_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest that the first pause may be; each failure doubles it.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-
-/// The longest pause: a broker that is back has its gateways back within five minutes, not all at once.
+/// The longest pause between attempts: a broker that is back has its gateways back within five minutes, not all at once.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// Time for the farewell at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
-
-/// Who this gateway is, for birth and last will.
-#[derive(Clone, Debug)]
-pub(crate) struct Identity {
-    pub(crate) gateway: String,
-    pub(crate) epoch: Epoch,
-}
-
-impl Identity {
-    fn topic(&self) -> String {
-        format!("porin/v1/gw/{}/state", self.gateway)
-    }
-
-    /// `docs/payloads.md` describes it.
-    fn payload(&self, state: &str) -> String {
-        let Self { gateway, epoch } = self;
-        let agent = env!("CARGO_PKG_VERSION");
-        format!(r#"{{"v":1,"gw":"{gateway}","state":"{state}","epoch":"{epoch}","agent":"{agent}"}}"#)
-    }
-}
 
 /// Where events go.
 struct Events {
@@ -97,6 +54,7 @@ impl Events {
 pub(crate) async fn run(
     config: Uplink,
     identity: Identity,
+    time_floor: Unix,
     mut publishes: mpsc::Receiver<Publish>,
     queue: mpsc::Sender<LinkEvent>,
     doorbell: Doorbell,
@@ -104,23 +62,31 @@ pub(crate) async fn run(
 ) {
     let events = Events { queue, doorbell };
     let mut connection = 0;
-    let mut pause = FIRST_PAUSE;
+    let shortest = Duration::from_micros(config.reconnect_us);
+    let mut pause = shortest * 2;
     while !*stop.borrow() {
         connection += 1;
-        let link = Connection::new(&config, &identity, connection, &events);
-        let reason = link.run(&mut publishes, &mut stop).await;
+        let (reason, took_some) = match tls::access(&config.broker, time_floor) {
+            Ok(access) => {
+                events.tell(LinkEvent::Certificates(access.certificates.clone())).await;
+                let (link, listener) = Connection::new(&config, &identity, access, connection, &events);
+                let reason = link.run(listener, &mut publishes, &mut stop).await;
+                (reason, link.took_some.get())
+            }
+            Err(error) => (format!("{error:#}"), false),
+        };
         if *stop.borrow() {
             break;
         }
         // Connected is not enough: two clients with one id connect for ever, and throw each other out.
-        if link.took_some.get() {
-            pause = FIRST_PAUSE;
+        if took_some {
+            pause = shortest * 2;
         }
         // Meant for the connection that is gone: they come again from the outbox.
         while publishes.try_recv().is_ok() {}
-        warn!(broker = %format!("{}:{}", config.host, config.port), reason, "no connection to the broker");
+        warn!(broker = %format!("{}:{}", config.broker.host, config.broker.port), reason, "no connection to the broker");
         events.tell(LinkEvent::Down(reason)).await;
-        let jittered = jitter(pause);
+        let jittered = jitter(shortest, pause);
         pause = (pause * 2).min(MAX_PAUSE);
         tokio::select! {
             () = tokio::time::sleep(jittered) => {}
@@ -131,24 +97,25 @@ pub(crate) async fn run(
 }
 
 /// Full jitter: anything from the shortest pause to this one, so that a fleet does not come back at once.
-fn jitter(pause: Duration) -> Duration {
+fn jitter(shortest: Duration, pause: Duration) -> Duration {
     let mut random = [0; 2];
     // Without random numbers everybody waits the whole pause.
     let share = match SystemRandom::new().fill(&mut random) {
         Ok(()) => f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX),
         Err(_) => 1.0,
     };
-    MIN_PAUSE + pause.saturating_sub(MIN_PAUSE).mul_f64(share)
+    shortest + pause.saturating_sub(shortest).mul_f64(share)
 }
 
 /// One connection: a client, its event loop, and which packet id is which ticket.
 struct Connection<'a> {
     number: u64,
     in_flight: u16,
-    /// The connection is given up after so long without any event. A ping is one, so it is longer than two of them.
+    max_publish_bytes: usize,
+    /// The connection is given up after so long without any event, or without an acknowledgement that is due. A ping is an
+    /// event, so it is longer than two of them.
     silence: Duration,
-    client: AsyncClient,
-    event_loop: RefCell<Option<EventLoop>>,
+    client: Client,
     /// Tickets handed to rumqttc that have no packet id yet, in order. `None`: not the outbox's.
     handed_over: RefCell<VecDeque<Option<Ticket>>>,
     /// Whether the broker has acknowledged a publish.
@@ -158,40 +125,40 @@ struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    fn new(config: &Uplink, identity: &'a Identity, number: u64, events: &'a Events) -> Self {
-        let mut options = MqttOptions::new(&config.client_id, &config.host, config.port);
-        let will = identity.payload("offline");
-        options
-            .set_clean_start(true)
-            .set_keep_alive(Duration::from_secs(config.keep_alive_s.into()))
-            .set_max_packet_size(Some(MAX_INCOMING_BYTES))
-            .set_outgoing_inflight_upper_limit(config.in_flight)
-            .set_last_will(LastWill::new(identity.topic(), will, QoS::AtLeastOnce, true, None));
-        let mut network = options.network_options();
-        network.set_tcp_nodelay(true);
-        options.set_network_options(network);
-        let (client, event_loop) = AsyncClient::new(options, REQUESTS);
-        Self {
+    fn new(
+        config: &Uplink,
+        identity: &'a Identity,
+        access: tls::Access,
+        number: u64,
+        events: &'a Events,
+    ) -> (Self, Listener) {
+        let (client, listener) = protocol::connection(config, identity, access);
+        let connection = Self {
             number,
             in_flight: config.in_flight,
+            max_publish_bytes: config.max_publish_bytes,
             silence: Duration::from_secs(u64::from(config.keep_alive_s) * 2 + 5),
             client,
-            event_loop: RefCell::new(Some(event_loop)),
             handed_over: RefCell::default(),
             took_some: Cell::new(false),
             identity,
             events,
-        }
+        };
+        (connection, listener)
     }
 
     /// Runs until the connection ends, or `stop`. Gives the reason.
-    async fn run(&self, publishes: &mut mpsc::Receiver<Publish>, stop: &mut watch::Receiver<bool>) -> String {
-        let Some(event_loop) = self.event_loop.take() else { return String::new() };
+    async fn run(
+        &self,
+        listener: Listener,
+        publishes: &mut mpsc::Receiver<Publish>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> String {
         let (up, is_up) = watch::channel(false);
         let mut stop_at_last = stop.clone();
-        // Both halves are whole loops: the event loop is dropped only when it is no longer wanted.
+        // Both halves are whole loops: the listener is dropped only when it is no longer wanted.
         tokio::select! {
-            reason = self.poll(event_loop, up) => reason,
+            reason = self.listen(listener, up) => reason,
             () = self.publish(publishes, is_up, stop) => "stopped".into(),
             // A broker that takes nothing more does not keep the agent from ending.
             () = async {
@@ -202,45 +169,51 @@ impl<'a> Connection<'a> {
     }
 
     /// The half that listens.
-    async fn poll(&self, mut event_loop: EventLoop, up: watch::Sender<bool>) -> String {
+    async fn listen(&self, mut listener: Listener, up: watch::Sender<bool>) -> String {
         let mut tickets: HashMap<u16, Option<Ticket>> = HashMap::new();
+        // Since when an acknowledgement is due: the last one, or the first publish after a pause.
+        let mut waiting_since = Instant::now();
         loop {
-            // rumqttc's own keep-alive does not run while it writes: a broker that reads nothing would hold it for ever.
-            let event = match tokio::time::timeout(self.silence, event_loop.poll()).await {
-                Ok(Ok(event)) => event,
-                Ok(Err(ConnectionError::RequestsDone)) => return "stopped".into(),
-                Ok(Err(error)) => return error.to_string(),
-                Err(_) => return "the broker takes nothing".into(),
+            let due = if tickets.is_empty() { Duration::ZERO } else { waiting_since.elapsed() };
+            let Some(patience) = self.silence.checked_sub(due) else {
+                return "the broker acknowledges nothing".into();
             };
-            match event {
-                Event::Incoming(Packet::ConnAck(connack)) => {
-                    if let Some(reason) = self.came_up(&connack).await {
+            // rumqttc's own keep-alive does not run while it writes: a broker that reads nothing would hold it for ever.
+            let heard = match tokio::time::timeout(patience, listener.poll()).await {
+                Ok(Ok(heard)) => heard,
+                Ok(Err(reason)) => return reason,
+                Err(_) => return "the broker takes nothing, or acknowledges nothing".into(),
+            };
+            match heard {
+                Heard::Up { receive_max, max_bytes } => {
+                    if let Some(reason) = self.came_up(receive_max, max_bytes).await {
                         return reason;
                     }
                     let _ = up.send(true);
                 }
-                Event::Outgoing(Outgoing::Publish(id)) => {
+                Heard::Sent(id) => {
+                    if tickets.is_empty() {
+                        waiting_since = Instant::now();
+                    }
                     let ticket = self.handed_over.borrow_mut().pop_front();
                     tickets.insert(id, ticket.flatten());
                 }
-                Event::Outgoing(Outgoing::Disconnect) => return "stopped".into(),
-                Event::Incoming(Packet::PubAck(ack)) => {
-                    if let Some(reason) = self.acked(tickets.remove(&ack.pkid).flatten(), &ack).await {
+                Heard::Acked(id, answer) => {
+                    waiting_since = Instant::now();
+                    if let Some(reason) = self.acked(tickets.remove(&id).flatten(), answer).await {
                         return reason;
                     }
                 }
-                Event::Incoming(_) | Event::Outgoing(_) => {}
+                Heard::Left => return "stopped".into(),
+                Heard::Nothing => {}
             }
         }
     }
 
     /// `Some`: the connection is of no use, and why.
-    async fn came_up(&self, connack: &ConnAck) -> Option<String> {
-        let properties = connack.properties.as_ref();
-        let receive_max = properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
-        let window = self.in_flight.min(receive_max).saturating_sub(RESERVED_IDS).max(1);
-        let max_bytes = properties.and_then(|properties| properties.max_packet_size);
-        let max_bytes = max_bytes.map_or(MAX_OUTGOING_BYTES, |bytes| (bytes as usize).min(MAX_OUTGOING_BYTES));
+    async fn came_up(&self, receive_max: Option<u16>, max_bytes: Option<usize>) -> Option<String> {
+        let window = self.in_flight.min(receive_max.unwrap_or(u16::MAX)).saturating_sub(RESERVED_IDS).max(1);
+        let max_bytes = max_bytes.map_or(self.max_publish_bytes, |bytes| bytes.min(self.max_publish_bytes));
         if max_bytes < MIN_OUTGOING_BYTES {
             return Some(format!(
                 "the broker takes packets of at most {max_bytes} bytes, porin needs {MIN_OUTGOING_BYTES}"
@@ -253,24 +226,17 @@ impl<'a> Connection<'a> {
     }
 
     /// Says what an acknowledgement means. `Some`: the connection is to be given up, and why.
-    async fn acked(&self, ticket: Option<Ticket>, ack: &PubAck) -> Option<String> {
+    async fn acked(&self, ticket: Option<Ticket>, answer: Answer) -> Option<String> {
         // Not the outbox's: the birth or the farewell.
         let ticket = ticket?;
-        match ack.reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+        match answer {
+            Answer::Taken => {
                 self.took_some.set(true);
                 self.events.tell(LinkEvent::Acked(ticket)).await;
             }
             // To be tried again later, not now: as if the connection were lost.
-            PubAckReason::QuotaExceeded => return Some("the broker's quota is exceeded".into()),
-            PubAckReason::UnspecifiedError
-            | PubAckReason::ImplementationSpecificError
-            | PubAckReason::NotAuthorized
-            | PubAckReason::TopicNameInvalid
-            | PubAckReason::PacketIdentifierInUse
-            | PubAckReason::PayloadFormatInvalid => {
-                self.events.tell(LinkEvent::Refused(ticket, format!("{:?}", ack.reason))).await;
-            }
+            Answer::Later => return Some("the broker's quota is exceeded".into()),
+            Answer::Never(reason) => self.events.tell(LinkEvent::Refused(ticket, reason)).await,
         }
         None
     }
@@ -300,7 +266,7 @@ impl<'a> Connection<'a> {
             }
         }
         self.tell_state("offline").await;
-        let _ = self.client.disconnect().await;
+        self.client.disconnect().await;
         // The other half ends once the farewell is written, and this one with it.
         std::future::pending().await
     }
@@ -321,8 +287,6 @@ impl<'a> Connection<'a> {
     ) {
         // Before the request: the event loop may give the packet id before `publish` returns.
         self.handed_over.borrow_mut().push_back(ticket);
-        let properties = PublishProperties { content_type: Some(content_type.into()), ..PublishProperties::default() };
-        // It fails only when the event loop is gone, and then this half is dropped, too.
-        let _ = self.client.publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties).await;
+        self.client.publish(topic, retain, payload, content_type).await;
     }
 }

@@ -1,0 +1,88 @@
+//! The versions of MQTT behind the one connection: what rumqttc's two modules have in common, and where they differ.
+
+mod v311;
+pub(super) mod v5;
+
+use porin_core::{config::Protocol, config::Uplink};
+
+use super::Identity;
+use crate::tls::Access;
+
+/// What happened on a connection, as far as it matters.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The broker takes us. `None`: it does not say.
+    Up { receive_max: Option<u16>, max_bytes: Option<usize> },
+    /// The next publish that was handed over has this packet id.
+    Sent(u16),
+    /// A publish is acknowledged.
+    Acked(u16, Answer),
+    /// Our farewell is written.
+    Left,
+    /// Whatever else.
+    Nothing,
+}
+
+/// What an acknowledgement says.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The broker has it.
+    Taken,
+    /// Not now.
+    Later,
+    /// Never: why.
+    Never(String),
+}
+
+/// The half that speaks.
+pub(super) enum Client {
+    V5(rumqttc::v5::AsyncClient),
+    V311(rumqttc::AsyncClient),
+}
+
+/// The half that listens.
+pub(super) enum Listener {
+    V5(Box<v5::Listener>),
+    V311(Box<v311::Listener>),
+}
+
+/// A client and its event loop for one connection.
+pub(super) fn connection(config: &Uplink, identity: &Identity, access: Access) -> (Client, Listener) {
+    match config.protocol {
+        Protocol::V5 => {
+            let (client, listener) = v5::connection(config, identity, access);
+            (Client::V5(client), Listener::V5(listener.into()))
+        }
+        Protocol::V311 => {
+            let (client, listener) = v311::connection(config, identity, access);
+            (Client::V311(client), Listener::V311(listener.into()))
+        }
+    }
+}
+
+impl Client {
+    /// Hands a publish over at QoS 1. It fails only when the listener is gone.
+    pub(super) async fn publish(&self, topic: String, retain: bool, payload: Vec<u8>, content_type: &str) {
+        match self {
+            Self::V5(client) => v5::publish(client, topic, retain, payload, content_type).await,
+            Self::V311(client) => v311::publish(client, topic, retain, payload).await,
+        }
+    }
+
+    pub(super) async fn disconnect(&self) {
+        let _ = match self {
+            Self::V5(client) => client.disconnect().await.map_err(drop),
+            Self::V311(client) => client.disconnect().await.map_err(drop),
+        };
+    }
+}
+
+impl Listener {
+    /// The next thing that happens. Not to be cancelled but for good. The error says what a person can do.
+    pub(super) async fn poll(&mut self) -> Result<Heard, String> {
+        match self {
+            Self::V5(listener) => listener.poll().await,
+            Self::V311(listener) => listener.poll().await,
+        }
+    }
+}
