@@ -151,9 +151,10 @@ impl Clock {
     /// A time that the wall clock gave when it was not trusted, put right; `None`: nobody knows. `at`: when, in the life `boot`.
     #[must_use]
     pub fn put_right(&self, boot: u32, at: Monotonic, time: Unix) -> Option<Unix> {
-        let mut of_boot = self.spans.iter().filter(|span| span.boot == boot);
-        let then = of_boot.clone().take_while(|span| span.from <= at).last()?;
-        let right = of_boot.rfind(|span| span.trusted)?;
+        let of_boot = || self.spans.iter().filter(|span| span.boot == boot);
+        let then = of_boot().take_while(|span| span.from <= at).last()?;
+        // The next that was: so times stay in order with those that follow, whatever happens to the clock later.
+        let right = of_boot().find(|span| span.trusted && span.from > at)?;
         time.0.checked_add_signed(right.offset_us.checked_sub(then.offset_us)?).map(Unix)
     }
 

@@ -28,11 +28,18 @@ pub enum Plugged {
 
 impl Cable {
     /// A cable to the broker, plugged in or not.
+    #[must_use]
+    pub fn to(broker: u16, plugged: Plugged) -> Self {
+        Self::to_any(&[broker], plugged)
+    }
+
+    /// A cable to the first of these brokers that accepts a connection, as a name with several addresses would be.
     ///
     /// # Panics
     /// If there is no port.
     #[must_use]
-    pub fn to(broker: u16, plugged: Plugged) -> Self {
+    pub fn to_any(brokers: &[u16], plugged: Plugged) -> Self {
+        let brokers = brokers.to_vec();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let plugged = Arc::new(AtomicBool::new(plugged == Plugged::In));
@@ -40,9 +47,10 @@ impl Cable {
         let (plugged, connections) = (cable.plugged.clone(), cable.connections.clone());
         thread::spawn(move || {
             for agent in listener.incoming().map_while(Result::ok) {
-                let broker = TcpStream::connect((Ipv4Addr::LOCALHOST, broker));
+                let connect = |port: &u16| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).ok();
+                let broker = brokers.iter().find_map(connect);
                 // Else dropped: the agent sees its connection closed at once.
-                let (true, Ok(broker)) = (plugged.load(Ordering::SeqCst), broker) else { continue };
+                let (true, Some(broker)) = (plugged.load(Ordering::SeqCst), broker) else { continue };
                 for (from, to) in [(&agent, &broker), (&broker, &agent)] {
                     let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
                     connections.lock().expect("no panic").push(from.try_clone().expect("a socket"));

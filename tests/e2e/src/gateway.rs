@@ -15,6 +15,8 @@ use crate::{Process, program};
 #[derive(Debug)]
 pub struct Gateway {
     folder: tempfile::TempDir,
+    /// A file that says how wrong the agent's wall clock is.
+    clock: Option<PathBuf>,
 }
 
 impl Gateway {
@@ -24,7 +26,7 @@ impl Gateway {
     /// If the folder cannot be made.
     #[must_use]
     pub fn new(id: &str, port: u16, rest: &str) -> Self {
-        let gateway = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let gateway = Self { folder: tempfile::tempdir().expect("a temporary folder"), clock: None };
         let place = gateway.folder.path().display();
         let cells = target_dir().join("cells");
         let text = format!(
@@ -57,6 +59,24 @@ impl Gateway {
         self.edit("50ms", time)
     }
 
+    /// The same with a wall clock of its own: see [`Gateway::set_clock`].
+    #[must_use]
+    pub fn with_clock(mut self) -> Self {
+        self.clock = Some(self.path("clock"));
+        self
+    }
+
+    /// Sets the agent's wall clock to so many seconds from the right time; the clock that never steps goes on.
+    ///
+    /// # Panics
+    /// If the gateway has no clock of its own.
+    pub fn set_clock(&self, seconds: i64) {
+        let clock = self.clock.as_ref().expect("with_clock");
+        // Renamed into place: the agent may read it at any moment.
+        fs::write(self.path("clock.new"), format!("{seconds:+}\n")).expect("written");
+        fs::rename(self.path("clock.new"), clock).expect("renamed");
+    }
+
     /// The configuration's file.
     #[must_use]
     pub fn config(&self) -> PathBuf {
@@ -82,8 +102,16 @@ impl Gateway {
     #[must_use]
     pub fn run(&self, args: &[&str]) -> Process {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log");
-        let child = porind(&self.config()).arg("run").args(args).stdout(Stdio::piped()).stderr(log).spawn();
-        Process(child.unwrap_or_else(|error| panic!("porind: {error}; run `make test`")))
+        let mut command = porind(&self.config());
+        if let Some(clock) = &self.clock {
+            command.env("LD_PRELOAD", libfaketime()).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+                .env("DONT_FAKE_MONOTONIC", "1");
+        }
+        let child = command.arg("run").args(args).stdout(Stdio::piped()).stderr(log).spawn();
+        Process::of(child.unwrap_or_else(|error| panic!("porind: {error}; run `make test`")))
     }
 
     /// `porind run --until-drained --json`: its last status.
@@ -103,6 +131,13 @@ impl Gateway {
         let output = porind(&self.config()).args(["status", "--json"]).output().ok()?;
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("the status is JSON"))
     }
+}
+
+/// Debian's library that gives a process another time.
+fn libfaketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").expect("a system").map_while(Result::ok);
+    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    found.find(|path| path.exists()).expect("faketime; `make test` installs it")
 }
 
 /// `porind` with a configuration.

@@ -8,6 +8,10 @@ mod broker;
 mod cable;
 pub mod certificates;
 mod gateway;
+pub mod hostile;
+pub mod nats;
+pub mod proxy;
+mod random;
 mod subscriber;
 
 use std::{
@@ -25,6 +29,7 @@ pub use self::{
     broker::{Broker, publish, publish_lines},
     cable::{Cable, Plugged},
     gateway::{Gateway, porind},
+    random::Random,
     subscriber::{Name, Received, Subscriber},
 };
 
@@ -54,6 +59,10 @@ pub fn program(name: &str) -> PathBuf {
 pub struct Process(Child);
 
 impl Process {
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     /// Kills it as a power cut would: no signal handler runs.
     pub fn kill(&mut self) {
         let _ = self.0.kill();

@@ -36,28 +36,24 @@ pub type Name = (String, String, u64);
 
 impl Subscriber {
     /// `mosquitto_sub` on a topic filter.
-    ///
-    /// # Panics
-    /// If it cannot be started.
     #[must_use]
     pub fn start(port: u16, filter: &str) -> Self {
+        Self::start_with(port, filter, &["-V", "5", "-F", "%t %x %C"])
+    }
+
+    /// The same with MQTT 3.1.1, and a session that the broker keeps.
+    #[must_use]
+    pub fn start_lasting(port: u16, filter: &str, id: &str) -> Self {
+        Self::start_with(port, filter, &["-V", "mqttv311", "-c", "-i", id, "-F", "%t %x -"])
+    }
+
+    /// # Panics
+    /// If it cannot be started.
+    fn start_with(port: u16, filter: &str, args: &[&str]) -> Self {
         // `-d` says when the subscription stands; everything after is complete. Into a pipe it would write by blocks.
         let mut child = Command::new("stdbuf")
-            .args([
-                "-oL",
-                "mosquitto_sub",
-                "-V",
-                "5",
-                "-q",
-                "1",
-                "-d",
-                "-F",
-                "%t %x %C",
-                "-p",
-                &port.to_string(),
-                "-t",
-                filter,
-            ])
+            .args(["-oL", "mosquitto_sub", "-q", "1", "-d", "-p", &port.to_string(), "-t", filter])
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

@@ -30,7 +30,7 @@ use rumqttc::v5::{
         v5::{Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode},
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::{BATCH, Outlet, Stopping};
@@ -46,6 +46,10 @@ const MAX_PACKET_BYTES: u32 = 1 << 20;
 /// Publishes between the connection and the batches. Beyond it the connection is not read; at 1 MiB each it is 32 MiB.
 const PUBLISHES: usize = 32;
 
+/// Acknowledgements that wait for the event loop. It writes none while it waits for us, and we must not wait for it then: so
+/// there is room for more than there can be.
+const ACKNOWLEDGEMENTS: usize = 65_536;
+
 /// Characters of a topic that the log shows: it may have 65,535 bytes.
 const SHOWN_TOPIC: usize = 120;
 
@@ -54,6 +58,14 @@ const BATCH_BYTES: usize = 131_072;
 
 /// Streams of a source: topics may be made up by anybody who may publish.
 const MAX_STREAMS: usize = 10_000;
+
+/// Publishes to be acknowledged, each with the count of publishes up to it.
+#[derive(Default)]
+struct Unsettled {
+    publishes: RefCell<VecDeque<(u64, Publish)>>,
+    /// Rung when some of them were acknowledged.
+    room: Notify,
+}
 
 /// The source with its position.
 pub(crate) struct Mqtt {
@@ -84,8 +96,7 @@ impl Mqtt {
         self.streams.clear();
         let (client, event_loop) = self.client()?;
         let (publishes, batches) = mpsc::channel(PUBLISHES);
-        // Publishes to be acknowledged, each with the count of publishes up to it.
-        let unsettled = RefCell::new(VecDeque::new());
+        let unsettled = Unsettled::default();
         let settled = self.settled.clone();
         // All three are whole loops, which end together with the connection.
         let filters = filters(&self.config);
@@ -115,7 +126,7 @@ impl Mqtt {
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);
         options.set_network_options(network);
-        Ok(AsyncClient::new(options, PUBLISHES))
+        Ok(AsyncClient::new(options, ACKNOWLEDGEMENTS))
     }
 
     /// Makes batches of what has come, as large as they are when the loop has room.
@@ -123,7 +134,7 @@ impl Mqtt {
         &mut self,
         mut publishes: mpsc::Receiver<Publish>,
         outlet: &Outlet,
-        unsettled: &RefCell<VecDeque<(u64, Publish)>>,
+        unsettled: &Unsettled,
     ) -> anyhow::Result<()> {
         let mut waiting = Vec::with_capacity(BATCH);
         while let Some(first) = publishes.recv().await {
@@ -150,11 +161,15 @@ impl Mqtt {
                     self.to_settle += 1;
                     // The acknowledgement needs the packet id only.
                     let publish = Publish { topic: Bytes::new(), payload: Bytes::new(), properties: None, ..publish };
-                    unsettled.borrow_mut().push_back((self.to_settle, publish));
+                    unsettled.publishes.borrow_mut().push_back((self.to_settle, publish));
                 }
             }
             // Without a reading, too: what nobody wants is settled all the same.
             outlet.send(FromSource::Batch { readings, messages, upto: self.to_settle }).await?;
+            // After a session was taken up again mosquitto (2.0.11) sends more at a time than it was asked to.
+            while unsettled.publishes.borrow().len() >= usize::from(self.config.window) {
+                unsettled.room.notified().await;
+            }
         }
         Ok(())
     }
@@ -279,15 +294,17 @@ async fn listen(
 async fn acknowledge(
     client: &AsyncClient,
     mut settled: watch::Receiver<u64>,
-    unsettled: &RefCell<VecDeque<(u64, Publish)>>,
+    unsettled: &Unsettled,
 ) -> anyhow::Result<()> {
     loop {
         let upto = *settled.borrow_and_update();
         loop {
-            let due = unsettled.borrow_mut().pop_front_if(|(count, _)| *count <= upto);
+            let due = unsettled.publishes.borrow_mut().pop_front_if(|(count, _)| *count <= upto);
             let Some((_, publish)) = due else { break };
+            // There is room for all that may be unsettled, so this does not wait for the event loop, which may wait for us.
             client.ack(&publish).await?;
         }
+        unsettled.room.notify_one();
         settled.changed().await.map_err(|_| Stopping)?;
     }
 }

@@ -1,0 +1,157 @@
+//! Links and brokers at their worst: nothing is missing, first occurrences are in order, and what comes twice is bounded.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use porin_core::{config::Protocol, payload};
+use porin_e2e::{
+    Broker, Cable, Gateway, Plugged, Subscriber,
+    certificates::{Authority, VALID},
+    free_port,
+    hostile::{DEEDS, Hostile},
+    nats::Nats,
+    proxy::{Proxy, Weather},
+    wait_until,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PACKETS: u64 = 50_000;
+
+/// Packets of a publish.
+const BATCH: u64 = 10;
+
+/// Readings of some streams, as fast as they can leave, in small publishes.
+fn routes(readings: u64) -> String {
+    format!(
+        "[sources.sim.simulator]\nstreams = \"sim/{{n}}\"\ncount = 7\nspeed = \"max\"\nreadings = {readings}\n\
+         [routes.all]\nstreams = [\"#\"]\nbatch = {{ packets = {BATCH}, wait = \"1ms\" }}\n"
+    )
+}
+
+/// What the cloud has: how often each packet came, and that first occurrences are in order within each stream.
+fn delivered(payloads: impl Iterator<Item = Vec<u8>>) -> (u64, u64) {
+    let (mut seen, mut last, mut twice) = (BTreeSet::new(), BTreeMap::new(), 0);
+    for payload in payloads {
+        let decoded = payload::decode(&payload).expect("it is whole: a link that flips bits notices");
+        for packet in decoded.packets {
+            if !seen.insert((decoded.epoch.to_string(), packet.seq.0)) {
+                twice += 1;
+                continue;
+            }
+            let before = last.insert(packet.stream.clone(), packet.time_us);
+            assert!(before < Some(packet.time_us), "{}: {before:?} before {}", packet.stream, packet.time_us);
+        }
+    }
+    (seen.len() as u64, twice)
+}
+
+fn through_the_proxy(protocol: &str, window: u64) {
+    const CUTS: u64 = 160;
+    let theirs = Authority::new("brokers");
+    let server = theirs.server(&["localhost"], VALID);
+    let folder = TempDir::new().expect("a folder");
+    let place = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let tls_port = free_port();
+    let lines = format!(
+        "max_queued_messages 0\nlistener {tls_port} 127.0.0.1\ncertfile {}\nkeyfile {}\n",
+        place("server.pem", &server.cert),
+        place("server.key", &server.key)
+    );
+    let broker = Broker::mosquitto_with(&lines);
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
+    let proxy = Proxy::to(tls_port, Weather::Worse, CUTS, 7);
+    let uplink = format!(
+        "mqtts://localhost:{}\"\nprotocol = \"{protocol}\"\nreconnect = \"10ms\"\ntls = {{ ca_file = \"{}\" }}\nclient_id = \"porin-lab",
+        proxy.port,
+        place("ca.pem", &theirs.pem)
+    );
+    let status = Gateway::new("lab", 1, &routes(PACKETS)).edit("mqtt://127.0.0.1:1", &uplink).run_to_the_end();
+    let payloads = || subscriber.publishes().into_iter().map(|publish| publish.payload);
+    wait_until("everything is there", || delivered(payloads()).0 >= PACKETS);
+    let (once, twice) = delivered(payloads());
+    let (flips, delays) = proxy.flips_and_delays();
+    let connections = status["uplink"]["connections"].as_u64().unwrap_or(0);
+    eprintln!(
+        "MQTT {protocol}: {} cuts, {flips} flips, {delays} delays, {connections} connections, {twice} packets twice",
+        proxy.cuts()
+    );
+    assert_eq!((once, proxy.cuts()), (PACKETS, CUTS));
+    assert!(flips > 20 && delays > 20, "{flips} {delays}");
+    // A flip ends a connection as a cut does.
+    assert!(twice <= window * BATCH * (CUTS + flips), "{twice}");
+    assert!(status["outbox"]["resent"].as_u64() >= Some(twice));
+    assert_eq!(status["imbalance"], Value::Array(vec![]));
+}
+
+#[test]
+fn a_link_that_cuts_delays_and_flips_bits_loses_nothing_with_mqtt_5() {
+    through_the_proxy("5", 12);
+}
+
+#[test]
+fn a_link_that_cuts_delays_and_flips_bits_loses_nothing_with_mqtt_3() {
+    through_the_proxy("3.1.1", 92);
+}
+
+fn at_a_hostile_broker(protocol: Protocol, word: &str) {
+    let broker = Hostile::start(protocol);
+    let uplink = format!(
+        "mqtt://127.0.0.1:{}\"\nprotocol = \"{word}\"\nkeep_alive = \"5s\"\nreconnect = \"10ms\"\nclient_id = \"porin-lab",
+        broker.port
+    );
+    let packets = 20_000;
+    let status = Gateway::new("lab", 1, &routes(packets)).edit("mqtt://127.0.0.1:1", &uplink).run_to_the_end();
+    let seen = broker.seen();
+    assert!(seen.connections >= DEEDS.len(), "{} connections", seen.connections);
+    assert_eq!(delivered(seen.payloads.into_iter()).0, packets);
+    assert_eq!(status["outbox"]["acknowledged"].as_u64(), Some(packets));
+    assert_eq!(status["imbalance"], Value::Array(vec![]));
+    if protocol == Protocol::V5 {
+        // Two, and the birth: the receive maximum was 10.
+        assert!(seen.small_window <= 3, "{} under way", seen.small_window);
+    }
+}
+
+#[test]
+fn a_broker_that_does_what_none_should_loses_nothing_with_mqtt_5() {
+    at_a_hostile_broker(Protocol::V5, "5");
+}
+
+#[test]
+fn a_broker_that_does_what_none_should_loses_nothing_with_mqtt_3() {
+    at_a_hostile_broker(Protocol::V311, "3.1.1");
+}
+
+/// MQTT 3.1.1 at a broker of three nodes, of which the gateway's own is killed in the middle.
+#[test]
+fn a_cluster_that_loses_a_node_loses_nothing() {
+    const DATA: &str = "porin/v1/gw/lab/data/#";
+    let mut nats = Nats::start();
+    let ports = nats.ports();
+    nats.make_session(2, DATA, "cloud");
+    let subscriber = Subscriber::start_lasting(ports[2], DATA, "cloud");
+    let cable = Cable::to_any(&ports[..2], Plugged::In);
+    let uplink = format!(
+        "mqtt://127.0.0.1:{}\"\nprotocol = \"3.1.1\"\nkeep_alive = \"5s\"\nreconnect = \"200ms\"\nclient_id = \"porin-lab",
+        cable.port
+    );
+    let packets = 40_000;
+    let gateway = Gateway::new("lab", 1, &routes(packets)).edit("mqtt://127.0.0.1:1", &uplink);
+    let agent = gateway.run(&["--until-drained", "--json"]);
+    let came = || delivered(subscriber.publishes().into_iter().map(|publish| publish.payload)).0;
+    wait_until("some have come", || came() > packets / 4);
+    nats.kill(0);
+    let (status, stdout) = agent.output();
+    assert!(status.success(), "{}", gateway.log());
+    wait_until("everything is there", || came() == packets);
+    let status: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert!(status["uplink"]["connections"].as_u64() >= Some(2), "{status}");
+    assert_eq!(status["imbalance"], Value::Array(vec![]));
+}
