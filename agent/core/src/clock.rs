@@ -88,6 +88,11 @@ impl Clock {
         Self { boot, trust, floor: floor.max(NEVER_BEFORE), spans, changes: 0 }
     }
 
+    /// The configuration has changed.
+    pub fn set_trust(&mut self, trust: Trust) {
+        self.trust = trust;
+    }
+
     /// Compares the two clocks. `None`: nothing has changed.
     pub fn observe(&mut self, now: Now, kept: Kept) -> Option<Change> {
         let offset_us = offset(now);

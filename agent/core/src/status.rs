@@ -162,6 +162,8 @@ pub struct OutboxStatus {
     pub appended: u64,
     /// Found on disk at the start.
     pub found: u64,
+    /// Appended by routes before the last change of the configuration: their counters began anew with it.
+    pub earlier: u64,
     /// The broker has them.
     pub acknowledged: u64,
     /// Waiting, those under way among them.
@@ -238,7 +240,7 @@ impl Snapshot {
             let what = format!("source `{}`: received = unrouted + refused + routed", source.name);
             check(&what, source.received, source.unrouted + source.refused + source.routed);
         }
-        let mut appended = self.outbox.found;
+        let mut appended = self.outbox.found + self.outbox.earlier;
         for route in &self.routes {
             let mut flowing = route.received;
             for slot in &route.slots {
@@ -255,7 +257,7 @@ impl Snapshot {
             appended += route.forwarded;
         }
         let outbox = &self.outbox;
-        check("outbox: appended = found + forwarded by routes", outbox.appended, appended);
+        check("outbox: appended = found + earlier + forwarded by routes", outbox.appended, appended);
         let fates = outbox.acknowledged + outbox.waiting + outbox.evicted + outbox.expired + outbox.dead_lettered;
         check("outbox: appended = acknowledged + waiting + evicted + expired + dead-lettered", outbox.appended, fates);
         found

@@ -12,6 +12,7 @@
 
 mod commits;
 mod losses;
+mod reloading;
 mod sending;
 mod telling;
 
@@ -19,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use porin_core::{
     clock::{Change, Clock},
-    config::Config,
+    config::{self, Config, Uplink},
     ids::StreamId,
     outbox::Outbox,
     packet::{Kind, Message, Packet, Quality, Reading},
@@ -27,9 +28,11 @@ use porin_core::{
     status::{Snapshot, SourceStatus},
     time::{Monotonic, Now, Unix},
 };
+use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+pub(crate) use self::telling::notify;
 use self::{
     commits::Commits,
     losses::Losses,
@@ -86,9 +89,15 @@ pub(crate) struct Parts {
     pub(crate) uptime: Uptime,
     pub(crate) inbox: Inbox,
     pub(crate) committer: Committer,
+    /// Within which time the service manager wants to hear of progress, in microseconds.
+    pub(crate) watchdog_us: Option<u64>,
     /// By source: up to which count its packets are settled.
     pub(crate) settled: Vec<watch::Sender<u64>>,
     pub(crate) link: mpsc::Sender<Publish>,
+    /// What the link connects to next.
+    pub(crate) uplink: watch::Sender<Uplink>,
+    /// Sources to be started and ended.
+    pub(crate) orders: mpsc::Sender<Vec<source::Order>>,
     pub(crate) stop_link: watch::Sender<bool>,
 }
 
@@ -103,6 +112,8 @@ struct Agent {
     link: Link,
     commit: Commits,
     found: u64,
+    /// Appended by routes before the last change of the configuration.
+    earlier: u64,
     losses: Losses,
     /// Whether cells live in the time of the packets.
     replay: bool,
@@ -112,6 +123,8 @@ struct Agent {
     tell_at: Monotonic,
     /// When certificates that end soon are told of next.
     warn_at: Monotonic,
+    /// When the service manager hears of progress next.
+    feed_at: Monotonic,
     /// When a stop was asked for.
     stopping: Option<Monotonic>,
 }
@@ -120,7 +133,7 @@ struct Agent {
 struct Source {
     status: SourceStatus,
     /// By the source's own number.
-    streams: Vec<Option<StreamId>>,
+    streams: Vec<Option<(StreamId, Kind)>>,
     /// Decided about, and what the next commit settles.
     decided: u64,
     settled: u64,
@@ -128,6 +141,13 @@ struct Source {
     window: u64,
     /// Whether a route that gives up nothing has packets of it: it waits when the outbox is full.
     may_block: bool,
+}
+
+impl Source {
+    fn new(config: &config::Source) -> Self {
+        let status = SourceStatus { name: config.name.clone(), ..SourceStatus::default() };
+        Self { status, window: source::window(&config.kind), ..Self::default() }
+    }
 }
 
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
@@ -145,12 +165,7 @@ pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
 impl Agent {
     fn new(core: Core, parts: Parts) -> Self {
         let found = core.outbox.counts().appended;
-        let sources = parts.config.gateway.sources.iter().map(|source| Source {
-            status: SourceStatus { name: source.name.clone(), ..SourceStatus::default() },
-            window: source::window(&source.kind),
-            ..Source::default()
-        });
-        let sources = sources.collect();
+        let sources = parts.config.gateway.sources.iter().map(Source::new).collect();
         let commit = Commits::new(core.durable_names, &core.pipeline, core.clock.floor());
         let now = Now { unix: machine::wall_clock(), mono: parts.uptime.now() };
         Self {
@@ -163,11 +178,13 @@ impl Agent {
             link: Link::default(),
             commit,
             found,
+            earlier: 0,
             losses: Losses::default(),
             stopping: None,
             taps: Vec::new(),
             tell_at: Monotonic(0),
             warn_at: Monotonic(0),
+            feed_at: Monotonic(0),
         }
     }
 
@@ -182,6 +199,7 @@ impl Agent {
 
     fn step(&mut self, event: Event) {
         self.now = Now { unix: machine::wall_clock(), mono: self.parts.uptime.now() };
+        self.feed_the_watchdog();
         if self.now.mono >= self.look_at {
             self.look_at = self.now.mono.after(LOOK_US);
             self.look_at_the_clock();
@@ -200,6 +218,7 @@ impl Agent {
             Event::Committed(outcome) => self.committed(outcome),
             Event::Question(Question::Status(reply)) => drop(reply.send(self.status())),
             Event::Question(Question::Tap(tap)) => self.look(tap),
+            Event::Reload(config) => self.reload(*config),
             Event::Stop => self.stop(),
             Event::Deadline => {}
         }
@@ -286,7 +305,7 @@ impl Agent {
         // A source counts its streams from 0 without gaps.
         let index = local as usize;
         source.streams.resize(source.streams.len().max(index + 1), None);
-        source.streams[index] = stream;
+        source.streams[index] = stream.map(|stream| (stream, kind));
     }
 
     fn bad_row(&mut self, source: usize, place: String) {
@@ -323,6 +342,7 @@ impl Agent {
 
     fn stop(&mut self) {
         if self.stopping.is_none() {
+            notify(&[NotifyState::Stopping]);
             info!(waiting = self.core.outbox.waiting(), "stopping: what waits is sent and made durable");
             self.stopping = Some(self.now.mono);
             self.commit.due = self.now.mono;
@@ -354,6 +374,9 @@ impl Agent {
     /// When something is to be done although nothing happens.
     fn deadline(&mut self) -> Monotonic {
         let mut deadline = self.now.mono.after(MAX_SLEEP_US);
+        if self.parts.watchdog_us.is_some() {
+            deadline = deadline.min(self.feed_at);
+        }
         if self.commit.running.is_none() && self.is_dirty() {
             deadline = deadline.min(self.commit.due);
         }
@@ -401,8 +424,8 @@ fn judge(clock: &Clock, now: Now, time: &mut Unix, quality: &mut Quality) {
 }
 
 /// Replaces a source's own number of a stream by the durable one; `false` if it was refused one.
-fn admitted(streams: &[Option<StreamId>], stream: &mut StreamId) -> bool {
-    let durable = streams.get(stream.0 as usize).copied().flatten();
+fn admitted(streams: &[Option<(StreamId, Kind)>], stream: &mut StreamId) -> bool {
+    let durable = streams.get(stream.0 as usize).copied().flatten().map(|(stream, _)| stream);
     *stream = durable.unwrap_or_default();
     durable.is_some()
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use porin_core::{
+    config::Config,
     packet::{Kind, Message, Reading},
     status::Snapshot,
 };
@@ -80,6 +81,8 @@ pub(crate) enum Event {
     Link(LinkEvent),
     Committed(anyhow::Result<Room>),
     Question(Question),
+    /// A new configuration.
+    Reload(Box<Config>),
     /// Stop taking from sources, make everything durable, end.
     Stop,
     /// Nothing happened until the deadline.
@@ -92,6 +95,7 @@ pub(crate) struct Inbox {
     pub(crate) link: mpsc::Receiver<LinkEvent>,
     pub(crate) questions: mpsc::Receiver<Question>,
     pub(crate) stop: mpsc::Receiver<()>,
+    pub(crate) reload: mpsc::Receiver<Config>,
     /// The source that is asked first next time.
     pub(crate) turn: usize,
 }
@@ -118,6 +122,9 @@ impl Inbox {
         }
         if self.stop.try_recv().is_ok() {
             return Some(Event::Stop);
+        }
+        if let Ok(config) = self.reload.try_recv() {
+            return Some(Event::Reload(Box::new(config)));
         }
         for offset in 0..self.sources.len() {
             let index = (self.turn + offset) % self.sources.len();

@@ -6,10 +6,12 @@
 mod agent;
 mod cells;
 mod committer;
+mod doctor;
 mod inbox;
 mod machine;
 mod metrics;
 mod pipeline;
+mod report;
 mod slot;
 mod source;
 mod status;
@@ -18,7 +20,7 @@ mod tap;
 mod tls;
 mod uplink;
 
-use std::{path::Path, sync::Arc, thread};
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 
 use anyhow::Context;
 use porin_core::{
@@ -30,10 +32,13 @@ use porin_core::{
     stream::NameTable,
     time::Unix,
 };
+use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
+pub use doctor::{Finding, Verdict, doctor};
 pub use pipeline::{Kept, Pipeline, Routed, To};
+pub use report::report;
 pub use status::{ask as ask_status, tap};
 
 use crate::{
@@ -41,6 +46,7 @@ use crate::{
     inbox::{Doorbell, Inbox},
     machine::Uptime,
     pipeline::Unfit,
+    source::Order,
     status::Questions,
     store::{Found, Names, Store},
 };
@@ -88,7 +94,8 @@ fn core_of(config: &Config, store: &Store, found: Found) -> anyhow::Result<agent
     Ok(agent::Core { pipeline, outbox, clock, route_names, durable_names })
 }
 
-/// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. Gives
+/// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. A configuration that
+/// comes over `reload` takes the place of the one that runs, if there is nothing wrong with it. Gives
 /// the last status.
 ///
 /// # Errors
@@ -97,6 +104,7 @@ pub fn run(
     config: Config,
     until: Until,
     mut stop: watch::Receiver<bool>,
+    reload: mpsc::Receiver<Config>,
     ready: impl FnOnce(),
 ) -> anyhow::Result<Snapshot> {
     let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
@@ -124,10 +132,18 @@ pub fn run(
         settled.push(settle);
         sources.push((source, sender, settled_upto));
     }
-    let inbox =
-        Inbox { sources: source_inboxes, link: link_inbox, questions: question_inbox, stop: stop_inbox, turn: 0 };
+    let inbox = Inbox {
+        sources: source_inboxes,
+        link: link_inbox,
+        questions: question_inbox,
+        stop: stop_inbox,
+        reload,
+        turn: 0,
+    };
     let identity = uplink::Identity { gateway: config.gateway.id.clone(), epoch: store.epoch };
-    let uplink = config.gateway.uplink.clone();
+    let (uplink, uplinks) = watch::channel(config.gateway.uplink.clone());
+    let (orders, mut ordered) = mpsc::channel(1);
+    let watchdog_us = watchdog_us();
     let time_floor = core.clock.floor();
 
     let (end, mut ended) = watch::channel(false);
@@ -147,21 +163,48 @@ pub fn run(
                     committer,
                     settled,
                     link: publishes,
+                    uplink,
+                    orders,
+                    watchdog_us,
                     stop_link,
                 },
             ))
         })?;
     let doorbell = Doorbell::of(&pipeline_thread);
     let tasks = tokio::task::LocalSet::new();
+    let mut running = BTreeMap::new();
     for (source, sender, settled) in sources {
-        tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled, time_floor));
+        let name = source.name.clone();
+        running.insert(name, tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled, time_floor)));
     }
-    tasks.spawn_local(uplink::mqtt::run(uplink, identity, time_floor, link, link_events, doorbell.clone(), link_stop));
+    let bell = doorbell.clone();
+    tasks.spawn_local(async move {
+        while let Some(orders) = ordered.recv().await {
+            for order in orders {
+                match order {
+                    Order::Start(source, sender, settled) => {
+                        let name = source.name.clone();
+                        let task = source::run(*source, sender, bell.clone(), settled, time_floor);
+                        running.insert(name, tokio::task::spawn_local(task));
+                    }
+                    Order::End(name) => {
+                        if let Some(task) = running.remove(&name) {
+                            task.abort();
+                            // Two clients with one id would throw each other out.
+                            let _ = task.await;
+                        }
+                    }
+                }
+            }
+        }
+    });
+    tasks.spawn_local(uplink::mqtt::run(uplinks, identity, time_floor, link, link_events, doorbell.clone(), link_stop));
     let questions = Questions { queue: questions, doorbell: doorbell.clone() };
     tasks.spawn_local(status::serve(listener, questions.clone()));
     if let Some(scrapers) = scrapers {
         tasks.spawn_local(metrics::serve(scrapers, questions));
     }
+    agent::notify(&[NotifyState::Ready]);
     ready();
     runtime.block_on(tasks.run_until(async {
         tokio::select! {
@@ -175,4 +218,9 @@ pub fn run(
     }));
     // A panic of the pipeline is a defect; it is passed on rather than hidden behind an exit code of 0.
     pipeline_thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Within which time the service manager wants to hear of progress, if it does.
+fn watchdog_us() -> Option<u64> {
+    sd_notify::watchdog_enabled().map(|interval| u64::try_from(interval.as_micros()).unwrap_or(u64::MAX))
 }

@@ -10,8 +10,8 @@ use std::{
 use anyhow::Context;
 use lexopt::{Arg, Parser, ValueExt};
 use porin_core::config::Config;
-use porind::Until;
-use tokio::sync::watch;
+use porind::{Finding, Until, Verdict};
+use tokio::sync::{mpsc, watch};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 const DEFAULT_CONFIG: &str = "/etc/porin/porin.toml";
@@ -25,17 +25,21 @@ Commands:
   run      read sources, decide in cells, send what matters
   check    check the configuration and its cells without starting
   status   show what a running agent does
+  doctor   find out why a gateway is silent
 
 Options:
   -c, --config FILE   the configuration [default: /etc/porin/porin.toml]
       --until-drained run: stop when every source has ended and the broker has everything
-      --json          check, status: print JSON; run: print the last status as JSON at the end
+      --json          check, status, doctor: print JSON; run: print the last status as JSON at the end
   -h, --help          print this
   -V, --version       print the version
 
 Environment:
   PORIN_LOG           log level: error, warn, info, debug, trace [default: info]
   NO_COLOR            no colours in the log
+
+Signals: SIGTERM and SIGINT end `run` after what waits is sent and made durable, within some seconds; SIGHUP makes it
+read its configuration again.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 4 no agent answers, 78 bad configuration
 ";
@@ -53,6 +57,7 @@ enum Command {
     Run,
     Check,
     Status,
+    Doctor,
 }
 
 struct Arguments {
@@ -100,6 +105,7 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
                     "run" => Command::Run,
                     "check" => Command::Check,
                     "status" => Command::Status,
+                    "doctor" => Command::Doctor,
                     other => return Err(Failure::Usage(format!("there is no command `{other}`"))),
                 });
             }
@@ -115,23 +121,28 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
 
 fn execute(arguments: Arguments) -> Result<(), Failure> {
     let path = &arguments.config;
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}")).map_err(Failure::Config)?;
-    let parsed = Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"));
-    let config = parsed.map_err(Failure::Config)?;
+    let config = read(path).map_err(Failure::Config)?;
     match arguments.command {
-        Command::Run => run(config, arguments.until, arguments.json),
+        Command::Run => run(config, path, arguments.until, arguments.json),
         Command::Check => check(&config, path, arguments.json),
         Command::Status => status(&config, arguments.json),
+        Command::Doctor => doctor(&config, arguments.json),
     }
 }
 
-fn run(config: Config, until: Until, json: bool) -> Result<(), Failure> {
+fn read(path: &str) -> anyhow::Result<Config> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"))
+}
+
+fn run(config: Config, path: &str, until: Until, json: bool) -> Result<(), Failure> {
     // A cell that is wrong is a configuration that is wrong; it is found before the store is touched.
     porind::check(&config).map_err(Failure::Config)?;
     log_to_stderr();
     let (stop, stopped) = watch::channel(false);
-    listen_for_signals(stop).map_err(Failure::Failed)?;
-    let last = porind::run(config, until, stopped, || tracing::info!("ready")).map_err(Failure::Failed)?;
+    let (reload, reloads) = mpsc::channel(1);
+    listen_for_signals(stop, reload, path.to_owned()).map_err(Failure::Failed)?;
+    let last = porind::run(config, until, stopped, reloads, || tracing::info!("ready")).map_err(Failure::Failed)?;
     if json {
         let text = serde_json::to_string(&last).map_err(|error| Failure::Failed(error.into()))?;
         print(&format!("{text}\n"))?;
@@ -160,23 +171,60 @@ fn status(config: &Config, json: bool) -> Result<(), Failure> {
         return print(&format!("{text}\n"));
     }
     let snapshot: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
-    print(&serde_json::to_string_pretty(&snapshot).map_err(|error| Failure::Failed(error.into()))?)?;
-    print("\n")
+    print(&porind::report(&snapshot))
 }
 
-/// SIGINT and SIGTERM stop the agent; a second one ends the process as if we did not listen.
-fn listen_for_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
+fn doctor(config: &Config, json: bool) -> Result<(), Failure> {
+    let findings = porind::doctor(config);
+    if json {
+        let text = serde_json::to_string(&findings).map_err(|error| Failure::Failed(error.into()))?;
+        print(&format!("{text}\n"))?;
+    } else {
+        let mut text = String::new();
+        for Finding { verdict, what, found, hint } in &findings {
+            let verdict = match verdict {
+                Verdict::Ok => "ok     ",
+                Verdict::Warning => "warning",
+                Verdict::Wrong => "WRONG  ",
+            };
+            let _ = writeln!(text, "{verdict} {what:<11} {found}");
+            if !hint.is_empty() {
+                let _ = writeln!(text, "        hint: {hint}");
+            }
+        }
+        print(&text)?;
+    }
+    match findings.iter().filter(|finding| finding.verdict == Verdict::Wrong).count() {
+        0 => Ok(()),
+        wrong => Err(Failure::Failed(anyhow::anyhow!("{wrong} things are wrong"))),
+    }
+}
+
+/// SIGINT and SIGTERM stop the agent; a second one ends the process as if we did not listen. SIGHUP reads the configuration again.
+fn listen_for_signals(stop: watch::Sender<bool>, reload: mpsc::Sender<Config>, path: String) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
             else {
                 eprintln!("warning: signals cannot be listened for; the agent ends by SIGKILL only");
                 return std::future::pending().await;
             };
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => break,
+                    _ = terminate.recv() => break,
+                    _ = hangup.recv() => match read(&path) {
+                        // The loop takes it within a second, and says what becomes of it.
+                        Ok(config) => drop(reload.send(config).await),
+                        Err(error) => {
+                            tracing::error!(error = format!("{error:#}"), "the new configuration is refused; the old one runs on");
+                        }
+                    },
+                }
+            }
             stop.send_replace(true);
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             std::process::exit(130);

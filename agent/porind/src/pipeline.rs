@@ -457,6 +457,16 @@ impl Pipeline {
         }
     }
 
+    /// Saves every cell and gives all states, by slot.
+    pub(crate) fn states(&mut self) -> BTreeMap<String, Vec<u8>> {
+        self.routes.iter_mut().flat_map(|route| &mut route.slots).filter_map(AnySlot::state).collect()
+    }
+
+    /// Names of the routes by their durable ids, as far as this configuration has them.
+    pub(crate) fn route_names(&self) -> impl Iterator<Item = (RouteId, &str)> {
+        self.routes.iter().map(|route| (route.id, route.config.name.as_str()))
+    }
+
     /// Saves every cell and gives the states that have changed, by slot.
     pub(crate) fn save(&mut self) -> Vec<(String, Digest, Vec<u8>)> {
         let slots = self.routes.iter_mut().flat_map(|route| &mut route.slots);

@@ -69,6 +69,11 @@ impl AnySlot {
         any!(self, slot => slot.save())
     }
 
+    /// Its name, and what its cell has learnt until now.
+    pub(crate) fn state(&mut self) -> Option<(String, Vec<u8>)> {
+        any!(self, slot => slot.state())
+    }
+
     pub(crate) fn is_unwritten(&self) -> bool {
         any!(self, slot => slot.unwritten)
     }
@@ -230,6 +235,14 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
             return None;
         }
         Some((&self.config.name, self.digest, self.saved.as_deref()?))
+    }
+
+    /// What the cell has learnt until now.
+    fn state(&mut self) -> Option<(String, Vec<u8>)> {
+        if !self.batch_ends.is_empty() {
+            self.save_in_memory();
+        }
+        Some((self.config.name.clone(), self.saved.clone()?))
     }
 
     /// Nothing was written: the next `save` gives the state again.

@@ -23,6 +23,15 @@ const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
+/// What the loop asks for when the configuration has changed.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Run this source, with its way to the loop and back.
+    Start(Box<Source>, mpsc::Sender<FromSource>, watch::Receiver<u64>),
+    /// End the source of this name. What it has not acknowledged it is given again.
+    End(String),
+}
+
 /// A source's way to the loop.
 pub(crate) struct Outlet {
     queue: mpsc::Sender<FromSource>,

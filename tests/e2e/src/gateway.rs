@@ -101,6 +101,15 @@ impl Gateway {
     /// If it cannot be started.
     #[must_use]
     pub fn run(&self, args: &[&str]) -> Process {
+        self.run_with(args, &[])
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn run_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Process {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log");
         let mut command = porind(&self.config());
         if let Some(clock) = &self.clock {
@@ -110,6 +119,7 @@ impl Gateway {
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
                 .env("DONT_FAKE_MONOTONIC", "1");
         }
+        command.envs(variables.iter().copied());
         let child = command.arg("run").args(args).stdout(Stdio::piped()).stderr(log).spawn();
         Process::of(child.unwrap_or_else(|error| panic!("porind: {error}; run `make test`")))
     }

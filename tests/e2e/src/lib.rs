@@ -74,8 +74,16 @@ impl Process {
     /// # Panics
     /// If it cannot be asked.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill -TERM");
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If it cannot be sent.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
     /// Waits for its end.

@@ -19,7 +19,7 @@ use porind::Until;
 use serde_json::Value;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 
 use self::{log::Log, table::Table};
@@ -113,7 +113,7 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
     let agent = std::thread::Builder::new().name("agent".into()).spawn(move || {
         // Told however the thread ends: the sender is dropped with it.
         let _ended = ended;
-        porind::run(config, until, stopped, || {})
+        porind::run(config, until, stopped, mpsc::channel(1).1, || {})
     })?;
     let mut table = Table::new(term, log);
     let mut clock = tokio::time::interval(if table.is_live() { REDRAW } else { LINE });

@@ -7,7 +7,8 @@ use porin_core::{
     status::{CertificateStatus, OutboxStatus, Snapshot, UplinkStatus},
 };
 
-use tracing::warn;
+use sd_notify::NotifyState;
+use tracing::{debug, warn};
 
 use super::{Agent, Core, Parts, commits::Commits};
 use crate::{tap::Tap, uplink::Publish};
@@ -40,6 +41,7 @@ impl Agent {
             routes,
             outbox: OutboxStatus {
                 found: self.found,
+                earlier: self.earlier,
                 commits: *commits,
                 written: *written,
                 commit_us: *took_us,
@@ -51,6 +53,16 @@ impl Agent {
             ..Snapshot::default()
         }
         .finish()
+    }
+
+    /// Tells the service manager that the loop goes on: the loop itself, and nobody else.
+    pub(super) fn feed_the_watchdog(&mut self) {
+        if let Some(interval_us) = self.parts.watchdog_us
+            && self.now.mono >= self.feed_at
+        {
+            self.feed_at = self.now.mono.after(interval_us / 4);
+            notify(&[NotifyState::Watchdog]);
+        }
     }
 
     /// Certificates that end soon, once a day.
@@ -108,5 +120,12 @@ impl Agent {
         // There is room.
         let content_type = "application/json";
         let _ = self.parts.link.try_send(Publish { connection, ticket: None, topic, content_type, payload });
+    }
+}
+
+/// Tells the service manager, if there is one.
+pub(crate) fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        debug!(%error, "the service manager does not listen");
     }
 }

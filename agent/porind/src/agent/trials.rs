@@ -152,10 +152,26 @@ impl<'a> Life<'a> {
         // Nobody else has anything to say: the test steps the loop itself.
         let (source, events) = (mpsc::channel(1).1, mpsc::channel(1).1);
         let (questions, stop) = (mpsc::channel(1).1, mpsc::channel(1).1);
-        let inbox = Inbox { sources: vec![source], link: events, questions, stop, turn: 0 };
+        let reload = mpsc::channel(1).1;
+        let inbox = Inbox { sources: vec![source], link: events, questions, stop, reload, turn: 0 };
+        let (uplink, orders) = (watch::channel(config.gateway.uplink.clone()).0, mpsc::channel(1).0);
+        let watchdog_us = None;
         let committer = Committer::start(store.clone(), Doorbell::of_this_thread()).expect("a thread");
         let (until, uptime, settled_to) = (Until::Stopped, Uptime::begin(), vec![settle]);
-        let parts = Parts { config, until, store, uptime, inbox, committer, settled: settled_to, link, stop_link };
+        let parts = Parts {
+            config,
+            until,
+            store,
+            uptime,
+            inbox,
+            committer,
+            settled: settled_to,
+            link,
+            uplink,
+            orders,
+            watchdog_us,
+            stop_link,
+        };
         let mut agent = Agent::new(core, parts);
         agent.step(Event::Source(0, FromSource::Stream { local: 0, name: "x".into(), kind: Kind::Readings }));
         agent.step(Event::Link(LinkEvent::Up { connection: 1, window: 12, max_bytes: 262_144 }));

@@ -52,7 +52,7 @@ impl Events {
 
 /// Connects, and connects again, until `stop` becomes true.
 pub(crate) async fn run(
-    config: Uplink,
+    mut configs: watch::Receiver<Uplink>,
     identity: Identity,
     time_floor: Unix,
     mut publishes: mpsc::Receiver<Publish>,
@@ -62,15 +62,21 @@ pub(crate) async fn run(
 ) {
     let events = Events { queue, doorbell };
     let mut connection = 0;
-    let shortest = Duration::from_micros(config.reconnect_us);
-    let mut pause = shortest * 2;
+    let mut pause = Duration::ZERO;
     while !*stop.borrow() {
+        let config = configs.borrow_and_update().clone();
+        let shortest = Duration::from_micros(config.reconnect_us);
+        pause = pause.max(shortest * 2);
         connection += 1;
         let (reason, took_some) = match tls::access(&config.broker, time_floor) {
             Ok(access) => {
                 events.tell(LinkEvent::Certificates(access.certificates.clone())).await;
                 let (link, listener) = Connection::new(&config, &identity, access, connection, &events);
-                let reason = link.run(listener, &mut publishes, &mut stop).await;
+                let changed = configs.changed();
+                let reason = tokio::select! {
+                    reason = link.run(listener, &mut publishes, &mut stop) => reason,
+                    Ok(()) = changed => "the configuration has changed".into(),
+                };
                 (reason, link.took_some.get())
             }
             Err(error) => (format!("{error:#}"), false),
@@ -90,6 +96,7 @@ pub(crate) async fn run(
         pause = (pause * 2).min(MAX_PAUSE);
         tokio::select! {
             () = tokio::time::sleep(jittered) => {}
+            Ok(()) = configs.changed() => pause = Duration::ZERO,
             _ = stop.changed() => {}
         }
     }

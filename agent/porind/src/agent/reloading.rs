@@ -1,0 +1,134 @@
+//! A new configuration while packets flow: everything is made ready beside what runs, and takes over between two batches.
+//!
+//! Whatever is wrong with it, what ran runs on. Sources that stay the same go on without noticing; cells keep what they have
+//! learnt if their slot keeps its name; the outbox, its seqs and the connection stay. Counters of routes begin anew.
+
+use anyhow::{bail, ensure};
+use porin_core::{
+    config::{Config, GatewayConfig},
+    ids::RouteId,
+    stream::NameTable,
+};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
+
+use super::{Agent, Source};
+use crate::{
+    cells,
+    inbox::SOURCE_QUEUE,
+    pipeline::{Pipeline, Unfit},
+    source::Order,
+};
+
+impl Agent {
+    pub(super) fn reload(&mut self, config: Config) {
+        match self.try_reload(config) {
+            Ok(()) => info!("the new configuration is in force"),
+            Err(error) => {
+                error!(error = format!("{error:#}"), "the new configuration is refused; the old one runs on");
+            }
+        }
+    }
+
+    fn try_reload(&mut self, config: Config) -> anyhow::Result<()> {
+        ensure!(self.stopping.is_none(), "the agent is stopping");
+        needs_no_restart(&self.parts.config.gateway, &config.gateway)?;
+        crate::check(&config)?;
+        let orders = self.parts.orders.clone();
+        let Ok(orders) = orders.try_reserve() else { bail!("the last one is still being carried out") };
+        let pipeline = beside(&mut self.core.pipeline, &config, &self.parts.store)?;
+
+        // From here on nothing fails.
+        let old = std::mem::replace(&mut self.core.pipeline, pipeline);
+        self.earlier += old.status().0.iter().map(|route| route.forwarded).sum::<u64>();
+        self.core.outbox.set_bounds(config.gateway.outbox.bounds);
+        self.core.clock.set_trust(config.gateway.clock);
+        self.replay = config.gateway.is_replay();
+        let before = std::mem::replace(&mut self.parts.config, config);
+        let uplink = &self.parts.config.gateway.uplink;
+        if *uplink != before.gateway.uplink || uplink.broker.tls.is_some() {
+            // Renewed certificates are read with a new connection.
+            self.parts.uplink.send_replace(uplink.clone());
+        }
+        orders.send(self.exchange_sources(&before.gateway));
+        for (id, name) in self.core.pipeline.route_names() {
+            let index = id.0 as usize;
+            let known = &mut self.core.route_names;
+            known.resize(known.len().max(index + 1), String::new());
+            known[index] = name.to_owned();
+        }
+        self.mark_dirty();
+        Ok(())
+    }
+
+    /// Keeps the sources that stay the same; gives what is to be started and ended.
+    fn exchange_sources(&mut self, before: &GatewayConfig) -> Vec<Order> {
+        let mut orders = Vec::new();
+        let inboxes = std::mem::take(&mut self.parts.inbox.sources);
+        let settled = std::mem::take(&mut self.parts.settled);
+        let sources = std::mem::take(&mut self.sources);
+        let running = before.sources.iter().zip(sources).zip(inboxes.into_iter().zip(settled));
+        let mut running: Vec<_> = running.map(Some).collect();
+        for config in &self.parts.config.gateway.sources {
+            let same = running.iter_mut().find(|old| old.as_ref().is_some_and(|((old, _), _)| *old == config));
+            let (source, inbox, settled) = match same.and_then(Option::take) {
+                Some(((_, mut source), (inbox, settled))) => {
+                    source.may_block = false;
+                    for (name, kind) in source.streams.iter().flatten().map(|(name, kind)| (*name, *kind)) {
+                        let name = self.core.pipeline.name(name).to_owned();
+                        // It has an id already.
+                        let known = self.core.pipeline.admit(&name, kind).ok();
+                        source.may_block |= known.is_some_and(|id| self.core.pipeline.may_block(id, kind));
+                    }
+                    (source, inbox, settled)
+                }
+                None => {
+                    let (sender, inbox) = mpsc::channel(SOURCE_QUEUE);
+                    let (settle, settled) = watch::channel(0);
+                    orders.push(Order::Start(Box::new(config.clone()), sender, settled));
+                    (Source::new(config), inbox, settle)
+                }
+            };
+            self.sources.push(source);
+            self.parts.inbox.sources.push(inbox);
+            self.parts.settled.push(settled);
+        }
+        // A new one may have the name of an old one, and waits until that has ended.
+        let ends = running.into_iter().flatten().map(|((old, _), _)| Order::End(old.name.clone()));
+        orders.splice(0..0, ends);
+        // What the running commit settles is counted by the old order of sources.
+        if let Some(running) = &mut self.commit.running {
+            running.forget_sources();
+        }
+        orders
+    }
+}
+
+/// The parts of a configuration that others hold on to.
+fn needs_no_restart(old: &GatewayConfig, new: &GatewayConfig) -> anyhow::Result<()> {
+    let held = [
+        ("gateway.id", old.id != new.id),
+        ("gateway.socket", old.socket != new.socket),
+        ("outbox.path", old.outbox.path != new.outbox.path),
+        ("metrics.listen", old.metrics != new.metrics),
+    ];
+    match held.iter().find(|(_, differs)| *differs) {
+        Some((what, _)) => bail!("`{what}` takes effect with a restart only"),
+        None => Ok(()),
+    }
+}
+
+/// The pipeline of a configuration, with the names and the cells' states of the one that runs.
+fn beside(running: &mut Pipeline, config: &Config, store: &crate::store::Store) -> anyhow::Result<Pipeline> {
+    let learnt = running.states();
+    let state = |slot: &str| match learnt.get(slot) {
+        Some(state) => Ok(Some(state.clone())),
+        None => store.state(slot),
+    };
+    let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), state)?;
+    let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);
+    let mut pipeline = Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::LeaveOut)?;
+    // What the cells have learnt since the last commit is to be written with the next.
+    pipeline.commit_failed();
+    Ok(pipeline)
+}

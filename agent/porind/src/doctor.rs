@@ -1,0 +1,243 @@
+//! `porind doctor`: why a gateway is silent, in the order in which a packet would come to grief.
+//!
+//! Looks from outside at what the agent needs, and asks the agent, if it runs, what it has met.
+
+use std::{
+    fs,
+    net::{TcpStream, ToSocketAddrs},
+    path::Path,
+    time::Duration,
+};
+
+use porin_core::{
+    clock::Kept,
+    config::{Broker, Config, SourceKind},
+    time::Unix,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{machine, status, tls};
+
+/// For a broker to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Certificates that end sooner are worth a word.
+const SOON_S: u64 = 30 * 86_400;
+
+/// A wall clock that says less has not been set. 2025-01-01.
+const NEVER_BEFORE: Unix = Unix(1_735_689_600_000_000);
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Verdict {
+    Ok,
+    Warning,
+    Wrong,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub verdict: Verdict,
+    /// What was looked at: clock, cells, disk, broker, certificate, agent, source, outbox.
+    pub what: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; empty if there is nothing to be done.
+    pub hint: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+        self.0.push(Finding { verdict: Verdict::Ok, what, found: found.into(), hint: String::new() });
+    }
+
+    fn warning(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
+        self.0.push(Finding { verdict: Verdict::Warning, what, found: found.into(), hint: hint.into() });
+    }
+
+    fn wrong(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
+        self.0.push(Finding { verdict: Verdict::Wrong, what, found: found.into(), hint: hint.into() });
+    }
+}
+
+/// Looks at everything.
+#[must_use]
+pub fn doctor(config: &Config) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    clock(&mut findings);
+    match crate::check(config) {
+        Ok(slots) => findings.ok("cells", format!("{} slots, every cell starts", slots.len())),
+        Err(error) => findings.wrong("cells", format!("{error:#}"), "`porind run` does not start with this"),
+    }
+    disk(&mut findings, &config.gateway.outbox.path);
+    broker(&mut findings, "the uplink", &config.gateway.uplink.broker);
+    for source in &config.gateway.sources {
+        if let SourceKind::Mqtt(mqtt) = &source.kind {
+            broker(&mut findings, &format!("source `{}`", source.name), &mqtt.broker);
+        }
+    }
+    agent(&mut findings, &config.gateway.socket);
+    findings.0
+}
+
+fn clock(findings: &mut Findings) {
+    let seconds = machine::wall_clock().0 / 1_000_000;
+    let says = format!("{seconds} seconds since 1970");
+    match (machine::wall_clock() >= NEVER_BEFORE, machine::clock_is_kept()) {
+        (false, _) => findings.wrong(
+            "clock",
+            format!("it says {says}: it has not been set"),
+            "is there a network, and systemd-timesyncd or chrony? Packets are marked time-uncertain meanwhile",
+        ),
+        (true, Kept::Right) => findings.ok("clock", format!("{says}, kept right (NTP)")),
+        (true, Kept::Free) => findings.warning(
+            "clock",
+            format!("{says}, and nothing keeps it right"),
+            "fine with a clock chip; on a board without one set gateway.clock = \"synchronised\" and run NTP",
+        ),
+    }
+}
+
+fn disk(findings: &mut Findings, path: &str) {
+    let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let probe = folder.join(".porin-doctor");
+    match fs::write(&probe, [0; 4_096]).and_then(|()| fs::File::open(&probe)?.sync_all()) {
+        Ok(()) => {
+            let size = fs::metadata(path).map_or(0, |file| file.len());
+            findings
+                .ok("disk", format!("{} can be written to; the store has {} MB", folder.display(), size / 1_000_000));
+        }
+        Err(error) => findings.wrong(
+            "disk",
+            format!("{}: {error}", folder.display()),
+            "is the card full, read-only (a worn-out card turns so), or not this user's?",
+        ),
+    }
+    let _ = fs::remove_file(probe);
+    let aside = fs::read_dir(folder).into_iter().flatten().flatten();
+    let aside = aside.filter(|entry| entry.file_name().to_string_lossy().contains(".redb.corrupt-")).count();
+    if aside > 0 {
+        findings.warning(
+            "disk",
+            format!("{aside} corrupt stores lie aside in {}", folder.display()),
+            "the card may be failing; what they hold is not sent; remove them when nobody wants to look",
+        );
+    }
+}
+
+fn broker(findings: &mut Findings, whose: &str, broker: &Broker) {
+    let place = format!("{}:{}", broker.host, broker.port);
+    match tls::access(broker, Unix(0)) {
+        Ok(access) => {
+            let now_s = machine::wall_clock().0 / 1_000_000;
+            for certificate in access.certificates {
+                let days = certificate.not_after_s.saturating_sub(now_s) / 86_400;
+                let found = format!("{whose}: {} is valid for {days} more days", certificate.file);
+                match certificate.not_after_s.saturating_sub(now_s) {
+                    0 => findings.wrong("certificate", format!("{whose}: {} is over", certificate.file), "renew it"),
+                    1..SOON_S => findings.warning("certificate", found, "renew it soon"),
+                    _ => findings.ok("certificate", found),
+                }
+            }
+        }
+        Err(error) => findings.wrong("certificate", format!("{whose}: {error:#}"), "nothing connects without it"),
+    }
+    let addresses = match (broker.host.as_str(), broker.port).to_socket_addrs() {
+        Ok(addresses) => addresses.collect::<Vec<_>>(),
+        Err(error) => {
+            findings.wrong("broker", format!("{whose}: `{}`: {error}", broker.host), "is there a network, and DNS?");
+            return;
+        }
+    };
+    let errors: Vec<_> =
+        addresses.iter().map_while(|address| TcpStream::connect_timeout(address, CONNECT).err()).collect();
+    if errors.len() < addresses.len() {
+        findings.ok("broker", format!("{whose}: {place} accepts a connection"));
+    } else {
+        let error = errors.last().map_or_else(|| "no address".into(), ToString::to_string);
+        findings.wrong(
+            "broker",
+            format!("{whose}: {place}: {error}"),
+            "does it run there, and does a firewall allow it?",
+        );
+    }
+}
+
+/// What the agent says of itself.
+fn agent(findings: &mut Findings, socket: &str) {
+    let answer = status::ask(socket).and_then(|text| Ok(serde_json::from_str::<Value>(&text)?));
+    let Ok(status) = answer else {
+        findings.wrong(
+            "agent",
+            format!("no agent answers at {socket}"),
+            "start it: `systemctl start porind`, or `porind run`",
+        );
+        return;
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    findings.ok("agent", format!("runs for {} s, epoch {}", number("/uptime_s"), text(&status["epoch"])));
+    if status["clock_trusted"] == false {
+        findings.warning("clock", "the agent does not believe it", "its packets are marked time-uncertain");
+    }
+    if status["uplink"]["connected"] == true {
+        findings.ok("broker", format!("connected; {} publishes sent", number("/uplink/publishes")));
+    } else {
+        let why = text(&status["uplink"]["last_error"]);
+        findings.wrong("broker", format!("the agent is not connected: {why}"), "packets wait in the outbox meanwhile");
+    }
+    for source in status["sources"].as_array().into_iter().flatten() {
+        let name = text(&source["name"]);
+        let count = |field: &str| source[field].as_u64().unwrap_or(0);
+        match (count("received"), source["last_error"].as_str(), count("bad_rows")) {
+            (0, Some(error), _) => findings.wrong("source", format!("`{name}` brings nothing: {error}"), ""),
+            (0, None, 0) => {
+                findings.warning("source", format!("`{name}` has brought nothing yet"), "does anybody send to it?")
+            }
+            (received, _, bad @ 1..) => findings.warning(
+                "source",
+                format!(
+                    "`{name}`: {received} packets, {bad} that could not be read, the last: {}",
+                    text(&source["last_bad_row"])
+                ),
+                "",
+            ),
+            (received, ..) => findings.ok("source", format!("`{name}`: {received} packets")),
+        }
+        if count("unrouted") > 0 && count("routed") == 0 {
+            findings.wrong(
+                "source",
+                format!("no route wants a packet of `{name}`"),
+                "compare `streams` of the routes with `porin tap '#'`",
+            );
+        }
+    }
+    if let Some(error) = status["outbox"]["disk_error"].as_str() {
+        findings.wrong("disk", format!("commits fail: {error}"), "packets wait in memory, within a bound");
+    }
+    let lost = number("/outbox/evicted") + number("/outbox/expired");
+    if lost > 0 {
+        findings.warning(
+            "outbox",
+            format!("{lost} packets were given up"),
+            "see `overflow`, `expire`, `max_bytes` in docs/config.md",
+        );
+    }
+    if number("/outbox/dead_lettered") > 0 {
+        let reasons = &status["outbox"]["dead_letters"];
+        findings.wrong(
+            "outbox",
+            format!("the broker refused packets for good: {reasons}"),
+            "may this gateway publish on its topics?",
+        );
+    }
+    findings.ok("outbox", format!("{} packets wait", number("/outbox/waiting")));
+}
