@@ -10,7 +10,7 @@ FOR := 60
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm check audit cells wit bench bench-e2e reduction fuzz size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm check audit cells wit bench bench-e2e reduction soak fuzz size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -53,8 +53,10 @@ cells: ## Build the stock cells into target/cells
 wit: ## Make again what is derived from wit/
 	$(CARGO) run -q --locked -p porin -- wit
 
-bench: cells ## Time per packet, as ratios to native code
+bench: cells broker ## Time per packet, as ratios to native code; what the disk has to bear (some minutes)
 	$(CARGO) bench --locked -p porind
+	@$(CARGO) build --locked -p porind
+	$(CARGO) bench --locked -p porin-e2e --bench disk
 
 bench-e2e: cells broker ## MQTT → deadband → MQTT through mosquitto, against the smallest native program (some minutes)
 	@$(CARGO) build --locked --release -p porin -p porind
@@ -66,6 +68,11 @@ reduction: cells ## Bytes for each reading, by data set, encoding, batch and cel
 	@data=$${PORIN_DATA:-../shared/data}; test -d "$$data" || { data=tests/data; echo "only the sets that the project carries" >&2; }; \
 		$(TARGET_DIR)/release/porin reduction --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells --data "$$data" > $(TARGET_DIR)/reduction.md \
 		&& cp $(TARGET_DIR)/reduction.md docs/reduction.md
+
+soak: cells broker ## Drain backlogs of 5 million packets and of 1 GB (some minutes)
+	@$(CARGO) build --locked -p porind -p porin
+	PORIN_BACKLOG=5000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
+	PORIN_BACKLOG=16000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
 
 fuzz: ## Fuzz the readers of outside bytes, FOR=60 seconds each (needs cargo-fuzz and a C++ compiler)
 	@for target in $(FUZZ); do \

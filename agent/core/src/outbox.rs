@@ -26,8 +26,9 @@ use crate::{
 /// Bytes of messages in memory, beyond which no more are taken from sources and none are read back ahead of need.
 pub const MEMORY_BYTES: usize = 4 << 20;
 
-/// Records that may wait for their commit. At twice a source's window the loop stops taking batches.
-pub const FRESH_RECORDS: usize = 65_536;
+/// Records that may wait for their commit, 2.6 MB. Beyond it the loop stops taking batches; sources have commits begin at half of
+/// their windows, which are no larger.
+pub const FRESH_RECORDS: usize = 32_768;
 
 /// How much waits, and how fast it leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use crate::{committer::Committer, store::Room, tap::Tap, uplink::LinkEvent};
 pub(crate) const SOURCE_QUEUE: usize = 4;
 
 /// Packets of a source that are not yet settled at most. The loop commits when half of it waits.
-pub(crate) const SOURCE_WINDOW: u64 = 65_536;
+pub(crate) const SOURCE_WINDOW: u64 = 32_768;
 
 /// Events of the link that wait for the loop: acknowledgements of a full window and more.
 pub(crate) const LINK_QUEUE: usize = 1_024;

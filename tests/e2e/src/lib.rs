@@ -34,7 +34,7 @@ pub use self::{
 };
 
 /// How long anything may take before a test fails. Never what a test measures.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until something is so.
 ///
@@ -67,6 +67,12 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+
+    /// The number by which the system knows it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// Asks it to end, as systemd would.

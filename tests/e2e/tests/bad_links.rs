@@ -68,7 +68,7 @@ fn through_the_proxy(protocol: &str, window: u64) {
     let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
     let proxy = Proxy::to(tls_port, Weather::Worse, CUTS, 7);
     let uplink = format!(
-        "mqtts://localhost:{}\"\nprotocol = \"{protocol}\"\nreconnect = \"10ms\"\ntls = {{ ca_file = \"{}\" }}\nclient_id = \"porin-lab",
+        "mqtts://localhost:{}\"\nprotocol = \"{protocol}\"\nkeep_alive = \"5s\"\nreconnect = \"10ms\"\ntls = {{ ca_file = \"{}\" }}\nclient_id = \"porin-lab",
         proxy.port,
         place("ca.pem", &theirs.pem)
     );

@@ -28,6 +28,9 @@ use crate::{
 /// Records that `head` holds: enough for a full window of full batches, 0.6 MB at the most.
 pub const HEAD_RECORDS: usize = 8_192;
 
+/// Room for records that wait for their commit which is kept when they are gone.
+const SPARE_RECORDS: usize = 4_096;
+
 /// Bytes of messages that are read back at a time at most.
 const LOAD_BYTES: usize = 2 << 20;
 
@@ -352,6 +355,10 @@ impl Queue {
             if entry.state == State::Left {
                 self.left_on_disk.insert(entry.seq);
             }
+        }
+        // A burst does not keep its memory.
+        if self.fresh.capacity() > SPARE_RECORDS.max(self.fresh.len() * 4) {
+            self.fresh.shrink_to(SPARE_RECORDS.max(self.fresh.len() * 2));
         }
     }
 
