@@ -245,6 +245,12 @@ impl Outbox {
         self.counts
     }
 
+    /// Whether something urgent waits for its commit.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.queues.iter().any(|queue| queue.id.priority() == Priority::High && queue.has_new())
+    }
+
     /// Whether there is anything that a commit would write.
     #[must_use]
     pub fn is_dirty(&self) -> bool {

@@ -37,6 +37,8 @@ pub enum Deed {
     Noise,
     /// Acknowledges nothing, ever, and answers pings.
     NeverAcknowledges,
+    /// Reads on and answers nothing any more, not even pings.
+    Silent,
     /// Says that its quota is exceeded (MQTT 5).
     Quota,
     /// Allows two publishes under way (MQTT 5).
@@ -46,7 +48,7 @@ pub enum Deed {
 }
 
 /// Everything that goes wrong, in order; the last one is for all further connections.
-pub const DEEDS: [Deed; 14] = [
+pub const DEEDS: [Deed; 15] = [
     Deed::ClosesAtOnce,
     Deed::Garbage,
     Deed::HalfAnswer,
@@ -58,6 +60,7 @@ pub const DEEDS: [Deed; 14] = [
     Deed::HalfPacket,
     Deed::Noise,
     Deed::NeverAcknowledges,
+    Deed::Silent,
     Deed::Quota,
     Deed::SmallWindow,
     Deed::Behaves,
@@ -148,6 +151,7 @@ impl Connection {
             | Deed::HalfPacket
             | Deed::Noise
             | Deed::NeverAcknowledges
+            | Deed::Silent
             | Deed::Quota
             | Deed::Behaves => self.agent.write_all(accepted)?,
         }
@@ -161,7 +165,7 @@ impl Connection {
                     let id = self.publish(&body);
                     self.answer(deed, id, publishes, &mut waiting)?;
                 }
-                12 => self.agent.write_all(&[0xd0, 0])?,
+                12 if deed != Deed::Silent => self.agent.write_all(&[0xd0, 0])?,
                 14 => return Ok(()),
                 _ => {}
             }
@@ -173,6 +177,7 @@ impl Connection {
         let soured = publishes > BEFORE;
         match deed {
             Deed::NeverAcknowledges => Ok(()),
+            Deed::Silent if soured => Ok(()),
             Deed::Backwards => {
                 waiting.push(id);
                 // The window is never smaller than this, and what is left over waits for the next connection.
@@ -222,6 +227,7 @@ impl Connection {
             | Deed::Oversize
             | Deed::HalfPacket
             | Deed::Noise
+            | Deed::Silent
             | Deed::Quota
             | Deed::Behaves => self.agent.write_all(&ack(id)),
         }

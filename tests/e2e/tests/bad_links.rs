@@ -155,3 +155,33 @@ fn a_cluster_that_loses_a_node_loses_nothing() {
     assert!(status["uplink"]["connections"].as_u64() >= Some(2), "{status}");
     assert_eq!(status["imbalance"], Value::Array(vec![]));
 }
+
+/// The uplink's broker is stopped and killed in the middle, with its sessions and without. Its own subscriber's session lasts where
+/// sessions do.
+#[test]
+fn a_broker_that_is_restarted_with_or_without_its_sessions_gets_everything() {
+    const DATA: &str = "porin/v1/gw/lab/data/#";
+    for persistence in ["true", "false"] {
+        let lines = format!("persistence {persistence}\nmax_queued_messages 0");
+        let mut broker = Broker::mosquitto_with(&lines);
+        let subscriber = Subscriber::start_lasting(broker.port, DATA, "cloud");
+        let packets = 30_000;
+        let gateway =
+            Gateway::new("lab", broker.port, &routes(packets)).edit("[uplink]", "[uplink]\nreconnect = \"100ms\"");
+        let agent = gateway.run(&["--until-drained", "--json"]);
+        let came = || delivered(subscriber.publishes().into_iter().map(|publish| publish.payload)).0;
+        wait_until("some have come", || came() > packets / 4);
+        broker.restart(|broker| {
+            broker.terminate();
+            broker.wait();
+        });
+        let (status, stdout) = agent.output();
+        assert!(status.success(), "{}", gateway.log());
+        let status: Value = serde_json::from_str(&stdout).expect("JSON");
+        assert_eq!(status["outbox"]["acknowledged"].as_u64(), Some(packets));
+        assert_eq!((&status["imbalance"], &status["uplink"]["connections"]), (&Value::Array(vec![]), &Value::from(2)));
+        if persistence == "true" {
+            wait_until("everything is there", || came() == packets);
+        }
+    }
+}

@@ -296,6 +296,12 @@ impl Queue {
         }
     }
 
+    /// Whether something that has not left waits for a commit to begin.
+    pub(super) fn has_new(&self) -> bool {
+        let held = self.committing.map_or(0, |committing| committing.records);
+        self.fresh.iter().skip(held).any(|entry| entry.state != State::Left)
+    }
+
     pub(super) fn is_dirty(&self) -> bool {
         self.end != self.durable_end || self.acked_to() != self.durable_acked_to
     }

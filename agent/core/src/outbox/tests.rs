@@ -385,6 +385,22 @@ fn an_alarm_overtakes_what_waits_and_a_flood_of_alarms_leaves_the_others_their_s
 }
 
 #[test]
+fn an_alarm_is_committed_at_once_unless_it_has_left_before() {
+    let mut queue = queue(4);
+    assert!(!queue.is_urgent());
+    queue.append(high(), record(1));
+    assert!(queue.is_urgent());
+    queue.commit();
+    assert!(!queue.is_urgent(), "a commit that has it is running");
+    queue.append(high(), record(1));
+    assert!(queue.is_urgent());
+    queue.committed();
+    let alarms = queue.take(NOW, |_| FOUR).expect("both");
+    queue.ack(alarms.ticket);
+    assert!(!queue.is_urgent());
+}
+
+#[test]
 fn seqs_are_given_out_once_whatever_the_queue_and_the_next_start_goes_on_behind_them() {
     let mut queue = empty(u64::MAX);
     for queue_of in [NORMAL, high(), NORMAL, high()] {

@@ -232,12 +232,16 @@ impl Agent {
         self.commit.dirty || self.core.outbox.is_dirty()
     }
 
-    /// Half of a source's window waits for the commit, or all of memory, or somebody waits for the end.
+    /// Half of a source's window waits for the commit, or all of memory, or an alarm, or somebody waits for the end.
     pub(super) fn is_urgent(&self) -> bool {
         let half = |source: &Source| source.decided - source.settled >= (source.window / 2).max(1);
         let ended = self.sources.iter().all(|source| source.status.ended) && self.core.outbox.waiting() == 0;
         // After a failure the pause counts, whoever waits.
         self.commit.failures == 0
-            && (self.stopping.is_some() || ended || self.core.outbox.is_full() || self.sources.iter().any(half))
+            && (self.stopping.is_some()
+                || ended
+                || self.core.outbox.is_full()
+                || self.core.outbox.is_urgent()
+                || self.sources.iter().any(half))
     }
 }
