@@ -41,7 +41,7 @@ fn values(store: &Store, found: Found) -> Vec<f64> {
 fn a_file_of_version_1_is_brought_up_to_date_and_keeps_everything() {
     let folder = TempDir::new().expect("a folder");
     let path = folder.path().join("porin.redb");
-    let packed = fs::read(top().join("docs/fixtures/store-v1.redb.gz")).expect("the fixture");
+    let packed = fs::read(top().join("docs/fixtures/store/store-v1.redb.gz")).expect("the fixture");
     let mut file = Vec::new();
     flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut file).expect("it is gzip");
     fs::write(&path, file).expect("written");
