@@ -264,14 +264,15 @@ impl Outbox {
         self.queues.iter().find_map(|queue| queue.wants(room))
     }
 
-    /// Takes what the store had for [`Outbox::wants`]. Fewer than asked for means that there are no more.
-    pub fn loaded(&mut self, asked: Load, records: Vec<(Seq, Record)>) {
+    /// Takes what the store had for [`Outbox::wants`]. Fewer than asked for means that there are no more. `unreadable`: how many more there
+    /// were that nobody can read; they are dead letters.
+    pub fn loaded(&mut self, asked: Load, records: Vec<(Seq, Record)>, unreadable: u64) {
         let boot = self.starts.last().map_or(0, |start| start.boot);
         let Self { queues, starts, .. } = self;
         let Some(queue) = queues.iter_mut().find(|queue| queue.id == asked.queue) else { return };
         // What an earlier life of the machine appended is as old as this one at least; more nobody knows.
         let since = |seq, record: &Record| if start_of(starts, seq).boot == boot { record.at } else { Monotonic(0) };
-        queue.loaded(asked, records, since);
+        self.counts.dead_lettered += queue.loaded(asked, records, unreadable, since);
     }
 
     /// The next publish, if one is due. `rule` tells each route's rule.

@@ -28,7 +28,7 @@ pub struct Record {
 const VERSION: u8 = 4;
 
 /// What a record takes in the store besides the bytes of a message, roughly: a reading has at most 53 with its key.
-const SIZE: u64 = 64;
+pub const RECORD_BYTES: u64 = 64;
 
 #[derive(Serialize, Deserialize)]
 struct V1 {
@@ -64,7 +64,7 @@ impl Record {
     /// What it counts for where the outbox is bounded by bytes: 64, and those of a message's topic and payload.
     #[must_use]
     pub fn size(&self) -> u64 {
-        SIZE + self.packet.bytes() as u64
+        RECORD_BYTES + self.packet.bytes() as u64
     }
 
     /// Appends the record's bytes: at most 44 for a reading.

@@ -27,15 +27,18 @@ use porin_core::{
     time::Unix,
 };
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
-use tracing::info;
+use tracing::{error, info};
 
 use self::{
     place::Place,
-    tables::{CLOCK, META, NAMES, QUEUES, RECORDS, STATES, TOTALS},
+    tables::{CLOCK, META, NAMES, QUEUES, RECORDS, STATES, TOTALS, UNREADABLE},
 };
 
 /// Pages that redb keeps in memory. The gateway has 64 MB for everything.
 const CACHE_BYTES: usize = 2 << 20;
+
+/// Unreadable records that one commit keeps aside.
+const MAX_UNREADABLE: usize = 1_000;
 
 /// SHA-256.
 pub(crate) type Digest = [u8; 32];
@@ -65,6 +68,14 @@ pub(crate) struct Commit {
     pub(crate) time_floor: Option<Unix>,
     /// The disk was full: what has left is deleted, nothing new is written.
     pub(crate) deletes_only: bool,
+}
+
+/// What [`Store::load`] found.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) records: Vec<(Seq, Record)>,
+    /// Records between them that are none.
+    pub(crate) unreadable: u64,
 }
 
 /// Whether there is room on the disk for what comes.
@@ -190,27 +201,29 @@ impl Store {
     }
 
     /// Records of the backlog, oldest first.
-    pub(crate) fn load(&self, load: Load) -> anyhow::Result<Vec<(Seq, Record)>> {
+    pub(crate) fn load(&self, load: Load) -> anyhow::Result<Loaded> {
         self.with(|db| {
             let table = db.begin_read()?.open_table(RECORDS)?;
-            let (queue, mut records, mut bytes) = (load.queue.number(), Vec::new(), 0);
+            let (queue, mut loaded, mut bytes) = (load.queue.number(), Loaded::default(), 0);
             for row in table.range((queue, load.from.0)..(queue, load.to.0))?.take(load.count) {
                 if bytes >= load.bytes {
                     break;
                 }
                 let (key, value) = row?;
                 let seq = Seq(key.value().1);
-                match Record::decode(value.value()).with_context(|| format!("record {} of the outbox", seq.0)) {
+                match Record::decode(value.value()) {
                     Ok(record) => {
                         bytes += record.packet.bytes();
-                        records.push((seq, record));
+                        loaded.records.push((seq, record));
                     }
-                    // The file is well.
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => {
+                        error!(seq = seq.0, %error, "a record of the outbox cannot be read; it is kept aside in the store");
+                        loaded.unreadable += 1;
+                    }
                 }
             }
-            Ok(Ok(records))
-        })?
+            Ok(loaded)
+        })
     }
 
     /// Writes a commit and waits for the disk. The same may be written again.
@@ -229,14 +242,18 @@ impl Store {
                 let mut records = transaction.open_table(RECORDS)?;
                 let mut queues = transaction.open_table(QUEUES)?;
                 let mut totals = transaction.open_table(TOTALS)?;
+                let mut unreadable = Vec::new();
                 for queue in &commit.queues {
                     let id = queue.queue.number();
                     let left_before = queues.get(id)?.map_or(0, |bounds| bounds.value().0);
                     let (mut count, mut bytes) = totals.get(id)?.map_or((0, 0), |total| total.value());
                     if left_before < queue.acked_to.0 {
-                        records.retain_in((id, left_before)..(id, queue.acked_to.0), |_, record| {
+                        records.retain_in((id, left_before)..(id, queue.acked_to.0), |key, record| {
                             count = count.saturating_sub(1);
                             bytes = bytes.saturating_sub(tables::size(record));
+                            if Record::decode(record).is_err() {
+                                unreadable.push((key, record.to_vec()));
+                            }
                             false
                         })?;
                     }
@@ -251,6 +268,13 @@ impl Store {
                     }
                     queues.insert(id, (queue.acked_to.0, queue.end.0))?;
                     totals.insert(id, (count, bytes))?;
+                }
+                // Never deleted: somebody may want to look.
+                if !unreadable.is_empty() {
+                    let mut aside = transaction.open_table(UNREADABLE)?;
+                    for (key, record) in unreadable.iter().take(MAX_UNREADABLE) {
+                        aside.insert(key, record.as_slice())?;
+                    }
                 }
             }
             if !commit.streams.1.is_empty() || !commit.kinds.is_empty() {

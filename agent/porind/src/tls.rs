@@ -42,10 +42,13 @@ struct Clock {
     floor: UnixTime,
 }
 
+fn system_time() -> UnixTime {
+    UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Some(UnixTime::since_unix_epoch(now).max(self.floor))
+        Some(system_time().max(self.floor))
     }
 }
 
@@ -158,15 +161,15 @@ pub(crate) fn explain(error: &Error, host: &str) -> String {
                 let names: Vec<_> = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name)).collect();
                 format!("the broker's certificate is for `{}`, you asked for `{host}`", names.join("`, `"))
             }
-            CertificateError::ExpiredContext { time, not_after } => format!(
+            CertificateError::ExpiredContext { not_after, .. } => format!(
                 "the broker's certificate has expired on {}; this gateway's clock says {}",
                 date(*not_after),
-                date(*time)
+                date(system_time())
             ),
-            CertificateError::NotValidYetContext { time, not_before } => format!(
+            CertificateError::NotValidYetContext { not_before, .. } => format!(
                 "the broker's certificate is not yet valid: it begins on {}; this gateway's clock says {}",
                 date(*not_before),
-                date(*time)
+                date(system_time())
             ),
             CertificateError::UnknownIssuer => {
                 "the broker's certificate is not by anybody in `ca_file`; is it the right CA?".into()

@@ -11,8 +11,8 @@
 //! | `max_silence_s` | s | forward at the latest after this time; default: no limit |
 //!
 //! A first reading is forwarded, and so is one whose quality differs from the last forwarded one's, and a change to
-//! or from "not a number". When the clock steps by more than `max_silence_s`, in either direction, the next reading
-//! is forwarded. Not for finding faults: a signal that moves a lot is forwarded a lot, whether it matters or not.
+//! or from "not a number". When the clock steps by `max_silence_s` or more, in either direction, the next reading
+//! is forwarded; a smaller step back makes one silence longer by as much. Not for finding faults: a signal that moves a lot is forwarded a lot, whether it matters or not.
 //!
 //! Source of the defaults: AVEVA PI System, "Exception reporting": exception deviation 1 % of span.
 #![cfg_attr(target_arch = "wasm32", no_std)]

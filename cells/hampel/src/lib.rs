@@ -14,7 +14,8 @@
 //!
 //! Until a quarter of the window has come, nothing is a spike. A value out of range, or that is no number, does not enter
 //! the window; a spike does, so that a step is taken for spikes only until it is the median. Not for signals that really
-//! jump, and not before `threshold`: what an alarm waits for may look like a spike.
+//! jump, and not before `threshold`: what an alarm waits for may look like a spike. Windows are counted in readings, and times
+//! are not looked at: a step of the clock changes nothing.
 //!
 //! Source: F. R. Hampel, "The influence curve and its role in robust estimation", J. Am. Stat. Assoc. 69 (1974), pp. 383–393.
 //! Source of the default: R. K. Pearson, "Outliers in process modeling and identification", IEEE Trans. Control Syst.

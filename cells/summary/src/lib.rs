@@ -18,7 +18,9 @@
 //! The slot's `outputs` choose any of them, e.g. `outputs = ["{stream}/mean", "{stream}/max"]`, and its `tick` says how
 //! often a window may be closed while no reading comes. Every finite value is in exactly one summary: a reading further
 //! back than `late_s` closes the open window and opens its own, so after a step of the clock a window may be told in
-//! two parts, whose counts say how much each is worth. Values that are no numbers are left out; a window without values
+//! two parts, whose counts say how much each is worth. A step forwards closes the open window, as time that passes does;
+//! windows that it jumps over say nothing. After a step back `tick` closes the open window only when the clock has come
+//! to its end again, if no reading has closed it before. Values that are no numbers are left out; a window without values
 //! says nothing. The qualities of a window's readings are or-ed. Not for alarms: a window tells late. Not where single
 //! values matter: use `deadband` or `swinging-door`.
 //!

@@ -13,8 +13,9 @@
 //!
 //! A corner is known only when the next reading has come, so a reading is forwarded late, and a stream that falls silent
 //! keeps its last reading back until the source ends. For alarms use `threshold` beside it. A clock that repeats or steps
-//! back, a change of quality, and a value that is no number each end the line and begin another. Better than `deadband`
-//! for slopes; on noise neither saves much. Not where a consumer holds the last value instead of drawing lines.
+//! back, a change of quality, and a value that is no number each end the line and begin another. A step forwards
+//! counts as time that has passed: the line goes on across it unless the bound or `max_silence_s` ends it. Better than
+//! `deadband` for slopes; on noise neither saves much. Not where a consumer holds the last value instead of drawing lines.
 //!
 //! Source: E. H. Bristol, "Swinging door trending: adaptive trend recording?", ISA National Conference 1990, pp. 749–753.
 //! Source of the default: AVEVA PI System, "Compression testing".

@@ -12,7 +12,8 @@
 //!
 //! The slot needs `outputs = ["{stream}/alarm"]` or another name. Raising is never delayed: a value that goes
 //! straight from above `high` to below `low` changes the alarm at once. A value that is not a number decides nothing.
-//! When the clock steps, in either direction, by more than `min_hold_s`, a hold is over. Not for noisy signals without
+//! When the clock steps, in either direction, by `min_hold_s` or more, a hold is over; a smaller step back makes one
+//! longer by as much. Not for noisy signals without
 //! `hysteresis`: each crossing of the limit is a change.
 //!
 //! Source of the terms: ANSI/ISA-18.2-2016, "Management of Alarm Systems" (deadband, off-delay).

@@ -7,8 +7,9 @@
 //! | `repeats` | flag | `false`: drop a reading whose value and quality are those of the last forwarded one; default `true` |
 //! | `max_silence_s` | s | with `repeats = false`, forward one after this time all the same; default: no limit |
 //!
-//! A reading is forwarded if every rule lets it pass. Times are the readings' own; a clock that steps by more than
-//! `min_interval_s`, in either direction, lets the next reading pass. Two values are the same if their bits are. Not for
+//! A reading is forwarded if every rule lets it pass. Times are the readings' own; a clock that steps by at least
+//! `min_interval_s` or `max_silence_s`, in either direction, ends that wait, and a smaller step back makes one wait
+//! longer by as much; `every` counts readings and knows no time. Two values are the same if their bits are. Not for
 //! keeping what matters: a sample misses what happens in between. Use `deadband`, `swinging-door` or `summary` first.
 //!
 //! Source of the terms: "sample" and "throttle" of the ReactiveX operators.

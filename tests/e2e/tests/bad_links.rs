@@ -13,7 +13,7 @@ use porin_e2e::{
     hostile::{DEEDS, Hostile},
     nats::Nats,
     proxy::{Proxy, Weather},
-    wait_until,
+    publish_lines, wait_until,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -184,4 +184,31 @@ fn a_broker_that_is_restarted_with_or_without_its_sessions_gets_everything() {
             wait_until("everything is there", || came() == packets);
         }
     }
+}
+
+/// More than the outbox may hold, on a route that gives up nothing: the local broker keeps it until there is room.
+#[test]
+fn a_route_that_blocks_makes_a_source_wait_and_loses_nothing() {
+    let (local, cloud) =
+        (Broker::mosquitto_with("max_queued_messages 0"), Broker::mosquitto_with("max_queued_messages 0"));
+    let cable = Cable::to(cloud.port, Plugged::Out);
+    let rest = format!(
+        "[sources.local.mqtt]\nbroker = \"mqtt://127.0.0.1:{}\"\n[[sources.local.mqtt.topics]]\nfilter = \"n/{{stream}}\"\n\
+         payload = \"number\"\nstream = \"{{stream}}\"\n[routes.all]\nstreams = [\"#\"]\noverflow = \"block\"\n",
+        local.port
+    );
+    let gateway = Gateway::new("lab", cable.port, &rest).edit("50ms\"", "50ms\"\nmax_bytes = \"1MB\"");
+    let gateway = gateway.edit("[uplink]", "[uplink]\nreconnect = \"100ms\"");
+    let _agent = gateway.run(&[]);
+    wait_until("it listens", || gateway.log().contains("listening to the local broker"));
+    let lines: String = (0..30_000).map(|number| format!("{number}\n")).collect();
+    publish_lines(local.port, "n/x", &lines);
+    let outbox = |field: &str| gateway.status().and_then(|status| status["outbox"][field].as_u64());
+    // 1 MB are 15,625 readings.
+    wait_until("it is full", || outbox("waiting") >= Some(15_625));
+    assert!(outbox("waiting") < Some(16_000), "{:?}", outbox("waiting"));
+    let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
+    cable.plug_in();
+    wait_until("everything is there", || subscriber.packets().len() == 30_000);
+    assert_eq!((outbox("evicted"), outbox("expired")), (Some(0), Some(0)));
 }

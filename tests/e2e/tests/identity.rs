@@ -1,6 +1,12 @@
 //! TLS, certificates, passwords and permissions, against mosquitto: what is right connects, what is wrong says what it is.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use porin_e2e::{
     Broker, Gateway, Subscriber,
@@ -217,4 +223,46 @@ fn what_a_broker_does_not_allow_is_a_dead_letter_by_reason() {
     let old = Gateway::new("lab", broker.port, ROUTES).edit("[outbox]", "protocol = \"3.1.1\"\n[outbox]");
     let outbox = &old.run_to_the_end()["outbox"];
     assert_eq!((outbox["acknowledged"].as_u64(), outbox["dead_lettered"].as_u64()), (Some(600), Some(0)), "{outbox}");
+}
+
+#[test]
+fn a_board_that_starts_in_1970_connects_once_it_has_known_the_time() {
+    let theirs = Authority::new("brokers");
+    let secure = Secure::start(&theirs.server(&["localhost"], VALID), None);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let a_minute_after_1970 = 60 - i64::try_from(now).expect("it fits");
+    let fresh = secure.gateway("localhost", &theirs, &Client::Unknown, "5").with_clock();
+    fresh.set_clock(a_minute_after_1970);
+    let said = reason(&fresh);
+    assert!(
+        said.contains("not yet valid: it begins on 20") && said.contains("this gateway's clock says 1970-01-01"),
+        "{said}"
+    );
+    let gateway = secure.gateway("localhost", &theirs, &Client::Unknown, "5").with_clock();
+    gateway.set_clock(0);
+    delivers(&gateway, secure.broker.port);
+    gateway.set_clock(a_minute_after_1970);
+    let status = delivers(&gateway, secure.broker.port);
+    assert_eq!(status["clock_trusted"], false, "it knows that it does not know");
+}
+
+#[test]
+fn a_renewed_certificate_is_taken_up_on_request_and_what_waits_stays() {
+    let (ours, theirs) = (Authority::new("gateways"), Authority::new("brokers"));
+    let secure = Secure::start(&theirs.server(&["localhost"], VALID), Some(&ours));
+    let gateway = secure.gateway("localhost", &theirs, &Client::Known(&ours.client("lab", (-1, 20))), "5");
+    let agent = gateway.run(&[]);
+    let uplink = || gateway.status().map(|status| status["uplink"].clone()).unwrap_or_default();
+    let ends = || uplink()["certificates"][1]["not_after_s"].as_u64();
+    wait_until("it is connected", || uplink()["connected"] == true);
+    let before = ends();
+    let renewed = ours.client("lab", (-1, 300));
+    secret(&secure.folder.path().join("client.pem"), &renewed.cert);
+    secret(&secure.folder.path().join("client.key"), &renewed.key);
+    agent.signal("HUP");
+    wait_until("it connects again", || uplink()["connections"] == 2 && uplink()["connected"] == true);
+    assert!(ends() > before, "{before:?} {:?}", ends());
+    let subscriber = Subscriber::start(secure.broker.port, "porin/v1/gw/lab/state");
+    wait_until("the broker has it", || subscriber.received().iter().any(|(_, state)| state["state"] == "online"));
+    assert_eq!(gateway.status().expect("it runs")["imbalance"], Value::Array(vec![]));
 }

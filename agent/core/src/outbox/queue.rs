@@ -21,7 +21,7 @@ use core::ops::RangeInclusive;
 use super::{Rule, Start, StoredQueue, Ticket, next::Run};
 use crate::{
     ids::{Overflow, QueueId, RouteId, Seq},
-    record::Record,
+    record::{RECORD_BYTES, Record},
     time::Monotonic,
 };
 
@@ -193,10 +193,14 @@ impl Queue {
         &mut self,
         asked: Load,
         records: Vec<(Seq, Record)>,
+        unreadable: u64,
         since: impl Fn(Seq, &Record) -> Monotonic,
-    ) {
+    ) -> u64 {
         let bytes: usize = records.iter().map(|(_, record)| record.packet.bytes()).sum();
-        let complete = records.len() < asked.count && bytes < asked.bytes;
+        let complete = (records.len() as u64 + unreadable) < asked.count as u64 && bytes < asked.bytes;
+        let unreadable = unreadable.min(self.waiting);
+        // What they count for nobody knows either: the least.
+        self.forget(unreadable, unreadable * RECORD_BYTES);
         for (seq, record) in records {
             self.disk.start = seq.next();
             if !self.left_on_disk.remove(&seq) {
@@ -209,6 +213,7 @@ impl Queue {
             self.disk.start = self.disk.end;
             self.left_on_disk.clear();
         }
+        unreadable
     }
 
     /// Takes the records of a run. They are under way from now on.

@@ -18,6 +18,7 @@ use tracing::error;
 use super::{Agent, Core, Parts};
 use crate::{
     pipeline::Pipeline,
+    store::Loaded,
     uplink::{LinkEvent, Publish},
 };
 
@@ -99,7 +100,12 @@ impl Agent {
             let Core { outbox, pipeline, .. } = &mut self.core;
             let Some(load) = outbox.wants().filter(|_| now >= self.link.load_after) else { return };
             match self.parts.store.load(load) {
-                Ok(records) => outbox.loaded(load, records),
+                Ok(Loaded { records, unreadable }) => {
+                    outbox.loaded(load, records, unreadable);
+                    if unreadable > 0 {
+                        *self.link.dead_letters.entry("unreadable".into()).or_default() += unreadable;
+                    }
+                }
                 Err(error) => {
                     error!(error = format!("{error:#}"), "cannot read the outbox; nothing behind it can leave");
                     self.link.load_after = now.after(LOAD_RETRY_US);

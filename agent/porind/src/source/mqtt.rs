@@ -23,11 +23,14 @@ use porin_core::{
     packet::{Kind, MAX_TOPIC, Message, Quality, Reading},
     time::Unix,
 };
-use rumqttc::v5::{
-    AsyncClient, Event, EventLoop, MqttOptions,
-    mqttbytes::{
-        QoS,
-        v5::{Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode},
+use rumqttc::{
+    Outgoing,
+    v5::{
+        AsyncClient, Event, EventLoop, MqttOptions,
+        mqttbytes::{
+            QoS,
+            v5::{Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode},
+        },
     },
 };
 use tokio::sync::{Notify, mpsc, watch};
@@ -100,9 +103,9 @@ impl Mqtt {
         let settled = self.settled.clone();
         // All three are whole loops, which end together with the connection.
         let filters = filters(&self.config);
-        let host = self.config.broker.host.clone();
+        let (host, window) = (self.config.broker.host.clone(), self.config.window);
         tokio::select! {
-            ended = listen(event_loop, &client, &host, filters, publishes) => ended,
+            ended = listen(event_loop, &client, (&host, window), filters, publishes) => ended,
             ended = self.hand_over(batches, outlet, &unsettled) => ended,
             ended = acknowledge(&client, settled, &unsettled) => ended,
         }
@@ -256,11 +259,14 @@ fn filters(config: &Config) -> Vec<Filter> {
 async fn listen(
     mut event_loop: EventLoop,
     client: &AsyncClient,
-    host: &str,
+    (host, window): (&str, u16),
     filters: Vec<Filter>,
     publishes: mpsc::Sender<Publish>,
 ) -> anyhow::Result<()> {
     let mut is_up = false;
+    // Publishes without an acknowledgement that is written. mosquitto 2.0.11 sends more than it was asked to after its session was
+    // taken up again some times: more of them then come twice after a kill.
+    let (mut under_way, mut said) = (0usize, false);
     loop {
         match event_loop
             .poll()
@@ -280,7 +286,15 @@ async fn listen(
                 }
                 info!("listening to the local broker");
             }
-            Event::Incoming(Packet::Publish(publish)) => publishes.send(publish).await.map_err(|_| Stopping)?,
+            Event::Incoming(Packet::Publish(publish)) => {
+                under_way += usize::from(publish.qos != QoS::AtMostOnce);
+                if under_way > usize::from(window) && !said {
+                    warn!(window, "the local broker sends more than its receive maximum");
+                    said = true;
+                }
+                publishes.send(publish).await.map_err(|_| Stopping)?;
+            }
+            Event::Outgoing(Outgoing::PubAck(_)) => under_way = under_way.saturating_sub(1),
             Event::Incoming(Packet::Disconnect(disconnect)) => {
                 warn!(reason = ?disconnect.reason_code, "the local broker ends the connection");
                 bail!("the local broker: {:?}", disconnect.reason_code);

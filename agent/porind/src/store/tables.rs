@@ -20,6 +20,8 @@ const VERSION: u64 = 2;
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// (queue, seq) → record.
 pub(super) const RECORDS: TableDefinition<'_, (u16, u64), &[u8]> = TableDefinition::new("records");
+/// (queue, seq) → bytes that were found among the records and are none. Made when there are some.
+pub(super) const UNREADABLE: TableDefinition<'_, (u16, u64), &[u8]> = TableDefinition::new("unreadable");
 /// queue → (everything before has left, after the last record).
 pub(super) const QUEUES: TableDefinition<'_, u16, (u64, u64)> = TableDefinition::new("queues");
 /// queue → (records, their sizes together). Since version 2.

@@ -4,11 +4,12 @@ use std::{fs, io::Read};
 
 use porin_core::{
     ids::QueueId,
-    outbox::{Bounds, Outbox, Start},
+    outbox::{Bounds, Outbox, Publish, Rule, Start},
     packet::{Packet, Quality, Reading},
     time::Monotonic,
 };
 use porin_test_support::top;
+use redb::ReadableTableMetadata;
 use tempfile::TempDir;
 
 use super::*;
@@ -29,7 +30,7 @@ fn append(store: &Store, found: Found, values: &[f64]) {
 
 fn values(store: &Store, found: Found) -> Vec<f64> {
     let outbox = Outbox::new(found.outbox, BOUNDS);
-    let records = outbox.wants().map_or_else(Vec::new, |load| store.load(load).expect("it can be read"));
+    let records = outbox.wants().map_or_else(Vec::new, |load| store.load(load).expect("it can be read").records);
     let value = |(_, record): (Seq, Record)| match record.packet {
         Packet::Reading(Reading { value, quality, .. }) if quality == Quality::GOOD => value,
         other @ (Packet::Reading(_) | Packet::Message(_)) => panic!("{other:?}"),
@@ -110,6 +111,44 @@ fn a_corrupt_file_is_moved_aside_and_none_is_ever_overwritten() {
         let aside = fs::read(path.with_extension(format!("redb.corrupt-{earlier}"))).expect("it is kept");
         assert_eq!(aside[65], earlier);
     }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_kept_aside_and_the_others_are_given() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("porin.redb");
+    let (store, found) = Store::open(&path, 7).expect("it is made");
+    append(&store, found, &[1.0, 2.0, 3.0]);
+    let spoil = |db: &Database| {
+        let transaction = begin(db)?;
+        transaction.open_table(RECORDS)?.insert((1, 1), [99, 1, 2].as_slice())?;
+        Ok(transaction.commit()?)
+    };
+    store.with(spoil).expect("written");
+    drop(store);
+    let (store, found) = Store::open(&path, 7).expect("it opens");
+    let mut outbox = Outbox::new(found.outbox, BOUNDS);
+    let load = outbox.wants().expect("a backlog");
+    let Loaded { records, unreadable } = store.load(load).expect("the file is well");
+    assert_eq!((records.len(), unreadable), (2, 1));
+    outbox.loaded(load, records, unreadable);
+    let rule = |_| Rule {
+        packets: 10,
+        bytes: usize::MAX,
+        wait_us: 0,
+        publish: Publish::AtOnce,
+        by_stream: false,
+        expire_us: u64::MAX,
+    };
+    let parcel = outbox.take(Monotonic(0), rule).expect("two");
+    outbox.ack(parcel.ticket);
+    store.commit(&Commit { queues: outbox.commit(), ..Commit::default() }).expect("there is room");
+    let left = |db: &Database| {
+        let read = db.begin_read()?;
+        let aside = read.open_table(UNREADABLE)?.get((1, 1))?.map(|bytes| bytes.value().to_vec());
+        Ok((read.open_table(RECORDS)?.is_empty()?, aside))
+    };
+    assert_eq!(store.with(left).expect("it can be read"), (true, Some(vec![99, 1, 2])));
 }
 
 #[test]
