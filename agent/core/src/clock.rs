@@ -19,7 +19,7 @@ const NEVER_BEFORE: Unix = Unix(1_735_689_600_000_000);
 const DAY_US: u64 = 86_400_000_000;
 
 /// Stretches that are remembered. A clock that is set more often than that makes the oldest times uncertain.
-const MAX_SPANS: usize = 256;
+pub const MAX_SPANS: usize = 256;
 
 /// When the wall clock is believed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Clock {
         if steady {
             return None;
         }
-        if self.spans.len() == MAX_SPANS {
+        if self.spans.len() >= MAX_SPANS {
             self.spans.remove(0);
         }
         self.spans.push(Span { boot: self.boot, from: now.mono, offset_us, trusted });
@@ -143,7 +143,10 @@ impl Clock {
         let mut of_boot = self.spans.iter().rev().filter(|span| span.boot == self.boot);
         let (Some(last), before) = (of_boot.next(), of_boot.next()) else { return (time, false) };
         let distance = |span: &Span| now.mono.0.saturating_add_signed(span.offset_us).abs_diff(time.0);
-        match before.filter(|before| distance(before) < distance(last)) {
+        // One of before the step, as the clock was then.
+        let is_before =
+            |span: &Span| i64::try_from(time.0).unwrap_or(i64::MAX).saturating_sub(span.offset_us) < to_i64(last.from);
+        match before.filter(|before| distance(before) < distance(last) && is_before(before)) {
             None => (time, last.trusted),
             Some(before) if last.trusted => {
                 let by = last.offset_us.saturating_sub(before.offset_us);
@@ -157,7 +160,7 @@ impl Clock {
     #[must_use]
     pub fn put_right(&self, boot: u32, at: Monotonic, time: Unix) -> Option<Unix> {
         let of_boot = || self.spans.iter().filter(|span| span.boot == boot);
-        let then = of_boot().take_while(|span| span.from <= at).last()?;
+        let then = of_boot().take_while(|span| span.from <= at).last().filter(|then| !then.trusted)?;
         // The next that was: so times stay in order with those that follow, whatever happens to the clock later.
         let right = of_boot().find(|span| span.trusted && span.from > at)?;
         time.0.checked_add_signed(right.offset_us.checked_sub(then.offset_us)?).map(Unix)
@@ -182,9 +185,12 @@ impl Clock {
     }
 }
 
+fn to_i64(time: Monotonic) -> i64 {
+    i64::try_from(time.0).unwrap_or(i64::MAX)
+}
+
 fn offset(now: Now) -> i64 {
-    let (unix, mono) = (i64::try_from(now.unix.0), i64::try_from(now.mono.0));
-    unix.unwrap_or(i64::MAX).saturating_sub(mono.unwrap_or(i64::MAX))
+    i64::try_from(now.unix.0).unwrap_or(i64::MAX).saturating_sub(to_i64(now.mono))
 }
 
 #[cfg(test)]
@@ -230,6 +236,12 @@ mod tests {
         clock.observe(now(NEW_YEAR, 10 * S), FREE);
         assert_eq!(clock.judge(Unix(9 * S), now(NEW_YEAR, 10 * S)), (Unix(NEW_YEAR - S), true));
         assert_eq!(clock.judge(Unix(NEW_YEAR), now(NEW_YEAR, 10 * S)), (Unix(NEW_YEAR), true));
+        // A small step long ago, and a packet that has waited: its time is right.
+        clock.observe(now(NEW_YEAR + 12 * S, 20 * S), FREE);
+        let later = now(NEW_YEAR + HOUR, HOUR + 8 * S);
+        assert_eq!(clock.judge(Unix(NEW_YEAR + HOUR - 3 * S), later), (Unix(NEW_YEAR + HOUR - 3 * S), true));
+        // What was right then stays, whatever happens to the clock later.
+        assert_eq!(clock.put_right(1, Monotonic(11 * S), Unix(S)), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 use self::queue::{Queue, State};
 pub use self::{
     next::{Publish, Rule},
-    queue::{HEAD_RECORDS, Load, QueueCommit},
+    queue::{HEAD_RECORDS, Load, Loaded, QueueCommit},
 };
 use crate::{
     ids::{Overflow, Priority, QueueId, RouteId, Seq},
@@ -233,6 +233,13 @@ impl Outbox {
         self.queues.iter().map(|queue| (queue.id, queue.waiting))
     }
 
+    /// Everything before this seq has left.
+    #[must_use]
+    pub fn left_to(&self) -> Seq {
+        let waiting = self.queues.iter().filter(|queue| queue.waiting > 0);
+        waiting.map(Queue::acked_to).min().unwrap_or(self.next)
+    }
+
     /// Publishes from the oldest without acknowledgement to the newest.
     #[must_use]
     pub fn window(&self) -> usize {
@@ -260,19 +267,20 @@ impl Outbox {
     /// Records to be read from the store before more can be sent, or given up.
     #[must_use]
     pub fn wants(&self) -> Option<Load> {
-        let room = MEMORY_BYTES.saturating_sub(self.memory());
+        // What is read back takes half of it at most: the other half is for what comes.
+        let room = (MEMORY_BYTES / 2).saturating_sub(self.memory());
         self.queues.iter().find_map(|queue| queue.wants(room))
     }
 
-    /// Takes what the store had for [`Outbox::wants`]. Fewer than asked for means that there are no more. `unreadable`: how many more there
-    /// were that nobody can read; they are dead letters.
-    pub fn loaded(&mut self, asked: Load, records: Vec<(Seq, Record)>, unreadable: u64) {
+    /// Takes what the store had for [`Outbox::wants`]. Fewer than asked for means that there are no more. What cannot be read is a
+    /// dead letter.
+    pub fn loaded(&mut self, asked: Load, loaded: Loaded) {
         let boot = self.starts.last().map_or(0, |start| start.boot);
         let Self { queues, starts, .. } = self;
         let Some(queue) = queues.iter_mut().find(|queue| queue.id == asked.queue) else { return };
         // What an earlier life of the machine appended is as old as this one at least; more nobody knows.
         let since = |seq, record: &Record| if start_of(starts, seq).boot == boot { record.at } else { Monotonic(0) };
-        self.counts.dead_lettered += queue.loaded(asked, records, unreadable, since);
+        self.counts.dead_lettered += queue.loaded(asked, loaded, since);
     }
 
     /// The next publish, if one is due. `rule` tells each route's rule.

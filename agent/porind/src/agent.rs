@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use porin_core::{
     clock::{Change, Clock},
     config::{self, Config, Uplink},
-    ids::StreamId,
+    ids::{Seq, StreamId},
     outbox::Outbox,
     packet::{Kind, Message, Packet, Quality, Reading},
     record::Record,
@@ -44,7 +44,7 @@ use crate::{
     machine::{self, Uptime},
     pipeline::{Kept, Pipeline, Routed, To},
     source,
-    store::Store,
+    store::{Room, Store},
     tap::Tap,
     uplink::Publish,
 };
@@ -79,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) route_names: Vec<String>,
     /// Names of streams that the store has.
     pub(crate) durable_names: usize,
+    /// Whether anything new may be written.
+    pub(crate) room: Room,
 }
 
 /// What the agent is made of.
@@ -94,6 +96,8 @@ pub(crate) struct Parts {
     /// By source: up to which count its packets are settled.
     pub(crate) settled: Vec<watch::Sender<u64>>,
     pub(crate) link: mpsc::Sender<Publish>,
+    /// The time at which the clock was last believed: certificates are never judged by an earlier one.
+    pub(crate) time_floor: watch::Sender<Unix>,
     /// What the link connects to next.
     pub(crate) uplink: watch::Sender<Uplink>,
     /// Sources to be started and ended.
@@ -125,6 +129,8 @@ struct Agent {
     warn_at: Monotonic,
     /// When the service manager hears of progress next.
     feed_at: Monotonic,
+    /// A configuration that waits for the end of a commit.
+    reload_next: Option<Config>,
     /// When a stop was asked for.
     stopping: Option<Monotonic>,
 }
@@ -139,6 +145,8 @@ struct Source {
     settled: u64,
     /// How much may be unsettled, in the source's own counts.
     window: u64,
+    /// Without a disk: what is settled once everything before a seq has left.
+    leaving: Option<(u64, Seq)>,
     /// Whether a route that gives up nothing has packets of it: it waits when the outbox is full.
     may_block: bool,
 }
@@ -166,7 +174,7 @@ impl Agent {
     fn new(core: Core, parts: Parts) -> Self {
         let found = core.outbox.counts().appended;
         let sources = parts.config.gateway.sources.iter().map(Source::new).collect();
-        let commit = Commits::new(core.durable_names, &core.pipeline, core.clock.floor());
+        let commit = Commits::new(&core);
         let now = Now { unix: machine::wall_clock(), mono: parts.uptime.now() };
         Self {
             replay: parts.config.gateway.is_replay(),
@@ -185,6 +193,7 @@ impl Agent {
             tell_at: Monotonic(0),
             warn_at: Monotonic(0),
             feed_at: Monotonic(0),
+            reload_next: None,
         }
     }
 
@@ -203,6 +212,7 @@ impl Agent {
         if self.now.mono >= self.look_at {
             self.look_at = self.now.mono.after(LOOK_US);
             self.look_at_the_clock();
+            self.parts.time_floor.send_if_modified(|floor| std::mem::replace(floor, self.core.clock.floor()) != *floor);
             self.expire();
             self.warn_of_certificates();
         }
@@ -218,9 +228,15 @@ impl Agent {
             Event::Committed(outcome) => self.committed(outcome),
             Event::Question(Question::Status(reply)) => drop(reply.send(self.status())),
             Event::Question(Question::Tap(tap)) => self.look(tap),
-            Event::Reload(config) => self.reload(*config),
+            Event::Reload(config) => self.reload_next = Some(*config),
             Event::Stop => self.stop(),
             Event::Deadline => {}
+        }
+        // The store is asked for names of routes, and must not make the loop wait for the commit that runs.
+        if self.commit.running.is_none()
+            && let Some(config) = self.reload_next.take()
+        {
+            self.reload(config);
         }
         if !self.replay {
             self.tick(self.now.mono.0, self.now);
@@ -379,6 +395,9 @@ impl Agent {
         }
         if self.commit.running.is_none() && self.is_dirty() {
             deadline = deadline.min(self.commit.due);
+        }
+        if self.core.outbox.is_over() && self.core.outbox.wants().is_some() {
+            deadline = deadline.min(self.now.mono.max(self.link.load_after));
         }
         if !self.replay
             && let Some(tick) = self.core.pipeline.next_tick_us(self.now.mono.0)

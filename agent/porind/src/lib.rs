@@ -91,7 +91,7 @@ fn core_of(config: &Config, store: &Store, found: Found) -> anyhow::Result<agent
     let pipeline = Pipeline::start(config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
     let outbox = Outbox::new(found.outbox, config.gateway.outbox.bounds);
     let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans);
-    Ok(agent::Core { pipeline, outbox, clock, route_names, durable_names })
+    Ok(agent::Core { pipeline, outbox, clock, route_names, durable_names, room: found.room })
 }
 
 /// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. A configuration that
@@ -144,7 +144,7 @@ pub fn run(
     let (uplink, uplinks) = watch::channel(config.gateway.uplink.clone());
     let (orders, mut ordered) = mpsc::channel(1);
     let watchdog_us = watchdog_us();
-    let time_floor = core.clock.floor();
+    let (time_floor, floors) = watch::channel(core.clock.floor());
 
     let (end, mut ended) = watch::channel(false);
     let pipeline_thread =
@@ -166,6 +166,7 @@ pub fn run(
                     uplink,
                     orders,
                     watchdog_us,
+                    time_floor,
                     stop_link,
                 },
             ))
@@ -175,16 +176,16 @@ pub fn run(
     let mut running = BTreeMap::new();
     for (source, sender, settled) in sources {
         let name = source.name.clone();
-        running.insert(name, tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled, time_floor)));
+        running.insert(name, tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled, floors.clone())));
     }
-    let bell = doorbell.clone();
+    let (bell, time_floors) = (doorbell.clone(), floors.clone());
     tasks.spawn_local(async move {
         while let Some(orders) = ordered.recv().await {
             for order in orders {
                 match order {
                     Order::Start(source, sender, settled) => {
                         let name = source.name.clone();
-                        let task = source::run(*source, sender, bell.clone(), settled, time_floor);
+                        let task = source::run(*source, sender, bell.clone(), settled, time_floors.clone());
                         running.insert(name, tokio::task::spawn_local(task));
                     }
                     Order::End(name) => {
@@ -198,7 +199,7 @@ pub fn run(
             }
         }
     });
-    tasks.spawn_local(uplink::mqtt::run(uplinks, identity, time_floor, link, link_events, doorbell.clone(), link_stop));
+    tasks.spawn_local(uplink::mqtt::run(uplinks, identity, floors, link, link_events, doorbell.clone(), link_stop));
     let questions = Questions { queue: questions, doorbell: doorbell.clone() };
     tasks.spawn_local(status::serve(listener, questions.clone()));
     if let Some(scrapers) = scrapers {

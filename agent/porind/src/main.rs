@@ -217,8 +217,12 @@ fn listen_for_signals(stop: watch::Sender<bool>, reload: mpsc::Sender<Config>, p
                     _ = interrupt.recv() => break,
                     _ = terminate.recv() => break,
                     _ = hangup.recv() => match read(&path) {
-                        // The loop takes it within a second, and says what becomes of it.
-                        Ok(config) => drop(reload.send(config).await),
+                        // The loop says what becomes of it.
+                        Ok(config) => {
+                            if reload.try_send(config).is_err() {
+                                tracing::error!("the last configuration is still waiting; send SIGHUP again later");
+                            }
+                        }
                         Err(error) => {
                             tracing::error!(error = format!("{error:#}"), "the new configuration is refused; the old one runs on");
                         }

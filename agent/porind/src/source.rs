@@ -67,7 +67,7 @@ pub(crate) async fn run(
     queue: mpsc::Sender<FromSource>,
     doorbell: Doorbell,
     settled: watch::Receiver<u64>,
-    time_floor: Unix,
+    time_floor: watch::Receiver<Unix>,
 ) {
     let outlet = Outlet { queue, doorbell };
     let mut pause = MIN_PAUSE;

@@ -21,7 +21,7 @@ use anyhow::{Context, bail};
 use porin_core::{
     clock::Span,
     ids::{Epoch, Seq, StreamId},
-    outbox::{Load, QueueCommit, Stored},
+    outbox::{Load, Loaded, QueueCommit, Stored},
     packet::Kind,
     record::Record,
     time::Unix,
@@ -70,14 +70,6 @@ pub(crate) struct Commit {
     pub(crate) deletes_only: bool,
 }
 
-/// What [`Store::load`] found.
-#[derive(Debug, Default)]
-pub(crate) struct Loaded {
-    pub(crate) records: Vec<(Seq, Record)>,
-    /// Records between them that are none.
-    pub(crate) unreadable: u64,
-}
-
 /// Whether there is room on the disk for what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -93,6 +85,8 @@ pub(crate) struct Found {
     pub(crate) boot: u32,
     pub(crate) spans: Vec<Span>,
     pub(crate) time_floor: Unix,
+    /// Whether anything new may be written.
+    pub(crate) room: Room,
 }
 
 /// The disk, as far as the store needs it after the start. A test has another one.
@@ -119,14 +113,30 @@ impl Store {
     /// machine.
     pub(crate) fn open(path: &Path, boot_id: u64) -> anyhow::Result<(Self, Found)> {
         let (place, db) = Place::open(path, boot_id)?;
-        place.keep_reserve().with_context(|| format!("making a reserve beside {}", path.display()))?;
-        Self::start(place.into(), db, boot_id).with_context(|| format!("opening {}", path.display()))
+        let room = place.keep_reserve();
+        if let Err(error) = &room {
+            error!(%error, "the disk has no room: what has left is deleted, and nothing new is written before there is some");
+        }
+        let disk: Disk = place.into();
+        let room = if room.is_ok() { Room::Enough } else { Room::None };
+        Self::start(disk, db, boot_id, room).with_context(|| format!("opening {}", path.display()))
     }
 
     /// Counts the start.
-    pub(crate) fn start(disk: Disk, db: Database, boot_id: u64) -> anyhow::Result<(Self, Found)> {
-        let (epoch, found) = tables::start(&db, boot_id)?;
-        Ok((Self { disk, db: Mutex::new(Some(Arc::new(db))), epoch }, found))
+    pub(crate) fn start(disk: Disk, db: Database, boot_id: u64, room: Room) -> anyhow::Result<(Self, Found)> {
+        let (db, room, (epoch, found)) = match tables::start(&db, boot_id) {
+            Ok(started) => (db, room, started),
+            // The start has to be counted, or names would be given twice: that much room is set aside.
+            Err(error) if is_full(&error) => {
+                (disk.use_reserve)();
+                drop(db);
+                let db = (disk.open)()?;
+                let started = tables::start(&db, boot_id)?;
+                (db, Room::None, started)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((Self { disk, db: Mutex::new(Some(Arc::new(db))), epoch }, Found { room, ..found }))
     }
 
     /// The disk is full: gives up what was set aside for this, so that what has left can be deleted.
@@ -211,6 +221,7 @@ impl Store {
                 }
                 let (key, value) = row?;
                 let seq = Seq(key.value().1);
+                loaded.to = seq.next();
                 match Record::decode(value.value()) {
                     Ok(record) => {
                         bytes += record.packet.bytes();

@@ -31,8 +31,11 @@ pub const HEAD_RECORDS: usize = 8_192;
 /// Room for records that wait for their commit which is kept when they are gone.
 const SPARE_RECORDS: usize = 4_096;
 
-/// Bytes of messages that are read back at a time at most.
+/// Bytes of messages that are read back at a time at most...
 const LOAD_BYTES: usize = 2 << 20;
+
+/// ...and at least, whatever memory others take: a message, so that the queue goes on.
+const MIN_LOAD_BYTES: usize = 65_536;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -89,6 +92,17 @@ pub struct Load {
     pub count: usize,
     /// ...and no further one once their messages have this many bytes.
     pub bytes: usize,
+}
+
+/// What the store had.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// Records that can be read, in order.
+    pub records: Vec<(Seq, Record)>,
+    /// How many cannot.
+    pub unreadable: u64,
+    /// After the last of either.
+    pub to: Seq,
 }
 
 /// What a running commit will have made durable.
@@ -183,17 +197,22 @@ impl Queue {
     /// `room`: bytes of messages that there is memory for. What is needed to go on is read whatever it takes.
     pub(super) fn wants(&self, room: usize) -> Option<Load> {
         let held = self.head.len() - self.left_in_head;
-        let starved = held == 0 || (held < HEAD_RECORDS / 2 && room >= LOAD_BYTES);
+        let starved = held == 0 || (held < HEAD_RECORDS / 2 && room >= LOAD_BYTES / 2);
         let count = HEAD_RECORDS.saturating_sub(held);
         let DiskOnly { start: from, end: to } = self.disk;
-        (starved && self.has_backlog()).then_some(Load { queue: self.id, from, to, count, bytes: LOAD_BYTES })
+        (starved && self.has_backlog()).then_some(Load {
+            queue: self.id,
+            from,
+            to,
+            count,
+            bytes: room.clamp(MIN_LOAD_BYTES, LOAD_BYTES),
+        })
     }
 
     pub(super) fn loaded(
         &mut self,
         asked: Load,
-        records: Vec<(Seq, Record)>,
-        unreadable: u64,
+        Loaded { records, unreadable, to }: Loaded,
         since: impl Fn(Seq, &Record) -> Monotonic,
     ) -> u64 {
         let bytes: usize = records.iter().map(|(_, record)| record.packet.bytes()).sum();
@@ -202,17 +221,15 @@ impl Queue {
         // What they count for nobody knows either: the least.
         self.forget(unreadable, unreadable * RECORD_BYTES);
         for (seq, record) in records {
-            self.disk.start = seq.next();
             if !self.left_on_disk.remove(&seq) {
                 self.memory += record.packet.bytes();
                 let since = since(seq, &record);
                 self.head.push_back(Entry { seq, record, state: State::Waiting, since });
             }
         }
-        if complete || self.disk.is_empty() {
-            self.disk.start = self.disk.end;
-            self.left_on_disk.clear();
-        }
+        self.disk.start = if complete { self.disk.end } else { self.disk.start.max(to) };
+        // Those that never got as far as the disk are not found there.
+        self.left_on_disk = self.left_on_disk.split_off(&self.disk.start);
         unreadable
     }
 
@@ -329,7 +346,7 @@ impl Queue {
     }
 
     /// The first seq that has not left.
-    fn acked_to(&self) -> Seq {
+    pub(super) fn acked_to(&self) -> Seq {
         let waits =
             |entries: &VecDeque<Entry>| entries.iter().find(|entry| entry.state != State::Left).map(|entry| entry.seq);
         let on_disk = self.has_backlog().then_some(self.disk.start);

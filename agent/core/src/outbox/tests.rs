@@ -52,6 +52,11 @@ fn commit(queue: &mut Outbox) -> QueueCommit {
     commit
 }
 
+fn loaded(records: Vec<(Seq, Record)>) -> Loaded {
+    let to = records.last().map_or(Seq(0), |(seq, _)| seq.next());
+    Loaded { records, unreadable: 0, to }
+}
+
 fn only(queue: &Outbox) -> &Queue {
     assert_eq!(queue.queues.len(), 1);
     &queue.queues[0]
@@ -184,7 +189,7 @@ fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
         if let Some(load) = queue.wants() {
             let found = disk.iter().filter(|(seq, _)| (load.from..load.to).contains(seq)).take(load.count);
             let found = found.cloned().collect();
-            queue.loaded(load, found, 0);
+            queue.loaded(load, loaded(found));
         }
         let parcels: Vec<_> = (0..8).filter_map(|_| queue.take(NOW, |_| FOUR)).collect();
         for (index, parcel) in parcels.iter().enumerate() {
@@ -236,7 +241,7 @@ fn a_queue_found_on_disk_is_sent_first_and_under_the_names_it_had() {
     queue.append(NORMAL, record(0));
     assert!(take(&mut queue).is_empty());
     let load = queue.wants().expect("it asks");
-    queue.loaded(load, (3..6).map(|seq| (Seq(seq), record(0))).collect(), 0);
+    queue.loaded(load, loaded((3..6).map(|seq| (Seq(seq), record(0))).collect()));
     // A publish carries one epoch: packets that two starts have numbered do not share one.
     let parcels: Vec<_> = std::iter::from_fn(|| queue.take(NOW, |_| FOUR)).collect();
     let seqs = |parcel: &Parcel| parcel.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>();
@@ -251,7 +256,7 @@ fn a_backlog_drains_without_waiting_for_a_commit() {
     while queue.waiting() > 0 {
         if let Some(load) = queue.wants() {
             let end = load.to.0.min(load.from.0 + load.count as u64);
-            queue.loaded(load, (load.from.0..end).map(|seq| (Seq(seq), record(0))).collect(), 0);
+            queue.loaded(load, loaded((load.from.0..end).map(|seq| (Seq(seq), record(0))).collect()));
         }
         let parcel = queue.take(NOW, |_| FOUR).expect("there is always something to send");
         queue.ack(parcel.ticket);
@@ -345,7 +350,7 @@ fn messages_are_bounded_in_memory_whatever_becomes_of_them() {
                 room
             });
             let found = found.cloned().collect();
-            queue.loaded(load, found, 0);
+            queue.loaded(load, loaded(found));
         }
         assert!(queue.memory() <= MEMORY_BYTES);
         let rule = Rule { packets: 100, bytes: 3 * BIG, ..FOUR };
@@ -451,7 +456,7 @@ fn what_is_on_disk_only_is_given_up_before_what_is_more_urgent() {
     while queue.is_over() {
         let load = queue.wants().expect("it asks for the oldest");
         let end = load.to.0.min(load.from.0 + load.count as u64);
-        queue.loaded(load, (load.from.0..end).map(|seq| (Seq(seq), record(0))).collect(), 0);
+        queue.loaded(load, loaded((load.from.0..end).map(|seq| (Seq(seq), record(0))).collect()));
         evicted += queue.evict();
     }
     assert_eq!((evicted, queue.waiting()), (30_001, 20_000));
@@ -468,7 +473,7 @@ fn packets_expire_by_the_clock_that_never_steps_and_those_of_an_earlier_life_fro
     let load = queue.wants().expect("it asks");
     // Appended late in the earlier life of the machine, long before now.
     let old = |seq| (Seq(seq), Record { at: Monotonic(50 * HOUR), ..record(1) });
-    queue.loaded(load, (0..3).map(old).collect(), 0);
+    queue.loaded(load, loaded((0..3).map(old).collect()));
     queue.append(NORMAL, Record { at: Monotonic(HOUR / 2), ..record(1) });
     queue.append(NORMAL, Record { at: Monotonic(HOUR), ..record(0) });
     assert_eq!(queue.expire(Monotonic(HOUR), rule), 0);
@@ -486,7 +491,7 @@ fn a_backlog_leaves_no_faster_than_it_may_and_what_is_urgent_does_not_wait_for_i
     let mut queue = stored(vec![on_disk(0, 100_000)], vec![start(0, 1)], u64::MAX);
     queue.set_bounds(Bounds { bytes: u64::MAX, backlog_rate: Some(4) });
     let load = queue.wants().expect("it asks");
-    queue.loaded(load, (0..load.count as u64).map(|seq| (Seq(seq), record(0))).collect(), 0);
+    queue.loaded(load, loaded((0..load.count as u64).map(|seq| (Seq(seq), record(0))).collect()));
     assert_eq!(queue.take(NOW, |_| FOUR).expect("the first").records.len(), 4);
     assert_eq!(queue.take(NOW, |_| FOUR), None);
     assert_eq!(queue.due(|_| FOUR), Some(Monotonic(1_000_000)));
@@ -540,10 +545,25 @@ fn without_a_disk_the_oldest_in_memory_make_room_and_what_blocks_does_not() {
 fn a_record_that_cannot_be_read_holds_nobody_up_and_is_counted() {
     let mut queue = stored(vec![on_disk(0, 5)], vec![start(0, 1)], u64::MAX);
     let load = queue.wants().expect("it asks");
-    queue.loaded(load, [0, 1, 3, 4].map(|seq| (Seq(seq), record(0))).to_vec(), 1);
+    let records = [0, 1, 3, 4].map(|seq| (Seq(seq), record(0))).to_vec();
+    queue.loaded(load, Loaded { unreadable: 1, ..loaded(records) });
     assert_eq!(take(&mut queue), [0, 1, 3, 4]);
     queue.ack(Ticket(0));
     assert_eq!((queue.waiting(), queue.bytes(), queue.counts().dead_lettered), (0, 0, 1));
     assert_eq!(commit(&mut queue).acked_to, Seq(5));
+    balanced(&queue);
+}
+
+#[test]
+fn what_cannot_be_read_is_passed_over_however_much_of_it_there_is() {
+    let many = 2 * HEAD_RECORDS as u64;
+    let mut queue = stored(vec![on_disk(0, many + 1)], vec![start(0, 1)], u64::MAX);
+    while let Some(load) = queue.wants() {
+        let to = load.to.0.min(load.from.0 + load.count as u64);
+        let records = if to > many { vec![(Seq(many), record(0))] } else { vec![] };
+        let unreadable = to - load.from.0 - records.len() as u64;
+        queue.loaded(load, Loaded { records, unreadable, to: Seq(to) });
+    }
+    assert_eq!((take(&mut queue), queue.counts().dead_lettered), (vec![many], many));
     balanced(&queue);
 }

@@ -7,13 +7,13 @@ use porin_core::{
 use tracing::{error, info};
 
 use super::{Agent, Core, Source};
-use crate::{
-    pipeline::Pipeline,
-    store::{Commit, Room, is_full},
-};
+use crate::store::{Commit, Room, is_full};
 
 /// A pause after a commit that failed.
 pub(super) const COMMIT_RETRY_US: u64 = 5_000_000;
+
+/// The longest pause: each failure doubles it. What is tried on a full disk is written to it.
+pub(super) const MAX_RETRY_US: u64 = 320_000_000;
 
 /// The time is noted when it is so much later: often enough for certificates, rarely enough for the card.
 const FLOOR_EVERY_US: u64 = 3_600_000_000;
@@ -63,25 +63,26 @@ impl Running {
 
 impl Commits {
     /// At the start: the cells' outputs may have brought names that are not durable yet.
-    pub(super) fn new(durable: usize, pipeline: &Pipeline, time_floor: Unix) -> Self {
-        let dirty = pipeline.names().len() > durable;
+    pub(super) fn new(core: &Core) -> Self {
+        let Core { pipeline, durable_names: durable, clock, room, .. } = core;
+        let dirty = pipeline.names().len() > *durable || *room == Room::None;
         let kinds = pipeline.kinds().len();
         let due = Monotonic(0);
         Self {
             running: None,
             due,
-            names: durable,
+            names: *durable,
             kinds,
             clock_changes: 0,
-            time_floor,
+            time_floor: clock.floor(),
             dirty,
             commits: 0,
             written: 0,
             took_us: 0,
             slowest_us: 0,
-            last_error: None,
-            failures: 0,
-            full: false,
+            last_error: (*room == Room::None).then(|| "the disk is full".into()),
+            failures: u64::from(*room == Room::None),
+            full: *room == Room::None,
         }
     }
 
@@ -90,6 +91,11 @@ impl Commits {
             info!(failures = self.failures, "commits succeed again: what waited in memory is durable");
         }
         (self.failures, self.last_error) = (0, None);
+    }
+
+    fn retry_us(&self) -> u64 {
+        let doublings = u32::try_from(self.failures.saturating_sub(1)).unwrap_or(u32::MAX).min(6);
+        (COMMIT_RETRY_US << doublings).min(MAX_RETRY_US)
     }
 
     /// Whether the disk takes nothing at the moment.
@@ -162,7 +168,7 @@ impl Agent {
                 self.core.outbox.committed();
                 self.commit.full = room == Room::None;
                 self.commit.dirty = true;
-                self.commit.due = if self.commit.full { now.after(COMMIT_RETRY_US) } else { now };
+                self.commit.due = if self.commit.full { now.after(self.commit.retry_us()) } else { now };
             }
             Ok(_) => {
                 let took = now.since(began);
@@ -191,14 +197,14 @@ impl Agent {
                     let (error, failures) = (format!("{error:#}"), self.commit.failures);
                     error!(
                         error,
-                        failures, "the commit failed; packets wait in memory, and it is tried again every 5 s"
+                        failures, "the commit failed; packets wait in memory, and it is tried again, ever more rarely"
                     );
                 }
                 if is_full(&error) {
                     self.commit.full = true;
                     self.parts.store.use_reserve();
                 }
-                self.commit.due = now.after(COMMIT_RETRY_US);
+                self.commit.due = now.after(self.commit.retry_us());
                 self.commit.dirty = true;
                 self.core.outbox.commit_failed();
                 self.core.pipeline.commit_failed();
@@ -209,12 +215,19 @@ impl Agent {
     /// While the disk takes nothing, sources are told of what the broker has: it is safe there. What cells have learnt since the
     /// last commit is not.
     pub(super) fn settle_without_disk(&mut self) {
-        if self.commit.is_failing() && self.core.outbox.waiting() == 0 {
-            for (source, settled) in self.sources.iter_mut().zip(&self.parts.settled) {
-                if source.decided > source.settled {
-                    source.settled = source.decided;
-                    settled.send_replace(source.settled);
-                }
+        if !self.commit.is_failing() {
+            return;
+        }
+        let (left_to, next) = (self.core.outbox.left_to(), self.core.outbox.next_seq());
+        for (source, settled) in self.sources.iter_mut().zip(&self.parts.settled) {
+            if source.decided > source.settled && source.leaving.is_none() {
+                source.leaving = Some((source.decided, next));
+            }
+            if let Some((upto, _)) = source.leaving.take_if(|(_, seq)| left_to >= *seq)
+                && upto > source.settled
+            {
+                source.settled = upto;
+                settled.send_replace(upto);
             }
         }
     }

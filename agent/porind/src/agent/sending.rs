@@ -18,9 +18,11 @@ use tracing::error;
 use super::{Agent, Core, Parts};
 use crate::{
     pipeline::Pipeline,
-    store::Loaded,
     uplink::{LinkEvent, Publish},
 };
+
+/// Pieces of the backlog that are read in one step at most: others have something to do, too.
+const LOADS: usize = 4;
 
 /// A pause after the backlog could not be read.
 const LOAD_RETRY_US: u64 = 5_000_000;
@@ -96,12 +98,13 @@ impl Agent {
     /// Reads a piece of the backlog when most of the last one has left.
     pub(super) fn load(&mut self) {
         let now = self.now.mono;
-        loop {
+        for _ in 0..LOADS {
             let Core { outbox, pipeline, .. } = &mut self.core;
             let Some(load) = outbox.wants().filter(|_| now >= self.link.load_after) else { return };
             match self.parts.store.load(load) {
-                Ok(Loaded { records, unreadable }) => {
-                    outbox.loaded(load, records, unreadable);
+                Ok(loaded) => {
+                    let unreadable = loaded.unreadable;
+                    outbox.loaded(load, loaded);
                     if unreadable > 0 {
                         *self.link.dead_letters.entry("unreadable".into()).or_default() += unreadable;
                     }
@@ -113,7 +116,7 @@ impl Agent {
                 }
             }
             outbox.expire(now, self.link.rules(pipeline, Patience::AsConfigured));
-            // Sending needs one piece; an outbox over its bound is read until it is within.
+            // Sending needs one piece; an outbox over its bound is read until it is within, some pieces at a time.
             outbox.evict();
             if !outbox.is_over() {
                 return;

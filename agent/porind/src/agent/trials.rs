@@ -135,7 +135,11 @@ impl<'a> Life<'a> {
         world.lives += 1;
         let config = world.config();
         let begun = world.card.open().map_err(Into::into).and_then(|db| {
-            let (store, found) = Store::start(world.card.disk(), db, u64::from(world.lives))?;
+            let (store, found) = {
+                let disk = world.card.disk();
+                let room = if (disk.keep_reserve)() { Room::Enough } else { Room::None };
+                Store::start(disk, db, u64::from(world.lives), room)?
+            };
             let core = core_of(&config, &store, found)?;
             anyhow::Ok((Arc::new(store), core))
         });
@@ -155,7 +159,7 @@ impl<'a> Life<'a> {
         let reload = mpsc::channel(1).1;
         let inbox = Inbox { sources: vec![source], link: events, questions, stop, reload, turn: 0 };
         let (uplink, orders) = (watch::channel(config.gateway.uplink.clone()).0, mpsc::channel(1).0);
-        let watchdog_us = None;
+        let (watchdog_us, time_floor) = (None, watch::channel(Unix(0)).0);
         let committer = Committer::start(store.clone(), Doorbell::of_this_thread()).expect("a thread");
         let (until, uptime, settled_to) = (Until::Stopped, Uptime::begin(), vec![settle]);
         let parts = Parts {
@@ -170,6 +174,7 @@ impl<'a> Life<'a> {
             uplink,
             orders,
             watchdog_us,
+            time_floor,
             stop_link,
         };
         let mut agent = Agent::new(core, parts);

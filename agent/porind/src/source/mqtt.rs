@@ -75,7 +75,7 @@ pub(crate) struct Mqtt {
     config: Config,
     settled: watch::Receiver<u64>,
     /// Certificates are never judged by an earlier time.
-    time_floor: Unix,
+    time_floor: watch::Receiver<Unix>,
     /// Publishes that were handed over, whatever their QoS.
     made: u64,
     /// Of them, those to be acknowledged: what the loop settles.
@@ -84,7 +84,7 @@ pub(crate) struct Mqtt {
 }
 
 impl Mqtt {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>, time_floor: Unix) -> Self {
+    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>, time_floor: watch::Receiver<Unix>) -> Self {
         Self { config, settled, time_floor, made: 0, to_settle: 0, streams: HashMap::new() }
     }
 
@@ -113,7 +113,7 @@ impl Mqtt {
 
     fn client(&self) -> anyhow::Result<(AsyncClient, EventLoop)> {
         let broker = &self.config.broker;
-        let access = tls::access(broker, self.time_floor)?;
+        let access = tls::access(broker, *self.time_floor.borrow())?;
         let mut options = MqttOptions::new(&self.config.client_id, &broker.host, broker.port);
         options
             .set_clean_start(false)

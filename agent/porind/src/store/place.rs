@@ -23,6 +23,8 @@ const RESERVE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Place {
     database: PathBuf,
+    /// Whether the mark is ours.
+    marked: bool,
     /// The name of this life of the machine, as long as an agent has the database open.
     mark: PathBuf,
     /// Zeros.
@@ -36,8 +38,12 @@ impl Place {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         }
         let database = path.to_owned();
-        let place =
-            Self { database, mark: path.with_extension("redb.running"), reserve: path.with_extension("redb.reserve") };
+        let mut place = Self {
+            database,
+            marked: false,
+            mark: path.with_extension("redb.running"),
+            reserve: path.with_extension("redb.reserve"),
+        };
         if !path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
             make(path).with_context(|| format!("making {}", path.display()))?;
         }
@@ -57,8 +63,9 @@ impl Place {
             opened => opened.map_err(Into::into),
         };
         let db = db.with_context(|| format!("opening {}", path.display()))?;
-        if let Err(error) = fs::write(&place.mark, name) {
-            warn!(%error, path = %place.mark.display(), "cannot note that the store is open");
+        match fs::write(&place.mark, name) {
+            Ok(()) => place.marked = true,
+            Err(error) => warn!(%error, path = %place.mark.display(), "cannot note that the store is open"),
         }
         Ok((place, db))
     }
@@ -91,7 +98,8 @@ impl From<Place> for Disk {
         let place = Arc::new(place);
         let (keeper, user) = (place.clone(), place.clone());
         Self {
-            open: Box::new(move || builder().create(&place.database)),
+            // A file that has vanished is not made anew: what waits in it would be forgotten.
+            open: Box::new(move || builder().open(&place.database)),
             keep_reserve: Box::new(move || keeper.keep_reserve().is_ok()),
             use_reserve: Box::new(move || user.use_reserve()),
         }
@@ -101,7 +109,10 @@ impl From<Place> for Disk {
 impl Drop for Place {
     /// The agent ends well. (After a panic or a kill nothing is dropped.)
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.mark);
+        // Not that of another agent, who has the store open.
+        if self.marked {
+            let _ = fs::remove_file(&self.mark);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use porin_core::{
-    clock::Span,
+    clock::{MAX_SPANS, Span},
     ids::{Epoch, QueueId, Seq},
     outbox::{Start, Stored, StoredQueue},
     record::Record,
@@ -11,7 +11,7 @@ use porin_core::{
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{Found, begin};
+use super::{Found, Room, begin};
 
 /// Version of the tables below. A file of a newer version is left alone; one of an older version is brought up to it.
 const VERSION: u64 = 2;
@@ -63,7 +63,7 @@ pub(super) fn start(db: &Database, boot_id: u64) -> anyhow::Result<(Epoch, Found
     transaction.open_table(NAMES)?;
     transaction.open_table(STATES)?;
     transaction.commit()?;
-    Ok((epoch, Found { outbox: Stored { queues, starts }, boot, spans, time_floor }))
+    Ok((epoch, Found { outbox: Stored { queues, starts }, boot, spans, time_floor, room: Room::Enough }))
 }
 
 /// Read before anything is written; `None`: the file is new.
@@ -149,6 +149,9 @@ fn spans(transaction: &WriteTransaction, starts: &[Start]) -> anyhow::Result<Vec
         let (key, value) = row?;
         let ((boot, from), (offset_us, trusted)) = (key.value(), value.value());
         spans.push(Span { boot, from: Monotonic(from), offset_us, trusted: trusted == 1 });
+    }
+    for Span { boot, from, .. } in spans.drain(..spans.len().saturating_sub(MAX_SPANS)) {
+        table.remove((boot, from.0))?;
     }
     Ok(spans)
 }

@@ -129,9 +129,9 @@ fn a_record_that_cannot_be_read_is_kept_aside_and_the_others_are_given() {
     let (store, found) = Store::open(&path, 7).expect("it opens");
     let mut outbox = Outbox::new(found.outbox, BOUNDS);
     let load = outbox.wants().expect("a backlog");
-    let Loaded { records, unreadable } = store.load(load).expect("the file is well");
-    assert_eq!((records.len(), unreadable), (2, 1));
-    outbox.loaded(load, records, unreadable);
+    let loaded = store.load(load).expect("the file is well");
+    assert_eq!((loaded.records.len(), loaded.unreadable, loaded.to), (2, 1, Seq(3)));
+    outbox.loaded(load, loaded);
     let rule = |_| Rule {
         packets: 10,
         bytes: usize::MAX,

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::{
-    Identity, LinkEvent, Publish,
+    CONNECT_S, Identity, LinkEvent, Publish,
     protocol::{self, Answer, Client, Heard, Listener},
 };
 use crate::{inbox::Doorbell, tls};
@@ -32,6 +32,9 @@ const RESERVED_IDS: u16 = 8;
 
 /// The longest pause between attempts: a broker that is back has its gateways back within five minutes, not all at once.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// After this rumqttc itself gives up to connect.
+const CONNECTED: Duration = Duration::from_secs(CONNECT_S + 5);
 
 /// Time for the farewell at the end.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -54,7 +57,7 @@ impl Events {
 pub(crate) async fn run(
     mut configs: watch::Receiver<Uplink>,
     identity: Identity,
-    time_floor: Unix,
+    time_floor: watch::Receiver<Unix>,
     mut publishes: mpsc::Receiver<Publish>,
     queue: mpsc::Sender<LinkEvent>,
     doorbell: Doorbell,
@@ -68,7 +71,8 @@ pub(crate) async fn run(
         let shortest = Duration::from_micros(config.reconnect_us);
         pause = pause.max(shortest * 2);
         connection += 1;
-        let (reason, took_some) = match tls::access(&config.broker, time_floor) {
+        let access = tls::access(&config.broker, *time_floor.borrow());
+        let (reason, took_some) = match access {
             Ok(access) => {
                 events.tell(LinkEvent::Certificates(access.certificates.clone())).await;
                 let (link, listener) = Connection::new(&config, &identity, access, connection, &events);
@@ -182,7 +186,9 @@ impl<'a> Connection<'a> {
         let mut waiting_since = Instant::now();
         loop {
             let due = if tickets.is_empty() { Duration::ZERO } else { waiting_since.elapsed() };
-            let Some(patience) = self.silence.checked_sub(due) else {
+            // Name, TCP, TLS and answer have a time of their own, which may be longer.
+            let patience = if *up.borrow() { self.silence } else { self.silence.max(CONNECTED) };
+            let Some(patience) = patience.checked_sub(due) else {
                 return "the broker acknowledges nothing".into();
             };
             // rumqttc's own keep-alive does not run while it writes: a broker that reads nothing would hold it for ever.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{Acks, Event, Life, LinkEvent, PACKETS, Resumes, World};
-use crate::{agent::commits::COMMIT_RETRY_US, store::medium::Trouble};
+use crate::{agent::commits::MAX_RETRY_US, store::medium::Trouble};
 
 impl Life<'_> {
     /// Time for the next attempt.
     fn let_time_pass(&mut self) {
-        self.agent.parts.uptime.skip(COMMIT_RETRY_US);
+        self.agent.parts.uptime.skip(MAX_RETRY_US);
         self.step(Event::Deadline);
     }
 
@@ -143,4 +143,37 @@ fn a_slow_sync_holds_up_neither_packets_nor_what_leaves() {
     }
     life.end();
     assert_eq!((world.delivered("counted"), world.told), (all(), PACKETS));
+}
+
+#[test]
+fn an_agent_that_starts_on_a_full_card_sends_what_is_on_it_and_empties_it() {
+    // The reserve is there, and the start itself takes it.
+    start_on(|world| world.card.has_room_for(world.card.blocks()));
+    // It has been given up, and somebody else has taken nearly all of its room.
+    start_on(|world| {
+        (world.card.disk().use_reserve)();
+        world.card.has_room_for(world.card.blocks() + 40);
+    });
+}
+
+fn start_on(fill: impl Fn(&World)) {
+    let mut world = World::new("at-once", Resumes::Numbers);
+    let mut life = Life::start(&mut world).expect("the card is well");
+    life.step(Event::Link(LinkEvent::Down("an outage".into())));
+    while life.made < PACKETS {
+        life.feed();
+        life.wait_for_the_commit();
+    }
+    life.end();
+    fill(&world);
+    let mut life = Life::start(&mut world).expect("it starts");
+    for _ in 0..50 {
+        life.step(Event::Deadline);
+        life.acknowledge(Acks::All);
+        life.let_time_pass();
+        life.wait_for_the_commit();
+    }
+    assert_eq!((life.agent.status().outbox.waiting, life.agent.core.outbox.commit_deletions()), (0, vec![]));
+    life.end();
+    assert_eq!((world.delivered("counted"), world.delivered("urgent")), (all(), all()));
 }
