@@ -80,7 +80,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 31] = [
+const METRICS: [Metric; 33] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
@@ -107,6 +107,8 @@ const METRICS: [Metric; 31] = [
     of_slots!(Counter, "porin_slot_fuel", "Fuel used by process", fuel),
     of_slots!(Gauge, "porin_slot_memory_bytes", "Linear memory", memory_bytes),
     plain!(Counter, "porin_outbox_appended", "Packets handed over by routes, or found at the start", outbox.appended),
+    plain!(Counter, "porin_outbox_found", "Packets found on disk at the start, among those appended", outbox.found),
+    plain!(Counter, "porin_outbox_earlier", "Packets appended before the last new configuration", outbox.earlier),
     plain!(Counter, "porin_outbox_acknowledged", "Packets that the broker has", outbox.acknowledged),
     plain!(Gauge, "porin_outbox_waiting", "Packets that wait, those under way among them", outbox.waiting),
     plain!(Counter, "porin_outbox_evicted", "Packets given up because the outbox was full", outbox.evicted),

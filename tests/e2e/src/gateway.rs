@@ -136,10 +136,19 @@ impl Gateway {
     }
 
     /// `porind status --json`, if an agent answers.
+    ///
+    /// # Panics
+    /// If the counters do not add up.
     #[must_use]
     pub fn status(&self) -> Option<Value> {
         let output = porind(&self.config()).args(["status", "--json"]).output().ok()?;
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("the status is JSON"))
+        let status: Option<Value> =
+            output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("the status is JSON"));
+        // Whatever happens, at any moment: every packet has a fate.
+        if let Some(status) = &status {
+            assert_eq!(status["imbalance"], Value::Array(vec![]), "{status}");
+        }
+        status
     }
 }
 

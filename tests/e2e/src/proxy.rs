@@ -1,4 +1,4 @@
-//! A bad link between agent and broker: it cuts, delays and flips bits, by a seed.
+//! A bad link between agent and broker: it cuts, delays and flips bits, by a seed. For a link that notices flipped bits: TLS.
 
 use std::{
     io::{Read, Write},
@@ -29,22 +29,13 @@ struct Counts {
     delays: AtomicU64,
 }
 
-/// What may go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weather {
-    /// Cuts and delays.
-    Bad,
-    /// Flipped bits, too. For a link that notices them: TLS.
-    Worse,
-}
-
 impl Proxy {
     /// A proxy to a port of loopback. After some thousand bytes from the agent something goes wrong, until there were `cuts` cuts.
     ///
     /// # Panics
     /// If there is no port.
     #[must_use]
-    pub fn to(broker: u16, weather: Weather, cuts: u64, seed: u64) -> Self {
+    pub fn to(broker: u16, cuts: u64, seed: u64) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let counts = Arc::new(Counts::default());
@@ -57,7 +48,7 @@ impl Proxy {
                     (broker.try_clone().expect("a socket"), agent.try_clone().expect("a socket"));
                 let (counts, random) = (counts.clone(), random.clone());
                 thread::spawn(move || drop(std::io::copy(&mut &back_from, &mut &back_to)));
-                thread::spawn(move || carry(agent, broker, weather, cuts, &counts, &random));
+                thread::spawn(move || carry(agent, broker, cuts, &counts, &random));
             }
         });
         proxy
@@ -77,14 +68,7 @@ impl Proxy {
 }
 
 /// From the agent to the broker, with what goes wrong on the way.
-fn carry(
-    mut agent: TcpStream,
-    mut broker: TcpStream,
-    weather: Weather,
-    cuts: u64,
-    counts: &Counts,
-    random: &Mutex<Random>,
-) {
+fn carry(mut agent: TcpStream, mut broker: TcpStream, cuts: u64, counts: &Counts, random: &Mutex<Random>) {
     let next = |bound| random.lock().expect("no panic").below(bound);
     let mut left = 2_000 + next(20_000);
     let mut buffer = [0; 1_024];
@@ -93,12 +77,12 @@ fn carry(
         left = left.saturating_sub(read as u64);
         if left == 0 && counts.cuts.load(Ordering::SeqCst) < cuts {
             left = 1_000 + next(20_000);
-            match (next(10), weather) {
-                (0..2, _) => {
+            match next(10) {
+                0..2 => {
                     counts.delays.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(next(40)));
                 }
-                (2..4, Weather::Worse) => {
+                2..4 => {
                     counts.flips.fetch_add(1, Ordering::SeqCst);
                     #[allow(clippy::cast_possible_truncation)]
                     let (byte, bit) = (next(read as u64) as usize, next(8));

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     os::unix::net::UnixDatagram,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -129,12 +130,12 @@ fn another_broker_and_other_sources_take_effect_without_a_restart() {
 }
 
 #[test]
-fn the_service_manager_hears_of_progress() {
+fn the_service_manager_hears_of_the_loop_and_of_nobody_in_its_place() {
     let gateway = Gateway::new("lab", free_port(), "");
     let place = gateway.path("notify");
     let socket = UnixDatagram::bind(&place).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
-    let mut heard = Vec::new();
+    let (mut heard, begun) = (Vec::new(), Instant::now());
     let mut listen = |so: &dyn Fn(&[String]) -> bool| {
         let start = Instant::now();
         while !so(&heard) && start.elapsed() < porin_e2e::PATIENCE {
@@ -152,14 +153,23 @@ fn the_service_manager_hears_of_progress() {
     listen(&|heard| heard.iter().any(|word| word.contains("READY=1")));
     // Nothing happens, and it goes on all the same.
     let before = listen(&|heard| fed(heard) > 10);
-    // Whatever stands still is not spoken for.
-    agent.signal("STOP");
-    thread::sleep(Duration::from_millis(500));
+    // The loop, and nobody in its place: it reads a new configuration, and one of its cells is a pipe into which nobody writes.
+    let pipe = gateway.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
+    let text = fs::read_to_string(gateway.config()).expect("it is there");
+    let slot = format!("[slots.s]\ncell = \"{}\"\n[routes.r]\nstreams = [\"#\"]\nslots = [\"s\"]\n", pipe.display());
+    fs::write(gateway.config(), text + &slot).expect("written");
+    agent.signal("HUP");
+    // It may take a second to notice, and then speaks no more.
+    thread::sleep(Duration::from_millis(1_500));
+    socket.set_read_timeout(Some(Duration::from_millis(600))).expect("a socket");
     let mut word = [0; 256];
-    while socket.recv(&mut word).is_ok() {}
-    assert!(socket.recv(&mut word).is_err());
-    agent.signal("CONT");
+    while socket.recv(&mut word).is_ok_and(|length| length > 0) {
+        assert!(Instant::now().duration_since(begun) < porin_e2e::PATIENCE, "it goes on speaking");
+    }
+    drop(fs::OpenOptions::new().write(true).open(&pipe).expect("it waits for us"));
     listen(&|heard| heard.len() > before && fed(&heard[before..]) > 2);
+    assert!(gateway.log().contains("the new configuration is refused"), "{}", gateway.log());
     agent.terminate();
     listen(&|heard| heard.iter().any(|word| word.contains("STOPPING=1")));
     assert!(agent.wait().success());
