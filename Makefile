@@ -88,7 +88,7 @@ clean: ## Remove what was built
 	$(CARGO) clean
 
 broker:
-	@sh cross/apt.sh mosquitto mosquitto-clients nats-server faketime
+	@sh cross/apt.sh mosquitto mosquitto-clients nats-server faketime libnss-wrapper
 
 # An independent reader of SenML. Without pip or network the test that wants it says that it is skipped.
 python:

@@ -113,7 +113,7 @@ impl Gateway {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log");
         let mut command = porind(&self.config());
         if let Some(clock) = &self.clock {
-            command.env("LD_PRELOAD", libfaketime()).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.env("LD_PRELOAD", library("faketime/libfaketime.so.1")).env("FAKETIME_TIMESTAMP_FILE", clock);
             command
                 .env("FAKETIME_NO_CACHE", "1")
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
@@ -152,11 +152,15 @@ impl Gateway {
     }
 }
 
-/// Debian's library that gives a process another time.
-fn libfaketime() -> PathBuf {
+/// A library of Debian's that gives a process another time, or other names of hosts.
+///
+/// # Panics
+/// If it is not installed.
+#[must_use]
+pub fn library(name: &str) -> PathBuf {
     let folders = fs::read_dir("/usr/lib").expect("a system").map_while(Result::ok);
-    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
-    found.find(|path| path.exists()).expect("faketime; `make test` installs it")
+    let mut found = folders.map(|folder| folder.path().join(name));
+    found.find(|path| path.exists()).unwrap_or_else(|| panic!("{name}; `make test` installs it"))
 }
 
 /// `porind` with a configuration.

@@ -28,7 +28,7 @@ use porin_test_support::target_dir;
 pub use self::{
     broker::{Broker, publish, publish_lines},
     cable::{Cable, Plugged},
-    gateway::{Gateway, porind},
+    gateway::{Gateway, library, porind},
     random::Random,
     subscriber::{Name, Received, Subscriber},
 };

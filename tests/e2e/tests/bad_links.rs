@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    time::{Duration, SystemTime},
 };
 
 use porin_core::{config::Protocol, payload};
@@ -11,6 +12,7 @@ use porin_e2e::{
     certificates::{Authority, VALID},
     free_port,
     hostile::{DEEDS, Hostile},
+    library,
     nats::Nats,
     proxy::Proxy,
     publish_lines, wait_until,
@@ -218,4 +220,36 @@ fn a_route_that_blocks_makes_a_source_wait_and_loses_nothing() {
     cable.plug_in();
     wait_until("everything is there", || subscriber.packets().len() == 30_000);
     assert_eq!((outbox("evicted"), outbox("expired")), (Some(0), Some(0)));
+}
+
+/// The name of the broker means another address from now on, as after a move or a fail-over in DNS.
+#[test]
+fn a_broker_that_moves_to_another_address_is_found_there() {
+    let old = Broker::mosquitto_with("");
+    let new = Broker::mosquitto_with(&format!("listener {} 127.0.0.2", old.port));
+    let [at_old, at_new] = [old.port, new.port].map(|port| Subscriber::start(port, "porin/v1/gw/lab/data/#"));
+    let packets = 30_000;
+    let gateway = Gateway::new("lab", old.port, &routes(packets)).edit("127.0.0.1", "broker.test");
+    let gateway = gateway.edit("[uplink]", "[uplink]\nreconnect = \"100ms\"");
+    let hosts = gateway.path("hosts");
+    let names = hosts.display().to_string();
+    fs::write(&hosts, "127.0.0.1 broker.test\n").expect("written");
+    let library = library("libnss_wrapper.so").display().to_string();
+    let variables = [("LD_PRELOAD", library.as_str()), ("NSS_WRAPPER_HOSTS", names.as_str())];
+    let _agent = gateway.run_with(&[], &variables);
+    let came = |subscriber: &Subscriber| subscriber.packets().len() as u64;
+    wait_until("some have come", || came(&at_old) > packets / 4);
+    fs::write(&hosts, "127.0.0.2 broker.test\n").expect("written");
+    // The library looks whether the file is another second old.
+    let file = fs::File::options().write(true).open(&hosts).expect("it is there");
+    file.set_modified(SystemTime::now() + Duration::from_secs(10)).expect("it is ours");
+    drop(old);
+    let left = || gateway.status().and_then(|status| status["outbox"]["acknowledged"].as_u64());
+    wait_until("everything has left", || left() == Some(packets));
+    assert!(came(&at_new) > 0, "{}", gateway.log());
+    let mut all = at_old.packets();
+    wait_until("everything is at one of them", || {
+        all.extend(at_old.packets().into_iter().chain(at_new.packets()));
+        all.len() as u64 == packets
+    });
 }
