@@ -13,7 +13,7 @@ use crate::time::{Monotonic, Now, Unix};
 const STEP_US: u64 = 500_000;
 
 /// A wall clock that says less has never been set: it is earlier than porin. 2025-01-01.
-const NEVER_BEFORE: Unix = Unix(1_735_689_600_000_000);
+pub const NEVER_BEFORE: Unix = Unix(1_735_689_600_000_000);
 
 /// What is less is no clock that had never been set, but one that somebody has set.
 const DAY_US: u64 = 86_400_000_000;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use porin_core::{
-    clock::Kept,
+    clock::{Kept, NEVER_BEFORE},
     config::{Broker, Config, SourceKind},
     time::Unix,
 };
@@ -24,9 +24,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Certificates that end sooner are worth a word.
 const SOON_S: u64 = 30 * 86_400;
-
-/// A wall clock that says less has not been set. 2025-01-01.
-const NEVER_BEFORE: Unix = Unix(1_735_689_600_000_000);
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -3,25 +3,21 @@
 //! Owns the cells and the table of streams. No I/O; called by the loop on its own thread, so there is no lock. In
 //! steady state a numeric packet costs no allocation: every buffer is kept and used again.
 
+mod declare;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, anyhow};
 use porin_core::{
-    config::{Config, Route as RouteConfig, Slot, StreamConfig},
-    ids::{Overflow, QueueId, RouteId, StreamId},
+    config::{Route as RouteConfig, StreamConfig},
+    ids::{QueueId, RouteId, StreamId},
     packet::{Kind, Message, Reading},
-    setup::{Setup, StreamInfo, World},
     status::{RouteStatus, StreamStatus},
-    stream::{Full, NameTable, check_name},
+    stream::NameTable,
     time::{Now, Unix},
 };
-use tracing::error;
 
-use crate::{
-    cells::{LoadedRoute, LoadedSlot},
-    slot::AnySlot,
-    store::Digest,
-};
+pub(crate) use self::declare::Unfit;
+use crate::{slot::AnySlot, store::Digest};
 
 /// Routes with their slots, and what is known of each stream.
 pub struct Pipeline {
@@ -124,15 +120,6 @@ impl<P> Flow<P> {
     }
 }
 
-/// What to do with a stream that a cell does not take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unfit {
-    /// It is the owner's mistake: nothing starts.
-    Fail,
-    /// It came from outside in an earlier run: its packets count as unrouted, as they did then.
-    LeaveOut,
-}
-
 /// What became of the packets of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Routed {
@@ -155,168 +142,6 @@ impl std::fmt::Debug for Pipeline {
 }
 
 impl Pipeline {
-    /// Starts every cell, with the streams that earlier runs have seen.
-    pub(crate) fn start(
-        config: &Config,
-        routes: Vec<LoadedRoute>,
-        names: NameTable,
-        kinds: Vec<(StreamId, Kind)>,
-        unfit: Unfit,
-    ) -> anyhow::Result<Self> {
-        let known = config.gateway.streams.clone();
-        let (streams, touched) = (Vec::new(), Vec::new());
-        let seen = kinds.iter().copied().collect();
-        let mut pipeline = Self { names, known, streams, routes: Vec::new(), kinds, seen, touched };
-        let slots = routes.iter().flat_map(|route| &route.slots);
-        let templates: Vec<_> = slots.flat_map(|slot| slot.config.outputs.clone()).collect();
-        for LoadedRoute { id, config, slots } in routes {
-            let wanted = |name: &str| config.streams.iter().any(|pattern| pattern.matches(name));
-            let names = (0..).map(StreamId).zip(pipeline.names.names());
-            let names = names.filter(|(_, name)| wanted(name) && !made_by_a_slot(name, &templates, &pipeline.names));
-            // Streams of the other kind are declared when they bring something after all.
-            let had = |id: StreamId, kind| pipeline.seen.contains(&(id, kind));
-            let unknown = |id| !had(id, Kind::Readings) && !had(id, Kind::Messages);
-            let names = names.filter(|(id, _)| had(*id, config.input) || unknown(*id));
-            let declared: BTreeSet<_> = names.map(|(id, _)| id).collect();
-            let streams: Vec<_> = declared.iter().copied().collect();
-            let (slots, misfits) = match (pipeline.start_slots(&slots, &streams), unfit) {
-                (Ok(started), _) => (started, false),
-                (Err(error), Unfit::Fail) => return Err(error),
-                // One of the streams that earlier runs have seen does not fit. One by one it shows which.
-                (Err(_), Unfit::LeaveOut) => (pipeline.start_slots(&slots, &[])?, true),
-            };
-            let declared = if misfits { BTreeSet::new() } else { declared };
-            let index = pipeline.routes.len();
-            pipeline.routes.push(Route {
-                id,
-                config,
-                slots,
-                declared,
-                received: 0,
-                forwarded: 0,
-                readings: Flow::default(),
-                messages: Flow::default(),
-            });
-            if misfits {
-                for stream in &streams {
-                    // It says itself what it leaves out.
-                    let _taken = pipeline.declare(index, *stream);
-                }
-            }
-            for slot in &mut pipeline.routes[index].slots {
-                slot.restore_stored();
-            }
-        }
-        Ok(pipeline)
-    }
-
-    /// Starts the cells of a route with these streams and what its slots make of them.
-    fn start_slots(&mut self, slots: &[LoadedSlot], streams: &[StreamId]) -> anyhow::Result<Vec<AnySlot>> {
-        let mut streams = streams.to_vec();
-        let mut started = Vec::new();
-        for slot in slots {
-            let mut outputs = Vec::new();
-            for stream in &streams {
-                let made = self.outputs(*stream, &slot.config.outputs);
-                outputs.extend(made.with_context(|| format!("slot `{}`", slot.config.name))?);
-            }
-            let setup = Setup {
-                params: slot.config.params.clone(),
-                streams: streams.iter().map(|stream| self.info(*stream)).collect(),
-                outputs: outputs.iter().map(|stream| self.info(*stream)).collect(),
-            };
-            after(slot.config.world, &mut streams, outputs);
-            started.push(slot.start(setup)?);
-        }
-        Ok(started)
-    }
-
-    /// The id of a stream that a source has packets of. New ones are declared to the cells of their routes.
-    ///
-    /// # Errors
-    /// [`Full`] beyond `max_streams`.
-    pub fn admit(&mut self, name: &str, kind: Kind) -> Result<StreamId, Full> {
-        let id = self.names.intern(name)?;
-        if self.streams.len() <= id.0 as usize {
-            self.streams.resize_with(self.names.names().len(), Stream::default);
-        }
-        if self.streams[id.0 as usize].routes.of(kind).is_none() {
-            let mut routes = Vec::new();
-            for index in 0..self.routes.len() {
-                let config = &self.routes[index].config;
-                let wanted = config.input == kind && config.streams.iter().any(|pattern| pattern.matches(name));
-                // A stream of an earlier run was declared at the start.
-                if wanted && (self.routes[index].declared.contains(&id) || self.declare(index, id)) {
-                    routes.push(index);
-                }
-            }
-            *self.streams[id.0 as usize].routes.of(kind) = Some(routes.into());
-            if self.seen.insert((id, kind)) {
-                self.kinds.push((id, kind));
-            }
-        }
-        Ok(id)
-    }
-
-    /// Whether a route that gives up nothing wants the stream: then its source may have to wait.
-    pub(crate) fn may_block(&mut self, id: StreamId, kind: Kind) -> bool {
-        let Some(stream) = self.streams.get_mut(id.0 as usize) else { return false };
-        let routes = stream.routes.of(kind).as_deref().unwrap_or_default();
-        routes.iter().any(|route| self.routes[*route].config.queue.overflow() == Overflow::Block)
-    }
-
-    /// Declares a new stream to the slots of a route, in order. `false`: a cell does not take it.
-    fn declare(&mut self, route: usize, stream: StreamId) -> bool {
-        let mut streams = vec![stream];
-        for slot in 0..self.routes[route].slots.len() {
-            let Slot { outputs: templates, world, .. } = self.routes[route].slots[slot].config().clone();
-            let mut made = Vec::new();
-            for stream in streams.clone() {
-                let outputs = match self.outputs(stream, &templates) {
-                    Ok(outputs) => outputs,
-                    Err(error) => {
-                        error!(
-                            stream = self.name(stream),
-                            error = format!("{error:#}"),
-                            "the stream cannot enter the route"
-                        );
-                        return false;
-                    }
-                };
-                let infos = outputs.iter().map(|output| self.info(*output)).collect();
-                let info = self.info(stream);
-                if let Err(error) = self.routes[route].slots[slot].add_stream(info, infos) {
-                    let (route, stream) = (&self.routes[route].config.name, self.name(stream));
-                    error!(route, stream, %error, "the stream cannot enter the route; its packets count as unrouted");
-                    return false;
-                }
-                made.extend(outputs);
-            }
-            after(world, &mut streams, made);
-        }
-        self.routes[route].declared.insert(stream);
-        true
-    }
-
-    /// The further streams that a slot with these templates may emit on for `stream`.
-    fn outputs(&mut self, stream: StreamId, templates: &[String]) -> anyhow::Result<Vec<StreamId>> {
-        let name = self.name(stream).to_owned();
-        let output = |template: &String| {
-            let output = template.replace("{stream}", &name);
-            check_name(&output).map_err(|error| anyhow!("the output `{output}` has {error}"))?;
-            self.names
-                .intern(&output)
-                .map_err(|Full| anyhow!("no room for the output `{output}`: `max_streams` is reached"))
-        };
-        templates.iter().map(output).collect()
-    }
-
-    fn info(&self, id: StreamId) -> StreamInfo {
-        let name = self.name(id).to_owned();
-        let StreamConfig { unit, params } = self.known.get(&name).cloned().unwrap_or_default();
-        StreamInfo { id, name, unit, params }
-    }
-
     /// The stream's name, or nothing for an id that was never given out.
     pub(crate) fn name(&self, id: StreamId) -> &str {
         self.names.name(id).unwrap_or_default()
@@ -509,21 +334,4 @@ impl Pipeline {
         });
         (routes.collect(), streams.collect())
     }
-}
-
-/// The streams that come out of a slot: its outputs besides those fed in, unless they were messages that are now readings.
-fn after(world: World, streams: &mut Vec<StreamId>, outputs: Vec<StreamId>) {
-    if world == World::Decoder {
-        streams.clear();
-    }
-    streams.extend(outputs);
-}
-
-/// Whether a known name is that of an output: a route chooses among what sources make, not what slots make.
-fn made_by_a_slot(name: &str, templates: &[String], names: &NameTable) -> bool {
-    templates.iter().any(|template| {
-        let Some((before, after)) = template.split_once("{stream}") else { return false };
-        let inner = name.strip_prefix(before).and_then(|name| name.strip_suffix(after));
-        inner.is_some_and(|inner| inner != name && names.get(inner).is_some())
-    })
 }

@@ -4,19 +4,21 @@
 //! `save`, and given the batches since then once more with their output discarded. Then the batch that faulted goes
 //! in one packet at a time, and only a packet on which the cell faults alone gets the fault policy.
 
+mod any;
+
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
 use porin_cell::{Cell, CellPacket, Level, LogLine, Plan, STATE, StartError, Used};
 use porin_core::{
     config::Slot as Config,
     fault::{BadOutput, Fault, FaultPolicy},
-    packet::{Message, Reading},
     setup::{Setup, StreamInfo},
     status::SlotStatus,
     time::Unix,
 };
 use tracing::{debug, error, info, trace, warn};
 
+pub(crate) use self::any::AnySlot;
 use crate::store::Digest;
 
 /// Packets kept since the last `save`, to be given again after a fault. When full, the slot saves: readings take 96 KB at
@@ -29,63 +31,6 @@ const MAX_SINCE_SAVE_PER_STREAM: usize = 16;
 
 /// Bytes of messages kept since the last `save`.
 const MAX_BYTES_SINCE_SAVE: usize = 1 << 20;
-
-/// A slot of any world.
-pub(crate) enum AnySlot {
-    Filter(Slot<Reading, Reading>),
-    MessageFilter(Slot<Message, Message>),
-    Decoder(Slot<Message, Reading>),
-}
-
-/// Whatever a slot takes and gives, in the parts where that does not matter.
-macro_rules! any {
-    ($slot:expr, $inner:ident => $what:expr) => {
-        match $slot {
-            AnySlot::Filter($inner) => $what,
-            AnySlot::MessageFilter($inner) => $what,
-            AnySlot::Decoder($inner) => $what,
-        }
-    };
-}
-
-impl AnySlot {
-    pub(crate) fn restore_stored(&mut self) {
-        any!(self, slot => slot.restore_stored());
-    }
-
-    pub(crate) fn config(&self) -> &Config {
-        any!(self, slot => &slot.config)
-    }
-
-    pub(crate) fn add_stream(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> Result<(), StartError> {
-        any!(self, slot => slot.add_stream(stream, outputs))
-    }
-
-    pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
-        any!(self, slot => slot.next_tick_us(clock_us))
-    }
-
-    pub(crate) fn save(&mut self) -> Option<(&str, Digest, &[u8])> {
-        any!(self, slot => slot.save())
-    }
-
-    /// Its name, and what its cell has learnt until now.
-    pub(crate) fn state(&mut self) -> Option<(String, Vec<u8>)> {
-        any!(self, slot => slot.state())
-    }
-
-    pub(crate) fn is_unwritten(&self) -> bool {
-        any!(self, slot => slot.unwritten)
-    }
-
-    pub(crate) fn commit_failed(&mut self) {
-        any!(self, slot => slot.commit_failed());
-    }
-
-    pub(crate) fn status(&self) -> SlotStatus {
-        any!(self, slot => slot.status())
-    }
-}
 
 /// A place in a route with a cell in it that takes packets of one kind and gives packets of one kind.
 pub(crate) struct Slot<I, O> {
@@ -391,7 +336,13 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use porin_cell::Engine;
-    use porin_core::{config::Provenance, ids::StreamId, limits::CellLimits, packet::Quality, setup::World};
+    use porin_core::{
+        config::Provenance,
+        ids::StreamId,
+        limits::CellLimits,
+        packet::{Quality, Reading},
+        setup::World,
+    };
     use porin_test_support::counting_cell;
 
     use super::*;

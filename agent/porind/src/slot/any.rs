@@ -1,0 +1,69 @@
+//! A slot of any world: whatever it takes and gives, in the parts where that does not matter.
+
+use porin_cell::StartError;
+use porin_core::{
+    config::Slot as Config,
+    packet::{Message, Reading},
+    setup::StreamInfo,
+    status::SlotStatus,
+};
+
+use super::Slot;
+use crate::store::Digest;
+
+/// A slot of any world.
+pub(crate) enum AnySlot {
+    Filter(Slot<Reading, Reading>),
+    MessageFilter(Slot<Message, Message>),
+    Decoder(Slot<Message, Reading>),
+}
+
+/// Whatever a slot takes and gives, in the parts where that does not matter.
+macro_rules! any {
+    ($slot:expr, $inner:ident => $what:expr) => {
+        match $slot {
+            AnySlot::Filter($inner) => $what,
+            AnySlot::MessageFilter($inner) => $what,
+            AnySlot::Decoder($inner) => $what,
+        }
+    };
+}
+
+impl AnySlot {
+    pub(crate) fn restore_stored(&mut self) {
+        any!(self, slot => slot.restore_stored());
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        any!(self, slot => &slot.config)
+    }
+
+    pub(crate) fn add_stream(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> Result<(), StartError> {
+        any!(self, slot => slot.add_stream(stream, outputs))
+    }
+
+    pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
+        any!(self, slot => slot.next_tick_us(clock_us))
+    }
+
+    pub(crate) fn save(&mut self) -> Option<(&str, Digest, &[u8])> {
+        any!(self, slot => slot.save())
+    }
+
+    /// Its name, and what its cell has learnt until now.
+    pub(crate) fn state(&mut self) -> Option<(String, Vec<u8>)> {
+        any!(self, slot => slot.state())
+    }
+
+    pub(crate) fn is_unwritten(&self) -> bool {
+        any!(self, slot => slot.unwritten)
+    }
+
+    pub(crate) fn commit_failed(&mut self) {
+        any!(self, slot => slot.commit_failed());
+    }
+
+    pub(crate) fn status(&self) -> SlotStatus {
+        any!(self, slot => slot.status())
+    }
+}
