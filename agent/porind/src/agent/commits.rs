@@ -54,13 +54,6 @@ pub(super) struct Commits {
     full: bool,
 }
 
-impl Running {
-    /// The sources have changed: what it settles is settled with the next commit.
-    pub(super) fn forget_sources(&mut self) {
-        self.tokens.clear();
-    }
-}
-
 impl Commits {
     /// At the start: the cells' outputs may have brought names that are not durable yet.
     pub(super) fn new(core: &Core) -> Self {

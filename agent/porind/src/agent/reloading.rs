@@ -61,7 +61,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Keeps the sources that stay the same; gives what is to be started and ended.
+    /// Keeps the sources that stay the same; gives what is to be started and ended. No commit runs: what one settles is counted by
+    /// the order of the sources.
     fn exchange_sources(&mut self, before: &GatewayConfig) -> Vec<Order> {
         let mut orders = Vec::new();
         let inboxes = std::mem::take(&mut self.parts.inbox.sources);
@@ -96,10 +97,6 @@ impl Agent {
         // A new one may have the name of an old one, and waits until that has ended.
         let ends = running.into_iter().flatten().map(|((old, _), _)| Order::End(old.name.clone()));
         orders.splice(0..0, ends);
-        // What the running commit settles is counted by the old order of sources.
-        if let Some(running) = &mut self.commit.running {
-            running.forget_sources();
-        }
         orders
     }
 }
