@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-CELLS := deadband hampel lht65 scale summary swinging-door threshold throttle topics
+CELLS := cloud-demo deadband hampel lht65 scale summary swinging-door threshold throttle topics
 WASM := wasm32-unknown-unknown
 FUZZ := payload senml mapping record config component
 FOR := 60

@@ -8,6 +8,8 @@ use porin_core::{
     setup::{Param, StreamInfo, Value},
 };
 
+use crate::guest::Guest;
+
 /// Bytes in the cell's memory, or a fault if they are not all inside it.
 pub(crate) fn bytes<'a>(memory: &'a [u8], what: &'static str, pointer: u32, len: u64) -> Result<&'a [u8], Fault> {
     let range = usize::try_from(pointer).ok().zip(usize::try_from(len).ok());
@@ -64,21 +66,13 @@ pub(crate) fn text<'a>(
     core::str::from_utf8(bytes).map_err(|_| Fault::BadOutput(BadOutput::NotUtf8 { what }))
 }
 
-/// A cell's memory with its allocator: where arguments are laid out.
-pub(crate) trait Guest {
-    /// Room for `size` bytes, checked to be aligned and inside the memory.
-    fn allocate(&mut self, size: u32, align: u32) -> Result<u32, Fault>;
-    /// Copies into room that `allocate` gave.
-    fn write(&mut self, pointer: u32, bytes: &[u8]) -> Result<(), Fault>;
-}
-
 /// Lays out a string and gives its pointer and length.
-pub(crate) fn lower_string(guest: &mut impl Guest, text: &str) -> Result<[u32; 2], Fault> {
+pub(crate) fn lower_string(guest: &mut Guest, text: &str) -> Result<[u32; 2], Fault> {
     lower_bytes(guest, text.as_bytes(), 1)
 }
 
 /// Lays out bytes whose elements are aligned to `align`, and gives pointer and length in bytes.
-pub(crate) fn lower_bytes(guest: &mut impl Guest, bytes: &[u8], align: u32) -> Result<[u32; 2], Fault> {
+pub(crate) fn lower_bytes(guest: &mut Guest, bytes: &[u8], align: u32) -> Result<[u32; 2], Fault> {
     let len = length(bytes.len())?;
     let pointer = guest.allocate(len, align)?;
     guest.write(pointer, bytes)?;
@@ -92,11 +86,11 @@ fn length(len: usize) -> Result<u32, Fault> {
 }
 
 /// Lays out a list of records, each of `size` bytes, aligned to `align`.
-pub(crate) fn lower_list<T, const SIZE: usize, G: Guest>(
-    guest: &mut G,
+pub(crate) fn lower_list<T, const SIZE: usize>(
+    guest: &mut Guest,
     items: &[T],
     align: u32,
-    mut lower: impl FnMut(&mut G, &T) -> Result<[u8; SIZE], Fault>,
+    mut lower: impl FnMut(&mut Guest, &T) -> Result<[u8; SIZE], Fault>,
 ) -> Result<[u32; 2], Fault> {
     let pointer = guest.allocate(length(items.len() * SIZE)?, align)?;
     for (index, item) in items.iter().enumerate() {
@@ -107,7 +101,7 @@ pub(crate) fn lower_list<T, const SIZE: usize, G: Guest>(
 }
 
 /// `list<param>`: a record of a string and a variant with a payload of up to 8 bytes.
-pub(crate) fn lower_params(guest: &mut impl Guest, params: &[Param]) -> Result<[u32; 2], Fault> {
+pub(crate) fn lower_params(guest: &mut Guest, params: &[Param]) -> Result<[u32; 2], Fault> {
     lower_list(guest, params, 8, |guest, param| {
         let mut record = [0; 24];
         put(&mut record, 0, lower_string(guest, &param.name)?);
@@ -127,7 +121,7 @@ pub(crate) fn lower_params(guest: &mut impl Guest, params: &[Param]) -> Result<[
 }
 
 /// `list<stream-info>`.
-pub(crate) fn lower_streams(guest: &mut impl Guest, streams: &[StreamInfo]) -> Result<[u32; 2], Fault> {
+pub(crate) fn lower_streams(guest: &mut Guest, streams: &[StreamInfo]) -> Result<[u32; 2], Fault> {
     lower_list(guest, streams, 4, |guest, stream| {
         let mut record = [0; 28];
         record[..4].copy_from_slice(&stream.id.0.to_le_bytes());

@@ -4,12 +4,15 @@
 
 mod clock;
 mod log;
+mod logger;
 
 pub use log::{Level, LogLine};
 
 use porin_core::{fault::Fault, limits::CellLimits, time::Unix};
 use wasmi::{Memory, ResourceLimiter, Store};
 use wasmi_core::LimiterError;
+
+use crate::counts::MODULES;
 
 /// One interface that a cell may import.
 pub(crate) struct Capability {
@@ -24,8 +27,11 @@ pub(crate) struct Capability {
 /// Makes a host function over the memory that the import was lowered with.
 pub(crate) type MakeFunc = fn(&mut Store<Host>, Option<Memory>) -> wasmi::Func;
 
-/// Every capability there is.
-pub(crate) const ALL: [Capability; 2] = [log::CAPABILITY, clock::CAPABILITY];
+/// Every capability that a cell can be granted.
+pub(crate) static ALL: [Capability; 2] = [log::CAPABILITY, clock::CAPABILITY];
+
+/// The one of the world `processing-unit`.
+pub(crate) static LOGGER: [Capability; 1] = [logger::CAPABILITY];
 
 /// What the host side of one cell holds: its limits, and what its imports read and write.
 #[derive(Debug)]
@@ -56,7 +62,7 @@ impl ResourceLimiter for Host {
     }
     // A component needs three instances (cell, shim, fixup) and a table for the shim; twice that is plenty.
     fn instances(&self) -> usize {
-        8
+        MODULES
     }
     fn tables(&self) -> usize {
         4

@@ -1,24 +1,22 @@
-//! The one wasmi engine: what WebAssembly a cell may be made of, and the limits that hold for all cells.
+//! The wasmi engine: what WebAssembly a cell may be made of, and the limits that hold for all its cells.
 
+use porin_core::limits::CellLimits;
 use wasmi::{CompilationMode, Config, EnforcedLimits};
 use wasmparser::WasmFeatures;
 
-/// Bytes of the interpreter's value stack. A cell's own stack of 16 KiB lies in its memory; this one holds locals.
-const MAX_STACK_HEIGHT: usize = 1 << 17;
+/// Bytes of the interpreter's stack that are there from the start.
+const MIN_STACK_HEIGHT: usize = 1 << 12;
 
-/// Calls within calls. The deepest of the stock cells needs 12.
-const MAX_RECURSION_DEPTH: usize = 256;
-
-/// Compiles and runs core modules. One for the whole process; cells share no more than its configuration.
+/// Compiles and runs core modules. Cells that share one share no more than its configuration and its stack, one after the other.
 #[derive(Clone, Debug)]
 pub struct Engine {
     pub(crate) inner: wasmi::Engine,
 }
 
 impl Engine {
-    /// An engine with the fixed configuration.
+    /// An engine for cells with these limits: how deep and how high they may pile is the engine's to bound.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(limits: &CellLimits) -> Self {
         let mut config = Config::default();
         config
             .consume_fuel(true)
@@ -27,9 +25,9 @@ impl Engine {
             .enforced_limits(EnforcedLimits::strict())
             // Errors and costs of translation belong to the load, never to the first packet.
             .compilation_mode(CompilationMode::Eager)
-            .set_min_stack_height(1 << 12)
-            .set_max_stack_height(MAX_STACK_HEIGHT)
-            .set_max_recursion_depth(MAX_RECURSION_DEPTH)
+            .set_min_stack_height(MIN_STACK_HEIGHT)
+            .set_max_stack_height(limits.stack_bytes.max(MIN_STACK_HEIGHT))
+            .set_max_recursion_depth(limits.call_depth)
             // Cells run one after the other on one thread.
             .set_max_cached_stacks(1)
             // What no compiler of cells emits by default is off: less to get wrong.
@@ -38,12 +36,6 @@ impl Engine {
             .wasm_wide_arithmetic(false)
             .wasm_custom_page_sizes(false);
         Self { inner: wasmi::Engine::new(&config) }
-    }
-}
-
-impl Default for Engine {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

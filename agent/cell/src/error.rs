@@ -50,6 +50,16 @@ pub enum LoadError {
     /// An export with another type than the world's.
     #[error("its export `{0}` has another type than in the world `{1}`")]
     ExportType(&'static str, &'static str),
+    /// More of something than a cell may have, counted before anything is compiled.
+    #[error("it has {count} {what}, a cell may have {limit}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
     /// wasmi refuses a core module: its limits on size and shape, or a feature that is off.
     #[error("it does not compile: {0}")]
     Compile(String),

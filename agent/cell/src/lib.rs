@@ -14,16 +14,21 @@
 mod abi;
 mod caps;
 mod cell;
+mod counts;
 mod engine;
 mod error;
+mod guest;
 mod loader;
 mod packet;
 mod typecheck;
+mod unit;
 
 pub use caps::{Level, LogLine};
-pub use cell::{Cell, STATE, Used};
+pub use cell::{Cell, STATE};
 pub use engine::Engine;
 pub use error::{LoadError, StartError};
+pub use guest::Used;
 pub use loader::Plan;
 pub use packet::CellPacket;
 pub use porin_core::setup::World;
+pub use unit::{ProcessingUnit, UnitError};

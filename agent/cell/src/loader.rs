@@ -15,15 +15,21 @@ use wasmparser::{
 
 use crate::{
     Engine,
-    caps::{self, Capability},
+    caps::Capability,
+    counts::Counts,
     error::LoadError,
-    typecheck::{self, malformed, top_level},
+    typecheck::{self, Contract, malformed, top_level},
 };
 
-/// A component, ready to be instantiated.
+/// A cell's component, ready to be instantiated.
 pub struct Plan {
     /// The world it was checked against.
     pub world: World,
+    pub(crate) component: Component,
+}
+
+/// A component of whatever world, ready to be instantiated.
+pub(crate) struct Component {
     pub(crate) engine: Engine,
     pub(crate) capabilities: Vec<&'static Capability>,
     pub(crate) steps: Vec<Step>,
@@ -32,7 +38,10 @@ pub struct Plan {
 
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("world", &self.world).field("grants", &self.capabilities).finish_non_exhaustive()
+        f.debug_struct("Plan")
+            .field("world", &self.world)
+            .field("grants", &self.component.capabilities)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,22 +76,40 @@ impl Plan {
     /// # Errors
     /// A [`LoadError`] for the first thing that is wrong; nothing has been instantiated then.
     pub fn load(engine: &Engine, bytes: &[u8], world: World, limits: &CellLimits) -> Result<Self, LoadError> {
+        Ok(Self { world, component: Component::load(engine, bytes, Contract::of(world), limits)? })
+    }
+
+    /// What a slot must grant before this component may start: the import, and the grant by the name that a configuration uses.
+    pub fn imports(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        self.component.capabilities.iter().map(|capability| (capability.interface, capability.grant))
+    }
+}
+
+impl Component {
+    pub(crate) fn load(
+        engine: &Engine,
+        bytes: &[u8],
+        contract: &'static Contract,
+        limits: &CellLimits,
+    ) -> Result<Self, LoadError> {
         if bytes.len() > limits.component_bytes {
             return Err(LoadError::TooLarge { bytes: bytes.len(), limit: limits.component_bytes });
         }
         refuse_what_is_no_component(bytes)?;
-        let mut spaces = Spaces::default();
         // What we cannot run is named before what is wrong with it.
         top_level(bytes, |payload| refuse_unsupported(&payload))?;
-        let capabilities = typecheck::check(bytes, world)?;
+        let capabilities = typecheck::check(bytes, contract)?;
+        let mut counts = Counts::default();
+        top_level(bytes, |payload| match payload {
+            Payload::ModuleSection { unchecked_range: range, .. } => {
+                counts.add(inconsistent(bytes.get(range))?, limits)
+            }
+            _ => Ok(()),
+        })?;
+        let mut spaces = Spaces::new(contract);
         top_level(bytes, |payload| spaces.define(engine, bytes, payload))?;
         let Spaces { steps, exports, .. } = spaces;
-        Ok(Self { world, engine: engine.clone(), capabilities, steps, exports })
-    }
-
-    /// What a slot must grant before this component may start, by the names that a configuration uses.
-    pub fn grants(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.capabilities.iter().map(|capability| capability.grant)
+        Ok(Self { engine: engine.clone(), capabilities, steps, exports })
     }
 }
 
@@ -149,8 +176,8 @@ fn refuse_unsupported(payload: &Payload<'_>) -> Result<(), LoadError> {
 }
 
 /// The index spaces while a component is read. An index is in bounds: the component is valid.
-#[derive(Default)]
 struct Spaces {
+    contract: &'static Contract,
     modules: Vec<Module>,
     core_instances: Vec<CoreInstance>,
     core_functions: Vec<Item>,
@@ -186,11 +213,26 @@ fn at<T: Clone>(space: &[T], index: u32) -> Result<T, LoadError> {
 }
 
 impl Spaces {
+    fn new(contract: &'static Contract) -> Self {
+        Self {
+            contract,
+            modules: Vec::new(),
+            core_instances: Vec::new(),
+            core_functions: Vec::new(),
+            memories: Vec::new(),
+            tables: Vec::new(),
+            globals: Vec::new(),
+            functions: Vec::new(),
+            instances: Vec::new(),
+            steps: Vec::new(),
+            exports: Vec::new(),
+        }
+    }
+
     fn define(&mut self, engine: &Engine, bytes: &[u8], payload: Payload<'_>) -> Result<(), LoadError> {
         match payload {
             Payload::ModuleSection { unchecked_range: range, .. } => {
                 let module = inconsistent(bytes.get(range))?;
-                refuse_start_function(module)?;
                 let module = Module::new(&engine.inner, module);
                 self.modules.push(module.map_err(|error| LoadError::Compile(error.to_string()))?);
             }
@@ -276,7 +318,7 @@ impl Spaces {
             }
             ComponentAlias::InstanceExport { kind: ComponentExternalKind::Func, instance_index, name } => {
                 let interface = at(&self.instances, instance_index)?;
-                let capability = caps::ALL.iter().find(|capability| capability.interface == interface);
+                let capability = self.contract.capabilities.iter().find(|capability| capability.interface == interface);
                 let capability = capability.ok_or(LoadError::UnknownImport(interface))?;
                 let function = capability.functions.iter().position(|(n, _)| *n == name);
                 self.functions.push(Function::Import { capability, function: inconsistent(function)? });
@@ -332,13 +374,4 @@ impl Spaces {
             ExternalKind::Tag => Err(LoadError::Unsupported("exceptions")),
         }
     }
-}
-
-fn refuse_start_function(module: &[u8]) -> Result<(), LoadError> {
-    for payload in Parser::new(0).parse_all(module) {
-        if let Payload::StartSection { .. } = payload.map_err(malformed)? {
-            return Err(LoadError::StartFunction);
-        }
-    }
-    Ok(())
 }

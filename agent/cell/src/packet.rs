@@ -11,7 +11,7 @@ use porin_core::{
     time::Unix,
 };
 
-use crate::{abi, cell::Cell};
+use crate::{abi, guest::Guest};
 
 /// What a cell takes or gives: a reading or a message.
 pub trait CellPacket: Clone + private::Crosses {
@@ -32,14 +32,14 @@ impl CellPacket for Message {
 }
 
 pub(crate) mod private {
-    use super::{Cell, Fault, StreamId};
+    use super::{Fault, Guest, StreamId};
 
     /// Into a cell's memory and out of it.
     pub trait Crosses: Sized {
         /// Its series.
         fn stream(&self) -> StreamId;
         /// Lays a batch out and gives pointer and length.
-        fn lower(cell: &mut Cell, batch: &[Self]) -> Result<[u32; 2], Fault>;
+        fn lower(guest: &mut Guest, batch: &[Self]) -> Result<[u32; 2], Fault>;
         /// Reads `len` packets at `pointer` and appends them.
         fn lift(memory: &[u8], pointer: u32, len: u32, out: &mut Vec<Self>) -> Result<(), Fault>;
     }
@@ -50,8 +50,8 @@ impl private::Crosses for Reading {
         self.stream
     }
 
-    fn lower(cell: &mut Cell, batch: &[Self]) -> Result<[u32; 2], Fault> {
-        let [pointer, _] = abi::lower_bytes(cell, bytemuck::cast_slice(batch), 8)?;
+    fn lower(guest: &mut Guest, batch: &[Self]) -> Result<[u32; 2], Fault> {
+        let [pointer, _] = abi::lower_bytes(guest, bytemuck::cast_slice(batch), 8)?;
         Ok([pointer, u32::try_from(batch.len()).unwrap_or(u32::MAX)])
     }
 
@@ -73,14 +73,14 @@ impl private::Crosses for Message {
         self.stream
     }
 
-    fn lower(cell: &mut Cell, batch: &[Self]) -> Result<[u32; 2], Fault> {
-        abi::lower_list(cell, batch, 8, |cell, message| {
+    fn lower(guest: &mut Guest, batch: &[Self]) -> Result<[u32; 2], Fault> {
+        abi::lower_list(guest, batch, 8, |guest, message| {
             let mut record = [0; MESSAGE];
             record[..8].copy_from_slice(&message.time.0.to_le_bytes());
             record[8..12].copy_from_slice(&message.stream.0.to_le_bytes());
             record[12..16].copy_from_slice(&message.quality.0.to_le_bytes());
-            abi::put(&mut record, 16, abi::lower_string(cell, &message.topic)?);
-            abi::put(&mut record, 24, abi::lower_bytes(cell, &message.payload, 1)?);
+            abi::put(&mut record, 16, abi::lower_string(guest, &message.topic)?);
+            abi::put(&mut record, 24, abi::lower_bytes(guest, &message.payload, 1)?);
             Ok(record)
         })
     }

@@ -9,26 +9,77 @@ use wasmparser::{ComponentImport, Parser, Payload, Validator, component_types::C
 
 use porin_core::setup::World;
 
-use crate::{caps, engine, error::LoadError};
+use crate::{
+    caps::{self, Capability},
+    engine,
+    error::LoadError,
+};
 
-/// Only types come from here; they are no capabilities.
-const TYPES: [&str; 2] = ["porin:cell/types@0.1.0", "porin:cell/messages@0.1.0"];
+/// What a component must be, and what it may ask for.
+pub(crate) struct Contract {
+    /// Its name in `wit/`.
+    pub(crate) world: &'static str,
+    /// The smallest component of the world.
+    reference: &'static [u8],
+    exports: &'static [&'static str],
+    /// Everything that it may import.
+    pub(crate) capabilities: &'static [Capability],
+    /// Only types come from here; they are no capabilities.
+    types: &'static [&'static str],
+}
 
-/// The exports of every world, in the order of `wit/filter.wit`.
-pub(crate) const EXPORTS: [&str; 7] = ["init", "streams-added", "process", "tick", "flush", "save", "restore"];
+/// The exports of every world of cells, in the order of `wit/filter.wit`.
+const EXPORTS: &[&str] = &["init", "streams-added", "process", "tick", "flush", "save", "restore"];
 
-/// The smallest component of the world.
-fn reference(world: World) -> &'static [u8] {
-    match world {
-        World::Filter => include_bytes!("../../../wit/filter.ref.wasm"),
-        World::MessageFilter => include_bytes!("../../../wit/message-filter.ref.wasm"),
-        World::Decoder => include_bytes!("../../../wit/decoder.ref.wasm"),
+const TYPES: &[&str] = &["porin:cell/types@0.1.0", "porin:cell/messages@0.1.0"];
+
+static FILTER: Contract = Contract {
+    world: "filter",
+    reference: include_bytes!("../../../wit/filter.ref.wasm"),
+    exports: EXPORTS,
+    capabilities: &caps::ALL,
+    types: TYPES,
+};
+
+static MESSAGE_FILTER: Contract = Contract {
+    world: "message-filter",
+    reference: include_bytes!("../../../wit/message-filter.ref.wasm"),
+    exports: EXPORTS,
+    capabilities: &caps::ALL,
+    types: TYPES,
+};
+
+static DECODER: Contract = Contract {
+    world: "decoder",
+    reference: include_bytes!("../../../wit/decoder.ref.wasm"),
+    exports: EXPORTS,
+    capabilities: &caps::ALL,
+    types: TYPES,
+};
+
+/// The world of the document that porin began with.
+pub(crate) static PROCESSING_UNIT: Contract = Contract {
+    world: "processing-unit",
+    reference: include_bytes!("../../../wit/cloud-demo/processing-unit.ref.wasm"),
+    exports: &["handle-request"],
+    capabilities: &caps::LOGGER,
+    types: &[],
+};
+
+impl Contract {
+    pub(crate) fn of(world: World) -> &'static Self {
+        match world {
+            World::Filter => &FILTER,
+            World::MessageFilter => &MESSAGE_FILTER,
+            World::Decoder => &DECODER,
+        }
     }
 }
 
 /// Validates the component and compares it with the world. Gives back the capabilities that it imports.
-pub(crate) fn check(bytes: &[u8], world: World) -> Result<Vec<&'static caps::Capability>, LoadError> {
-    let ours = validate(reference(world)).expect("the reference is made by our own tools, and every test loads it");
+pub(crate) fn check(bytes: &[u8], contract: &'static Contract) -> Result<Vec<&'static Capability>, LoadError> {
+    let world = contract.world;
+    let ours = validate(contract.reference).expect("the reference is made by our own tools, and every test loads it");
     let theirs = validate(bytes)?;
     let mut capabilities = Vec::new();
     for import in imports(bytes)? {
@@ -39,22 +90,22 @@ pub(crate) fn check(bytes: &[u8], world: World) -> Result<Vec<&'static caps::Cap
             return Err(LoadError::UnknownImport(name.to_owned()));
         };
         if !is_subtype(&offered, &ours, &asked, &theirs) {
-            return Err(LoadError::ImportType(name.to_owned(), world.name()));
+            return Err(LoadError::ImportType(name.to_owned(), world));
         }
-        match caps::ALL.iter().find(|capability| capability.interface == name) {
+        match contract.capabilities.iter().find(|capability| capability.interface == name) {
             Some(capability) => capabilities.push(capability),
-            None if TYPES.contains(&name) || matches!(asked, ComponentEntityType::Type { .. }) => {}
+            None if contract.types.contains(&name) || matches!(asked, ComponentEntityType::Type { .. }) => {}
             None => return Err(LoadError::UnknownImport(name.to_owned())),
         }
     }
-    for name in EXPORTS {
+    for name in contract.exports {
         let wanted = ours.as_ref().component_entity_type_of_export(name);
         let wanted = wanted.expect("the reference has every export of its world");
         let Some(given) = theirs.as_ref().component_entity_type_of_export(name) else {
-            return Err(LoadError::MissingExport(name, world.name()));
+            return Err(LoadError::MissingExport(name, world));
         };
         if !is_subtype(&given, &theirs, &wanted, &ours) {
-            return Err(LoadError::ExportType(name, world.name()));
+            return Err(LoadError::ExportType(name, world));
         }
     }
     Ok(capabilities)

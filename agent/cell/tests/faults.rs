@@ -22,14 +22,15 @@ fn setup() -> Setup {
 
 fn start(cell: &WatCell) -> Result<Cell, StartError> {
     let limits = CellLimits {
-        fuel_per_call: 100_000,
+        fuel_per_batch: 100_000,
+        init_fuel: 100_000,
         fuel_per_packet: 0,
         state_bytes: 100,
         state_bytes_per_stream: 0,
         memory_bytes_per_stream: 0,
         ..CellLimits::default()
     };
-    let plan = Plan::load(&Engine::new(), &cell.build(), World::Filter, &limits).expect("its type is right");
+    let plan = Plan::load(&Engine::new(&limits), &cell.build(), World::Filter, &limits).expect("its type is right");
     Cell::start(&plan, &["log".into(), "clock".into()], limits, &setup())
 }
 
@@ -210,9 +211,9 @@ fn a_long_loop_uses_no_native_stack() {
     // takes a piece of the native stack, and the process dies instead of the cell.
     let count = "(loop $l (br_if $l (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))";
     let process = format!("(local.set $i (i32.const 10000000)) {count} {PASS}");
-    let limits = CellLimits { fuel_per_call: u64::MAX / 2, ..CellLimits::default() };
+    let limits = CellLimits { fuel_per_batch: u64::MAX / 2, ..CellLimits::default() };
     let component = WatCell { process: &process, ..WatCell::default() }.build();
-    let plan = Plan::load(&Engine::new(), &component, World::Filter, &limits).expect("its type is right");
+    let plan = Plan::load(&Engine::new(&limits), &component, World::Filter, &limits).expect("its type is right");
     let mut cell = Cell::start(&plan, &[], limits, &setup()).expect("it starts");
     let used = cell.process(&batch(), Unix(0), &mut Vec::<Reading>::new()).expect("no fault");
     assert!(used.fuel >= 10_000_000, "{used:?}");
@@ -231,7 +232,7 @@ fn a_state_that_is_too_large_is_given_back_to_the_cell() {
     let setup = Setup { params, streams: (0..100).map(stream).collect(), outputs: vec![] };
     let limits = CellLimits { state_bytes: 100, state_bytes_per_stream: 0, ..CellLimits::default() };
     let component = porin_test_support::cell("deadband");
-    let plan = Plan::load(&Engine::new(), &component, World::Filter, &limits).expect("a stock cell");
+    let plan = Plan::load(&Engine::new(&limits), &component, World::Filter, &limits).expect("a stock cell");
     let mut cell = Cell::start(&plan, &[], limits, &setup).expect("it starts");
     let batch: Vec<_> = (0..100)
         .map(|id| Reading { time: Unix(0), value: 1.0, stream: StreamId(id), quality: Quality::GOOD })
@@ -240,7 +241,7 @@ fn a_state_that_is_too_large_is_given_back_to_the_cell() {
     for _ in 0..500 {
         cell.process(&batch, Unix(0), &mut Vec::<Reading>::new()).expect("no fault");
         assert!(matches!(cell.save(), Err(Fault::BadOutput(BadOutput::TooMany { .. }))));
-        sizes.insert(cell.memory_bytes());
+        sizes.insert(cell.memory().len());
     }
     assert_eq!(sizes.len(), 1, "its memory grows: {sizes:?}");
 }

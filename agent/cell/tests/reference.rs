@@ -65,7 +65,7 @@ fn run(name: &str, params: Vec<Param>, channels: &Channels, outputs: &[&str]) ->
     let outputs = outputs.map(|output| info(output, vec![])).collect();
     let setup = Setup { params, streams, outputs };
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell(name), World::Filter, &limits).expect("it loads");
+    let plan = Plan::load(&Engine::new(&limits), &cell(name), World::Filter, &limits).expect("it loads");
     let mut cell = Cell::start(&plan, &[], limits, &setup).expect("it starts");
 
     // Channel by channel in turn: each stream's own order is kept, and that is all that matters.

@@ -7,7 +7,7 @@ use porin_core::{limits::CellLimits, setup::Setup};
 use porin_test_support::{LOG_IMPORT, WatCell, cell};
 
 fn load(bytes: &[u8]) -> Result<Plan, LoadError> {
-    Plan::load(&Engine::new(), bytes, World::Filter, &CellLimits::default())
+    Plan::load(&Engine::new(&CellLimits::default()), bytes, World::Filter, &CellLimits::default())
 }
 
 fn component(text: &str) -> Vec<u8> {
@@ -134,7 +134,7 @@ fn a_damaged_component_never_makes_the_loader_panic() {
 fn a_capability_must_be_granted() {
     let bytes = with_log();
     let plan = load(&bytes).expect("its type is right");
-    assert_eq!(plan.grants().collect::<Vec<_>>(), ["log"]);
+    assert_eq!(plan.imports().collect::<Vec<_>>(), [("porin:cell/log@0.1.0", "log")]);
     let error = Cell::start(&plan, &[], CellLimits::default(), &Setup::default()).expect_err("refused");
     assert_eq!(error, StartError::NotGranted { import: "porin:cell/log@0.1.0", grant: "log" });
 }
@@ -147,7 +147,7 @@ fn with_log() -> Vec<u8> {
 #[test]
 fn a_component_of_another_world_is_refused_by_its_first_difference() {
     let load = |name: &str, world| {
-        let outcome = Plan::load(&Engine::new(), &cell(name), world, &CellLimits::default());
+        let outcome = Plan::load(&Engine::new(&CellLimits::default()), &cell(name), world, &CellLimits::default());
         outcome.map(|_| ()).map_err(|error| error.to_string())
     };
     for (name, own) in [("deadband", World::Filter), ("topics", World::MessageFilter), ("lht65", World::Decoder)] {

@@ -24,7 +24,7 @@ fn reading(time_us: u64, stream: u32, value: f64) -> Reading {
 
 fn start(name: &str, setup: &Setup) -> Cell {
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell(name), World::Filter, &limits).expect("a stock cell loads");
+    let plan = Plan::load(&Engine::new(&limits), &cell(name), World::Filter, &limits).expect("a stock cell loads");
     Cell::start(&plan, &[], limits, setup).expect("a stock cell starts without grants")
 }
 
@@ -95,7 +95,7 @@ fn damaged_state_is_refused_and_changes_nothing() {
 #[test]
 fn parameters_that_do_not_fit_are_refused_in_words() {
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell("deadband"), World::Filter, &limits).expect("it loads");
+    let plan = Plan::load(&Engine::new(&limits), &cell("deadband"), World::Filter, &limits).expect("it loads");
     let check = |params: Vec<Param>, expected: &str| {
         let setup = Setup { params, streams: vec![stream(1, "boiler/temp", vec![])], outputs: vec![] };
         let error = Cell::start(&plan, &[], limits, &setup).expect_err("refused");
@@ -142,7 +142,7 @@ fn memory_stays_at_one_page_over_many_batches() {
             (0..64).map(|index| reading(time, if index % 2 == 0 { 3 } else { 9 }, index as f64)).collect();
         kept(&mut cell, &batch);
     }
-    assert_eq!(cell.memory_bytes(), 65_536);
+    assert_eq!(cell.memory().len(), 65_536);
 }
 
 /// Room grows with the streams: ten thousand of them decide, save and come back.

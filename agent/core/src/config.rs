@@ -6,6 +6,7 @@
 mod broker;
 mod check;
 mod nearest;
+mod policy;
 mod quantity;
 mod raw;
 
@@ -17,10 +18,14 @@ use alloc::{
 
 use core::net::SocketAddr;
 
-pub use self::broker::{Broker, Identity, Login, Protocol, Tls, address};
+pub use self::{
+    broker::{Broker, Identity, Login, Protocol, Tls, address},
+    policy::Policy,
+};
 use crate::{
     clock::Trust,
     fault::FaultPolicy,
+    health::Quarantine,
     ids::QueueId,
     limits::CellLimits,
     mapping::Mapping,
@@ -39,6 +44,8 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// What is decided about them.
     pub cells: CellSet,
+    /// What a slot may be given at most. From a file of its own; everything unless that is read.
+    pub policy: Policy,
 }
 
 /// The local part: never changed from outside.
@@ -58,6 +65,8 @@ pub struct GatewayConfig {
     pub publish_metrics: bool,
     /// Where packets wait.
     pub outbox: OutboxConfig,
+    /// Bytes of packets on which cells faulted that are kept at most.
+    pub dead_letter_bytes: u64,
     /// Names of streams that are ever given an id.
     pub max_streams: usize,
     /// Where packets come from.
@@ -221,8 +230,35 @@ pub struct Slot {
     pub tick_us: Option<u64>,
     /// What happens to a packet on which the cell faults alone.
     pub fault: FaultPolicy,
+    /// How often it may fault before it is called no more.
+    pub quarantine: Quarantine,
+    /// What becomes of the lines that it logs.
+    pub log: LogTo,
     /// What the cell may use.
     pub limits: CellLimits,
+}
+
+/// What becomes of the lines that a cell logs. The cell cannot tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogTo {
+    /// They stand in the agent's own log.
+    #[default]
+    Journal,
+    /// A file; when it is full, it is renamed and another begins.
+    File(LogFile),
+    /// A topic of the uplink's broker. Lines are not kept while there is no connection.
+    Mqtt(String),
+}
+
+/// Where a cell's lines are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// The newest; older ones have `.1`, `.2` and so on at the end.
+    pub path: String,
+    /// Bytes of each.
+    pub max_bytes: u64,
+    /// How many older ones are kept.
+    pub keep: u32,
 }
 
 /// Who vouches for a component. Staging takes nothing else.
@@ -274,6 +310,9 @@ pub const DEFAULT_SOCKET: &str = "/run/porin/porind.sock";
 
 /// Where publishes go when the configuration does not say: 5 slashes of the 7 that AWS IoT allows.
 pub const DEFAULT_TOPIC: &str = "porin/v1/gw/{gw}/data/{route}";
+
+/// Where a cell's log is published when the configuration does not say.
+pub const DEFAULT_LOG_TOPIC: &str = "porin/v1/gw/{gw}/log/{slot}";
 
 /// The grants there are. The host knows how to honour them: `agent/cell/src/caps.rs`.
 pub const GRANTS: [&str; 2] = ["log", "clock"];

@@ -23,6 +23,23 @@ pub enum Fault {
     /// What the cell returned breaks the interface.
     #[error("bad output: {0}")]
     BadOutput(BadOutput),
+    /// There is no cell to be called: it could not be made again, or it is in quarantine.
+    #[error("no cell: {0}")]
+    NoCell(String),
+}
+
+impl Fault {
+    /// The kind of fault, as counters and dead letters name it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Trap(_) => "trap",
+            Self::OutOfFuel { .. } => "out-of-fuel",
+            Self::OutOfMemory { .. } => "out-of-memory",
+            Self::BadOutput(_) => "bad-output",
+            Self::NoCell(_) => "no-cell",
+        }
+    }
 }
 
 /// How a cell's answer breaks the interface.
@@ -70,10 +87,19 @@ pub enum BadOutput {
     },
 }
 
-/// What happens to a packet on which a cell faults alone.
+/// What happens to a packet on which a cell faults alone, or that comes while there is no cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FaultPolicy {
-    /// It is dropped and counted.
+    /// It is kept with the fault, and can be given to a mended cell.
     #[default]
+    DeadLetter,
+    /// It goes on as it came.
+    Pass,
+    /// It is given up.
     Drop,
+}
+
+impl FaultPolicy {
+    /// The words for them in a configuration.
+    pub const ALL: [(&str, Self); 3] = [("dead-letter", Self::DeadLetter), ("pass", Self::Pass), ("drop", Self::Drop)];
 }

@@ -8,13 +8,16 @@ extern crate alloc;
 
 pub mod clock;
 pub mod config;
+pub mod dead;
 pub mod fault;
+pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod mapping;
 pub mod outbox;
 pub mod packet;
 pub mod payload;
+pub mod rate;
 pub mod record;
 pub mod setup;
 pub mod simulator;

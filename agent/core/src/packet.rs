@@ -113,6 +113,18 @@ pub enum Packet {
     Message(Arc<Message>),
 }
 
+impl From<Reading> for Packet {
+    fn from(reading: Reading) -> Self {
+        Self::Reading(reading)
+    }
+}
+
+impl From<Message> for Packet {
+    fn from(message: Message) -> Self {
+        Self::Message(Arc::new(message))
+    }
+}
+
 impl Packet {
     /// The series it belongs to.
     #[must_use]

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub routes: Vec<RouteStatus>,
     /// Where packets wait.
     pub outbox: OutboxStatus,
+    /// Packets on which cells faulted, and that are kept.
+    pub dead_letters: DeadLetterStatus,
     /// What does not add up. Empty, or there is a defect in porin.
     pub imbalance: Vec<String>,
 }
@@ -129,14 +131,22 @@ pub struct SlotStatus {
     pub name: String,
     /// SHA-256 of the component, in hex.
     pub digest: String,
-    /// Packets fed in.
+    /// Whether its cell is called: `running`, `back-off` or `quarantined`.
+    pub state: &'static str,
+    /// Packets fed in, those given again among them.
     pub input: u64,
+    /// Of them, dead letters that were given again.
+    pub replayed: u64,
     /// Of them, those that the cell has decided about.
     pub processed: u64,
-    /// Of them, those on which the cell faulted alone.
+    /// Of them, those on which the cell faulted alone, or that came while there was none.
     pub faulted: u64,
-    /// Of the faulted, those dropped.
+    /// Of the faulted, those that went on as they came.
+    pub passed: u64,
+    /// Of the faulted, those given up.
     pub dropped: u64,
+    /// Of the faulted, those kept as dead letters.
+    pub dead_lettered: u64,
     /// Packets that came out.
     pub output: u64,
     /// Calls of `process`.
@@ -145,14 +155,35 @@ pub struct SlotStatus {
     pub faults: u64,
     /// The last of them.
     pub last_fault: Option<String>,
-    /// Fuel used by `process`.
+    /// Fuel used by `process`, in calls that count.
     pub fuel: u64,
+    /// Fuel used by calls that failed and by making the cell again.
+    pub lost_fuel: u64,
     /// Wall time of `process`, the way in and out of the cell included.
     pub nanoseconds: u64,
     /// Bytes of linear memory.
     pub memory_bytes: usize,
-    /// Lines that the cell logged beyond what a call may log.
+    /// Lines that the cell logged beyond what it may log in a call or a second, or that could not be written.
     pub log_lines_dropped: u64,
+}
+
+/// Packets on which cells faulted. `found` + `added` = `waiting` + `replayed` + `discarded` + `evicted`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeadLetterStatus {
+    /// Found on disk at the start.
+    pub found: u64,
+    /// Came since.
+    pub added: u64,
+    /// Kept.
+    pub waiting: u64,
+    /// In bytes, as they are counted.
+    pub bytes: u64,
+    /// Given to a cell again.
+    pub replayed: u64,
+    /// Thrown away because somebody said so.
+    pub discarded: u64,
+    /// Thrown away because others came.
+    pub evicted: u64,
 }
 
 /// Where packets wait.
@@ -244,13 +275,17 @@ impl Snapshot {
         for route in &self.routes {
             let mut flowing = route.received;
             for slot in &route.slots {
-                check(&format!("slot `{}`: input = what came before", slot.name), slot.input, flowing);
+                check(&format!("slot `{}`: input = what came before", slot.name), slot.input, flowing + slot.replayed);
                 check(
                     &format!("slot `{}`: input = processed + faulted", slot.name),
                     slot.input,
                     slot.processed + slot.faulted,
                 );
-                check(&format!("slot `{}`: faulted = dropped", slot.name), slot.faulted, slot.dropped);
+                check(
+                    &format!("slot `{}`: faulted = passed + dropped + dead-lettered", slot.name),
+                    slot.faulted,
+                    slot.passed + slot.dropped + slot.dead_lettered,
+                );
                 flowing = slot.output;
             }
             check(&format!("route `{}`: forwarded = what came out last", route.name), route.forwarded, flowing);
@@ -260,6 +295,9 @@ impl Snapshot {
         check("outbox: appended = found + earlier + forwarded by routes", outbox.appended, appended);
         let fates = outbox.acknowledged + outbox.waiting + outbox.evicted + outbox.expired + outbox.dead_lettered;
         check("outbox: appended = acknowledged + waiting + evicted + expired + dead-lettered", outbox.appended, fates);
+        let dead = &self.dead_letters;
+        let fates = dead.waiting + dead.replayed + dead.discarded + dead.evicted;
+        check("dead letters: found + added = waiting + replayed + discarded + evicted", dead.found + dead.added, fates);
         found
     }
 
@@ -279,7 +317,17 @@ mod tests {
     use alloc::vec;
 
     fn balanced() -> Snapshot {
-        let slot = SlotStatus { input: 10, processed: 8, faulted: 2, dropped: 2, output: 3, ..SlotStatus::default() };
+        let slot = SlotStatus {
+            input: 11,
+            replayed: 1,
+            processed: 7,
+            faulted: 4,
+            passed: 1,
+            dropped: 1,
+            dead_lettered: 2,
+            output: 3,
+            ..SlotStatus::default()
+        };
         Snapshot {
             sources: vec![SourceStatus {
                 received: 12,
@@ -298,6 +346,15 @@ mod tests {
                 expired: 1,
                 dead_lettered: 1,
                 ..OutboxStatus::default()
+            },
+            dead_letters: DeadLetterStatus {
+                found: 1,
+                added: 3,
+                waiting: 1,
+                replayed: 1,
+                discarded: 1,
+                evicted: 1,
+                ..DeadLetterStatus::default()
             },
             ..Snapshot::default()
         }
@@ -319,6 +376,10 @@ mod tests {
         check(|snapshot| snapshot.routes[0].received += 1);
         check(|snapshot| snapshot.routes[0].slots[0].faulted += 1);
         check(|snapshot| snapshot.routes[0].slots[0].dropped += 1);
+        check(|snapshot| snapshot.routes[0].slots[0].passed += 1);
+        check(|snapshot| snapshot.routes[0].slots[0].dead_lettered += 1);
+        check(|snapshot| snapshot.routes[0].slots[0].replayed += 1);
+        check(|snapshot| snapshot.dead_letters.evicted += 1);
         check(|snapshot| snapshot.routes[0].slots[0].output += 1);
         check(|snapshot| snapshot.outbox.appended += 1);
         check(|snapshot| snapshot.outbox.waiting -= 1);

@@ -68,7 +68,7 @@ fn row<C: porin_sdk::Cell>(name: &'static str, params: &[(&str, Value)], outputs
     let mut native: Streams<C, porin_sdk::Reading, porin_sdk::Reading> = Streams::new(name);
     native.init(guest_setup(&setup)).expect("good parameters");
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell(name), World::Filter, &limits).expect("`make bench` builds it");
+    let plan = Plan::load(&Engine::new(&limits), &cell(name), World::Filter, &limits).expect("`make bench` builds it");
     let mut sandbox = porin_cell::Cell::start(&plan, &[], limits, &setup).expect("it starts");
 
     let readings = readings(STREAMS);
@@ -106,7 +106,7 @@ where
     let mut native: Streams<C, porin_sdk::Message, O> = Streams::new(name);
     native.init(guest_setup(&setup)).expect("good parameters");
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell(name), world, &limits).expect("`make bench` builds it");
+    let plan = Plan::load(&Engine::new(&limits), &cell(name), world, &limits).expect("`make bench` builds it");
     let mut sandbox = porin_cell::Cell::start(&plan, &[], limits, &setup).expect("it starts");
 
     let frame = [0xcb, 0xa4, 0x07, 0xc6, 0x01, 0xb8, 0x01, 0x08, 0x66, 0x7f, 0xff];

@@ -10,6 +10,7 @@
 //! does no I/O of its own but to read a backlog. Sources and the link are tasks on the I/O thread, commits wait for the
 //! disk on the committer's; all of them meet the loop only through the bounded queues of the inbox.
 
+mod burying;
 mod commits;
 mod losses;
 mod reloading;
@@ -21,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use porin_core::{
     clock::{Change, Clock},
     config::{self, Config, Uplink},
+    dead::DeadLetters,
     ids::{Seq, StreamId},
     outbox::Outbox,
     packet::{Kind, Message, Packet, Quality, Reading},
@@ -39,6 +41,7 @@ use self::{
     sending::{Link, Patience},
 };
 use crate::{
+    cell_log::LogFiles,
     committer::Committer,
     inbox::{Event, FromSource, Inbox, Question},
     machine::{self, Uptime},
@@ -74,6 +77,7 @@ pub enum Until {
 pub(crate) struct Core {
     pub(crate) pipeline: Pipeline,
     pub(crate) outbox: Outbox,
+    pub(crate) dead: DeadLetters,
     pub(crate) clock: Clock,
     /// Names of routes by id, those of earlier configurations among them.
     pub(crate) route_names: Vec<String>,
@@ -129,6 +133,8 @@ struct Agent {
     warn_at: Monotonic,
     /// When the service manager hears of progress next.
     feed_at: Monotonic,
+    /// Who writes what cells log.
+    log_files: LogFiles,
     /// A configuration that waits for the end of a commit.
     reload_next: Option<Config>,
     /// When a stop was asked for.
@@ -166,6 +172,8 @@ pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
         agent.step(event);
     }
     let last = agent.status();
+    agent.pass_on_logs();
+    agent.log_files.stop();
     agent.parts.committer.stop();
     last
 }
@@ -193,6 +201,7 @@ impl Agent {
             tell_at: Monotonic(0),
             warn_at: Monotonic(0),
             feed_at: Monotonic(0),
+            log_files: LogFiles::default(),
             reload_next: None,
         }
     }
@@ -228,6 +237,7 @@ impl Agent {
             Event::Committed(outcome) => self.committed(outcome),
             Event::Question(Question::Status(reply)) => drop(reply.send(self.status())),
             Event::Question(Question::Tap(tap)) => self.look(tap),
+            Event::Question(Question::Dead(what, reply)) => drop(reply.send(self.dead(&what))),
             Event::Reload(config) => self.reload_next = Some(*config),
             Event::Stop => self.stop(),
             Event::Deadline => {}
@@ -241,11 +251,13 @@ impl Agent {
         if !self.replay {
             self.tick(self.now.mono.0, self.now);
         }
+        self.bury();
         self.make_room();
         self.settle_without_disk();
         self.load();
         self.tell();
         self.send();
+        self.pass_on_logs();
         self.commit();
         self.finish();
     }

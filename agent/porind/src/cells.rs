@@ -1,18 +1,19 @@
 //! Cells from their files: read, checked, compiled. `porind check` and the start of the agent do the same.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use porin_cell::{CellPacket, Engine, Plan, StartError, World};
 use porin_core::{
-    config::{CellSet, Provenance, Route, Slot as SlotConfig},
+    config::{CellSet, Policy, Provenance, Route, Slot as SlotConfig},
     ids::RouteId,
+    packet::{Message, Packet},
     setup::Setup,
 };
 use ring::digest::{SHA256, digest};
 
 use crate::{
-    slot::{AnySlot, Slot},
+    slot::{AnySlot, Pass, Slot},
     store::Digest,
 };
 
@@ -32,18 +33,26 @@ pub(crate) struct LoadedSlot {
 }
 
 /// Loads every component. `id` gives a route's durable id, `state` what a slot's cell saved last.
+///
+/// # Errors
+/// What is wrong with one of them, or what a slot is given beyond the policy.
 pub(crate) fn load(
     cells: &CellSet,
+    policy: &Policy,
     mut id: impl FnMut(&str) -> anyhow::Result<RouteId>,
     state: impl Fn(&str) -> anyhow::Result<Option<Vec<u8>>>,
 ) -> anyhow::Result<Vec<LoadedRoute>> {
-    let engine = Engine::new();
+    policy.allows(cells).map_err(|error| anyhow!(error))?;
+    // The engine's stack is bounded for all its cells: those with the same bounds share one.
+    let mut engines: BTreeMap<(usize, usize), Engine> = BTreeMap::new();
     let mut routes = Vec::new();
     for route in &cells.routes {
         let mut slots = Vec::new();
         for config in &route.slots {
             let Provenance::Local(path) = &config.cell;
-            let loaded = load_plan(&engine, config, path);
+            let limits = &config.limits;
+            let engine = engines.entry((limits.stack_bytes, limits.call_depth)).or_insert_with(|| Engine::new(limits));
+            let loaded = load_plan(engine, config, path);
             let (plan, digest) = loaded.with_context(|| format!("slot `{}`: cell {path}", config.name))?;
             slots.push(LoadedSlot {
                 config: config.clone(),
@@ -71,11 +80,11 @@ fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result
         });
         anyhow!("{error}{}", hint.unwrap_or_default())
     })?;
-    for grant in plan.grants() {
+    for (import, grant) in plan.imports() {
         let granted = config.grants.iter().any(|g| g == grant);
         anyhow::ensure!(
             granted,
-            "it imports `{grant}`, which the slot does not grant; to allow it, add grants = [\"{grant}\"] to [slots.{}]",
+            "it imports `{import}`, which the slot does not grant; to allow it, add grants = [\"{grant}\"] to [slots.{}]",
             config.name
         );
     }
@@ -87,14 +96,18 @@ impl LoadedSlot {
     /// Starts the cell with the streams known so far.
     pub(crate) fn start(&self, setup: Setup) -> anyhow::Result<AnySlot> {
         let started = match self.config.world {
-            World::Filter => self.start_as(setup).map(AnySlot::Filter),
-            World::MessageFilter => self.start_as(setup).map(AnySlot::MessageFilter),
-            World::Decoder => self.start_as(setup).map(AnySlot::Decoder),
+            World::Filter => self.start_as(setup, Some(|reading| *reading)).map(AnySlot::Filter),
+            World::MessageFilter => self.start_as(setup, Some(Message::clone)).map(AnySlot::MessageFilter),
+            World::Decoder => self.start_as(setup, None).map(AnySlot::Decoder),
         };
         started.map_err(|error| anyhow!("slot `{}`: {error}", self.config.name))
     }
 
-    fn start_as<I: CellPacket, O: CellPacket>(&self, setup: Setup) -> Result<Slot<I, O>, StartError> {
-        Slot::start(self.config.clone(), self.plan.clone(), self.digest, setup, self.state.clone())
+    fn start_as<I: CellPacket + Into<Packet>, O: CellPacket>(
+        &self,
+        setup: Setup,
+        pass: Pass<I, O>,
+    ) -> Result<Slot<I, O>, StartError> {
+        Slot::start(self.config.clone(), self.plan.clone(), self.digest, setup, self.state.clone(), pass)
     }
 }

@@ -72,6 +72,26 @@ pub(crate) enum Question {
     Status(oneshot::Sender<Snapshot>),
     /// Packets as they pass.
     Tap(Tap),
+    /// Dead letters, answered in JSON.
+    Dead(DeadQuestion, oneshot::Sender<serde_json::Value>),
+}
+
+/// What somebody wants of dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DeadQuestion {
+    /// To see them.
+    List,
+    /// That their slots get them again.
+    Replay(Which),
+    /// That they are thrown away.
+    Discard(Which),
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    Numbers(Vec<u64>),
 }
 
 /// Everything that can happen to the loop.

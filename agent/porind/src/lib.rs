@@ -4,6 +4,7 @@
 //! first), the committer. They meet only through the bounded queues of `inbox.rs`.
 
 mod agent;
+mod cell_log;
 mod cells;
 mod committer;
 mod doctor;
@@ -11,6 +12,7 @@ mod inbox;
 mod machine;
 mod metrics;
 mod pipeline;
+mod policy;
 mod report;
 mod slot;
 mod source;
@@ -26,6 +28,7 @@ use anyhow::Context;
 use porin_core::{
     clock::Clock,
     config::{Config, SourceKind},
+    dead::DeadLetters,
     ids::RouteId,
     outbox::Outbox,
     status::{SlotStatus, Snapshot},
@@ -38,8 +41,9 @@ use tokio::sync::{mpsc, watch};
 pub use agent::Until;
 pub use doctor::{Finding, Verdict, doctor};
 pub use pipeline::{Kept, Pipeline, Routed, To};
-pub use report::report;
-pub use status::{ask as ask_status, tap};
+pub use policy::read_policy;
+pub use report::{report, report_dead};
+pub use status::{ask as ask_status, ask_dead, tap};
 
 use crate::{
     committer::Committer,
@@ -76,14 +80,15 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
 /// What is wrong with a cell or its parameters.
 pub fn pipeline(config: &Config) -> anyhow::Result<Pipeline> {
     let mut ids = (0..).map(RouteId);
-    let routes = cells::load(&config.cells, |_| Ok(ids.next().unwrap_or_default()), |_| Ok(None))?;
+    let routes = cells::load(&config.cells, &config.policy, |_| Ok(ids.next().unwrap_or_default()), |_| Ok(None))?;
     let names = config.gateway.streams.keys().cloned().collect();
     Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams), Vec::new(), Unfit::Fail)
 }
 
 /// What decides, as the store left it.
 fn core_of(config: &Config, store: &Store, found: Found) -> anyhow::Result<agent::Core> {
-    let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), |slot| store.state(slot))?;
+    let id = |name: &str| Ok(RouteId(store.intern_route(name)?));
+    let routes = cells::load(&config.cells, &config.policy, id, |slot| store.state(slot))?;
     let names = store.names(Names::Streams)?;
     let durable_names = names.len();
     let route_names = store.names(Names::Routes)?;
@@ -91,7 +96,8 @@ fn core_of(config: &Config, store: &Store, found: Found) -> anyhow::Result<agent
     let pipeline = Pipeline::start(config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
     let outbox = Outbox::new(found.outbox, config.gateway.outbox.bounds);
     let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans);
-    Ok(agent::Core { pipeline, outbox, clock, route_names, durable_names, room: found.room })
+    let dead = DeadLetters::new(store.dead_letters()?, config.gateway.dead_letter_bytes);
+    Ok(agent::Core { pipeline, outbox, dead, clock, route_names, durable_names, room: found.room })
 }
 
 /// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. A configuration that

@@ -70,6 +70,41 @@ pub(crate) fn clock_is_kept() -> Kept {
     if (0..libc::TIME_ERROR).contains(&state) { Kept::Right } else { Kept::Free }
 }
 
+/// Gives the kernel back what is only zeroes. The interpreter fills a cell's memory with them, so that every page of it is resident;
+/// most cells touch few. Whoever reads such a page again finds zeroes, whoever writes to it gets a new one.
+pub(crate) fn release_zeroes(memory: &[u8]) {
+    // SAFETY: it asks for a number.
+    #[allow(unsafe_code)]
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let Ok(page) = usize::try_from(page) else { return };
+    if page == 0 {
+        return;
+    }
+    let skip = memory.as_ptr().align_offset(page);
+    let pages = memory.get(skip..).unwrap_or_default().chunks_exact(page);
+    let (mut first, mut count) = (None, 0);
+    let release = |first: &mut Option<&[u8]>, count: &mut usize| {
+        if let Some(start) = first.take() {
+            // SAFETY: whole pages within `memory`, which is private and anonymous as all of the heap is. They hold zeroes before and after, so that
+            // no reader can tell.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::madvise(start.as_ptr().cast_mut().cast(), *count * page, libc::MADV_DONTNEED);
+            }
+        }
+        *count = 0;
+    };
+    for page in pages {
+        if page.iter().all(|byte| *byte == 0) {
+            first = first.or(Some(page));
+            count += 1;
+        } else {
+            release(&mut first, &mut count);
+        }
+    }
+    release(&mut first, &mut count);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +114,25 @@ mod tests {
         let uptime = Uptime::begin();
         assert!(uptime.now().0 > 0 && uptime.now() >= uptime.now().min(Uptime::begin().now()));
         assert_eq!(boot_id(), boot_id());
+    }
+
+    #[test]
+    fn zeroes_that_are_given_back_stay_zeroes_and_the_rest_stays_what_it_is() {
+        let mut memory = vec![1_u8; 1 << 20];
+        memory[10_000..600_000].fill(0);
+        memory[300_000] = 7;
+        let before = memory.clone();
+        let resident = || {
+            let text = fs::read_to_string("/proc/self/smaps_rollup").expect("the kernel tells");
+            let line = text.lines().find(|line| line.starts_with("Rss:")).expect("its size");
+            line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number")
+        };
+        let had = resident();
+        release_zeroes(&memory);
+        let has = resident();
+        assert!(had >= has + 400, "{had} KB before, {has} KB after");
+        assert!(memory == before);
+        release_zeroes(&[]);
+        release_zeroes(&[0; 100]);
     }
 }

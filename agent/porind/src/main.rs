@@ -4,17 +4,20 @@ use std::{
     fmt::Write as _,
     fs,
     io::{IsTerminal, Write},
+    path::Path,
     process::ExitCode,
 };
 
 use anyhow::Context;
 use lexopt::{Arg, Parser, ValueExt};
-use porin_core::config::Config;
+use porin_core::config::{Config, Policy};
 use porind::{Finding, Until, Verdict};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 const DEFAULT_CONFIG: &str = "/etc/porin/porin.toml";
+
+const DEFAULT_POLICY: &str = "/etc/porin/policy.toml";
 
 const HELP: &str = "\
 porind, the gateway program of porin
@@ -26,22 +29,26 @@ Commands:
   check    check the configuration and its cells without starting
   status   show what a running agent does
   doctor   find out why a gateway is silent
+  dead     list packets on which cells faulted; `dead replay ID...` gives them to their slots again, `dead discard ID...`
+           throws them away, `--all` instead of numbers means all of them
 
 Options:
   -c, --config FILE   the configuration [default: /etc/porin/porin.toml]
+      --policy FILE   what slots may be given at most [default: /etc/porin/policy.toml, if it is there]
       --until-drained run: stop when every source has ended and the broker has everything
-      --json          check, status, doctor: print JSON; run: print the last status as JSON at the end
+      --json          check, status, doctor, dead: print JSON; run: print the last status as JSON at the end
   -h, --help          print this
   -V, --version       print the version
 
 Environment:
+  PORIN_POLICY        instead of --policy
   PORIN_LOG           log level: error, warn, info, debug, trace [default: info]
   NO_COLOR            no colours in the log
 
 Signals: SIGTERM and SIGINT end `run` after what waits is sent and made durable, within some seconds; SIGHUP makes it
 read its configuration again.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 4 no agent answers, 78 bad configuration
+Exit codes: 0 ok, 1 failed, 2 usage, 4 no agent answers, 5 refused, 78 bad configuration
 ";
 
 /// How the program ends badly.
@@ -49,20 +56,26 @@ enum Failure {
     Failed(anyhow::Error),
     Usage(String),
     Unreachable(anyhow::Error),
+    Refused(String),
     Config(anyhow::Error),
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Command {
     Run,
     Check,
     Status,
     Doctor,
+    Dead,
 }
 
 struct Arguments {
     command: Command,
+    /// What follows `dead`.
+    words: Vec<String>,
+    all: bool,
     config: String,
+    policy: Option<String>,
     until: Until,
     json: bool,
 }
@@ -73,6 +86,7 @@ fn main() -> ExitCode {
         Err(Failure::Failed(error)) => (error, None, 1),
         Err(Failure::Usage(message)) => (anyhow::Error::msg(message), Some("porind --help"), 2),
         Err(Failure::Unreachable(error)) => (error, Some("is `porind run` running with the same configuration?"), 4),
+        Err(Failure::Refused(message)) => (anyhow::Error::msg(message), Some("sudo porind dead ..."), 5),
         Err(Failure::Config(error)) => (error, Some("docs/config.md has every key; nothing was started"), 78),
     };
     eprintln!("error: {error:#}");
@@ -85,8 +99,15 @@ fn main() -> ExitCode {
 /// `None`: help or the version was asked for and printed.
 fn arguments() -> Result<Option<Arguments>, Failure> {
     let mut command = None;
-    let mut arguments =
-        Arguments { command: Command::Run, config: DEFAULT_CONFIG.into(), until: Until::Stopped, json: false };
+    let mut arguments = Arguments {
+        command: Command::Run,
+        words: Vec::new(),
+        all: false,
+        config: DEFAULT_CONFIG.into(),
+        policy: std::env::var("PORIN_POLICY").ok(),
+        until: Until::Stopped,
+        json: false,
+    };
     let mut parser = Parser::from_env();
     let usage = |error: lexopt::Error| Failure::Usage(error.to_string());
     while let Some(argument) = parser.next().map_err(usage)? {
@@ -98,6 +119,13 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
             Arg::Short('c') | Arg::Long("config") => {
                 arguments.config = parser.value().and_then(|value| value.string()).map_err(usage)?;
             }
+            Arg::Long("policy") => {
+                arguments.policy = Some(parser.value().and_then(|value| value.string()).map_err(usage)?);
+            }
+            Arg::Long("all") if command == Some(Command::Dead) => arguments.all = true,
+            Arg::Value(value) if command == Some(Command::Dead) => {
+                arguments.words.push(value.to_string_lossy().into_owned());
+            }
             Arg::Long("until-drained") => arguments.until = Until::Drained,
             Arg::Long("json") => arguments.json = true,
             Arg::Value(value) if command.is_none() => {
@@ -106,6 +134,7 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
                     "check" => Command::Check,
                     "status" => Command::Status,
                     "doctor" => Command::Doctor,
+                    "dead" => Command::Dead,
                     other => return Err(Failure::Usage(format!("there is no command `{other}`"))),
                 });
             }
@@ -121,27 +150,44 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
 
 fn execute(arguments: Arguments) -> Result<(), Failure> {
     let path = &arguments.config;
-    let config = read(path).map_err(Failure::Config)?;
+    let files = Files { config: path.clone(), policy: arguments.policy.clone() };
+    let config = files.read().map_err(Failure::Config)?;
     match arguments.command {
-        Command::Run => run(config, path, arguments.until, arguments.json),
+        Command::Run => run(config, files, arguments.until, arguments.json),
+        Command::Dead => dead(&config, &arguments),
         Command::Check => check(&config, path, arguments.json),
         Command::Status => status(&config, arguments.json),
         Command::Doctor => doctor(&config, arguments.json),
     }
 }
 
-fn read(path: &str) -> anyhow::Result<Config> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"))
+/// The files that say what the agent is to do; read again on SIGHUP.
+struct Files {
+    config: String,
+    policy: Option<String>,
 }
 
-fn run(config: Config, path: &str, until: Until, json: bool) -> Result<(), Failure> {
+impl Files {
+    fn read(&self) -> anyhow::Result<Config> {
+        let path = &self.config;
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        let config = Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"))?;
+        let policy = match &self.policy {
+            Some(path) => porind::read_policy(path)?,
+            None if Path::new(DEFAULT_POLICY).exists() => porind::read_policy(DEFAULT_POLICY)?,
+            None => Policy::default(),
+        };
+        Ok(Config { policy, ..config })
+    }
+}
+
+fn run(config: Config, files: Files, until: Until, json: bool) -> Result<(), Failure> {
     // A cell that is wrong is a configuration that is wrong; it is found before the store is touched.
     porind::check(&config).map_err(Failure::Config)?;
     log_to_stderr();
     let (stop, stopped) = watch::channel(false);
     let (reload, reloads) = mpsc::channel(1);
-    listen_for_signals(stop, reload, path.to_owned()).map_err(Failure::Failed)?;
+    listen_for_signals(stop, reload, files).map_err(Failure::Failed)?;
     let last = porind::run(config, until, stopped, reloads, || tracing::info!("ready")).map_err(Failure::Failed)?;
     if json {
         let text = serde_json::to_string(&last).map_err(|error| Failure::Failed(error.into()))?;
@@ -174,6 +220,31 @@ fn status(config: &Config, json: bool) -> Result<(), Failure> {
     print(&porind::report(&snapshot))
 }
 
+fn dead(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { words, all, json, .. } = arguments;
+    let (verb, numbers) = words.split_first().map_or(("list", &[][..]), |(verb, numbers)| (verb.as_str(), numbers));
+    let question = match (verb, numbers, all) {
+        ("list", [], false) => "list".to_owned(),
+        ("replay" | "discard", [], true) => format!("{verb} all"),
+        ("replay" | "discard", [_, ..], false) => {
+            if let Some(other) = numbers.iter().find(|number| number.parse::<u64>().is_err()) {
+                return Err(Failure::Usage(format!("`{other}` is no number of a dead letter")));
+            }
+            format!("{verb} {}", numbers.join(" "))
+        }
+        ("list" | "replay" | "discard", ..) => {
+            return Err(Failure::Usage(format!("dead {verb}: either numbers or --all, and neither with list")));
+        }
+        _ => return Err(Failure::Usage(format!("dead: there is no `{verb}`; known is list, replay, discard"))),
+    };
+    let text = porind::ask_dead(&config.gateway.socket, &question).map_err(Failure::Unreachable)?;
+    let answer: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
+    if let Some(error) = answer["error"].as_str() {
+        return Err(Failure::Refused(error.to_owned()));
+    }
+    if *json { print(&format!("{text}\n")) } else { print(&porind::report_dead(&answer)) }
+}
+
 fn doctor(config: &Config, json: bool) -> Result<(), Failure> {
     let findings = porind::doctor(config);
     if json {
@@ -201,7 +272,7 @@ fn doctor(config: &Config, json: bool) -> Result<(), Failure> {
 }
 
 /// SIGINT and SIGTERM stop the agent; a second one ends the process as if we did not listen. SIGHUP reads the configuration again.
-fn listen_for_signals(stop: watch::Sender<bool>, reload: mpsc::Sender<Config>, path: String) -> anyhow::Result<()> {
+fn listen_for_signals(stop: watch::Sender<bool>, reload: mpsc::Sender<Config>, files: Files) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -216,7 +287,7 @@ fn listen_for_signals(stop: watch::Sender<bool>, reload: mpsc::Sender<Config>, p
                 tokio::select! {
                     _ = interrupt.recv() => break,
                     _ = terminate.recv() => break,
-                    _ = hangup.recv() => match read(&path) {
+                    _ = hangup.recv() => match files.read() {
                         // The loop says what becomes of it.
                         Ok(config) => {
                             if reload.try_send(config).is_err() {

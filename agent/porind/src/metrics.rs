@@ -80,7 +80,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 33] = [
+const METRICS: [Metric; 42] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
@@ -102,6 +102,28 @@ const METRICS: [Metric; 33] = [
     of_slots!(Counter, "porin_slot_input", "Packets fed in", input),
     of_slots!(Counter, "porin_slot_processed", "Packets that the cell decided about", processed),
     of_slots!(Counter, "porin_slot_faulted", "Packets on which the cell faulted alone", faulted),
+    of_slots!(Counter, "porin_slot_passed", "Faulted packets that went on as they came", passed),
+    of_slots!(Counter, "porin_slot_dropped", "Faulted packets that were given up", dropped),
+    of_slots!(Counter, "porin_slot_dead_lettered", "Faulted packets that are kept", dead_lettered),
+    Metric {
+        name: "porin_slot_called",
+        help: "Whether the cell is called: not in back-off, not in quarantine",
+        kind: Kind::Gauge,
+        read: |s| {
+            let slots = s.routes.iter().flat_map(|route| route.slots.iter().map(move |slot| (route, slot)));
+            slots
+                .map(|(route, slot)| {
+                    let labels = vec![("route", route.name.clone()), ("slot", slot.name.clone())];
+                    (labels, u64::from(slot.state == "running"))
+                })
+                .collect()
+        },
+    },
+    of_slots!(Counter, "porin_slot_lost_fuel", "Fuel used by calls that failed and by making cells again", lost_fuel),
+    of_slots!(Counter, "porin_slot_log_lines_dropped", "Logged lines beyond the limits", log_lines_dropped),
+    plain!(Gauge, "porin_dead_letters_waiting", "Packets on which cells faulted that are kept", dead_letters.waiting),
+    plain!(Counter, "porin_dead_letters_replayed", "Of them, those given to a cell again", dead_letters.replayed),
+    plain!(Counter, "porin_dead_letters_evicted", "Of them, those that gave way to others", dead_letters.evicted),
     of_slots!(Counter, "porin_slot_output", "Packets that came out", output),
     of_slots!(Counter, "porin_slot_faults", "Calls that failed", faults),
     of_slots!(Counter, "porin_slot_fuel", "Fuel used by process", fuel),

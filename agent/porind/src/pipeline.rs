@@ -5,19 +5,26 @@
 
 mod declare;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use porin_core::{
-    config::{Route as RouteConfig, StreamConfig},
+    config::{LogTo, Route as RouteConfig, StreamConfig},
+    dead::DeadLetter,
     ids::{QueueId, RouteId, StreamId},
-    packet::{Kind, Message, Reading},
+    packet::{Kind, Message, Packet, Reading},
     status::{RouteStatus, StreamStatus},
     stream::NameTable,
     time::{Now, Unix},
 };
 
 pub(crate) use self::declare::Unfit;
-use crate::{slot::AnySlot, store::Digest};
+use crate::{
+    slot::{AnySlot, Line},
+    store::Digest,
+};
 
 /// Routes with their slots, and what is known of each stream.
 pub struct Pipeline {
@@ -196,7 +203,7 @@ impl Pipeline {
         while let Some(route) = self.touched.pop() {
             let Route { received, readings, messages, .. } = &mut self.routes[route];
             *received += (readings.input.len() + messages.input.len()) as u64;
-            self.run(route, 0, now.unix, &mut keep);
+            self.run(route, 0, now, &mut keep);
         }
     }
 
@@ -206,11 +213,11 @@ impl Pipeline {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];
                 match &mut slots[slot] {
-                    AnySlot::Filter(slot) => slot.flush(&mut readings.input),
-                    AnySlot::MessageFilter(slot) => slot.flush(&mut messages.input),
-                    AnySlot::Decoder(slot) => slot.flush(&mut readings.input),
+                    AnySlot::Filter(slot) => slot.flush(now, &mut readings.input),
+                    AnySlot::MessageFilter(slot) => slot.flush(now, &mut messages.input),
+                    AnySlot::Decoder(slot) => slot.flush(now, &mut readings.input),
                 }
-                self.run(route, slot + 1, now.unix, &mut keep);
+                self.run(route, slot + 1, now, &mut keep);
             }
         }
     }
@@ -221,12 +228,54 @@ impl Pipeline {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];
                 match &mut slots[slot] {
-                    AnySlot::Filter(slot) => slot.tick(clock_us, now.unix, &mut readings.input),
-                    AnySlot::MessageFilter(slot) => slot.tick(clock_us, now.unix, &mut messages.input),
-                    AnySlot::Decoder(slot) => slot.tick(clock_us, now.unix, &mut readings.input),
+                    AnySlot::Filter(slot) => slot.tick(clock_us, now, &mut readings.input),
+                    AnySlot::MessageFilter(slot) => slot.tick(clock_us, now, &mut messages.input),
+                    AnySlot::Decoder(slot) => slot.tick(clock_us, now, &mut readings.input),
                 }
-                self.run(route, slot + 1, now.unix, &mut keep);
+                self.run(route, slot + 1, now, &mut keep);
             }
+        }
+    }
+
+    /// Gives a dead letter to its slot again, and what the cell makes of it to the slots after it. `false`: there is no such slot
+    /// any more, or it takes packets of the other kind.
+    pub(crate) fn replay(
+        &mut self,
+        route: RouteId,
+        slot: &str,
+        packet: Packet,
+        now: Now,
+        mut keep: impl FnMut(To, Kept<'_>),
+    ) -> bool {
+        let Some(index) = self.routes.iter().position(|other| other.id == route) else { return false };
+        let Route { slots, readings, messages, .. } = &mut self.routes[index];
+        let Some(first) = slots.iter().position(|other| other.config().name == slot) else { return false };
+        match (packet, slots[first].config().world.input()) {
+            (Packet::Reading(reading), Kind::Readings) => readings.input.push(reading),
+            (Packet::Message(message), Kind::Messages) => messages.input.push(Arc::unwrap_or_clone(message)),
+            (Packet::Reading(_) | Packet::Message(_), Kind::Readings | Kind::Messages) => return false,
+        }
+        slots[first].count_replayed(1);
+        self.run(index, first, now, &mut keep);
+        true
+    }
+
+    /// Gives packets on which cells faulted and that are to be kept.
+    pub(crate) fn take_dead(&mut self, at: Unix, mut bury: impl FnMut(DeadLetter)) {
+        for Route { id, slots, .. } in &mut self.routes {
+            for slot in slots.iter_mut().filter(|slot| slot.has_dead()) {
+                let (name, digest) = (slot.config().name.clone(), slot.digest());
+                for (packet, fault) in slot.take_dead() {
+                    bury(DeadLetter { at, route: *id, slot: name.clone(), digest, fault, packet });
+                }
+            }
+        }
+    }
+
+    /// Gives what cells have logged and is not for the journal, in order for each slot, until a line is not taken.
+    pub(crate) fn take_lines(&mut self, mut take: impl FnMut(&str, &LogTo, &Line) -> bool) {
+        for slot in self.routes.iter_mut().flat_map(|route| &mut route.slots) {
+            slot.take_lines(&mut take);
         }
     }
 
@@ -246,7 +295,7 @@ impl Pipeline {
     }
 
     /// Takes what a route has through its slots from `first` on.
-    fn run(&mut self, route: usize, first: usize, now: Unix, keep: &mut impl FnMut(To, Kept<'_>)) {
+    fn run(&mut self, route: usize, first: usize, now: Now, keep: &mut impl FnMut(To, Kept<'_>)) {
         let Route { id, config, slots, forwarded, readings, messages, .. } = &mut self.routes[route];
         for slot in &mut slots[first..] {
             if readings.input.is_empty() && messages.input.is_empty() {

@@ -61,8 +61,12 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
         for slot in route["slots"].as_array().into_iter().flatten() {
             writeln!(
                 text,
-                "  slot   {}: {} in, {} out, {} faults, {} KB, sha256:{}{}",
+                "  slot   {}: {}{} in, {} out, {} faults, {} KB, sha256:{}{}",
                 word(&slot["name"]),
+                match slot["state"].as_str() {
+                    Some("running") | None => String::new(),
+                    Some(other) => format!("{} ", other.to_uppercase()),
+                },
                 number(&slot["input"]),
                 number(&slot["output"]),
                 number(&slot["faults"]),
@@ -85,8 +89,55 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
         number(&outbox["resent"]),
         outbox["disk_error"].as_str().map_or_else(String::new, |error| format!("; THE DISK FAILS: {error}"))
     )?;
+    let dead = &status["dead_letters"];
+    if number(&dead["found"]) + number(&dead["added"]) > 0 {
+        writeln!(
+            text,
+            "dead     {} letters wait, {} were given again, {} thrown away, {} gave way to others: `porind dead` lists them",
+            number(&dead["waiting"]),
+            number(&dead["replayed"]),
+            number(&dead["discarded"]),
+            number(&dead["evicted"])
+        )?;
+    }
     for wrong in list("imbalance") {
         writeln!(text, "DEFECT   {}: please report it", word(&wrong))?;
     }
     Ok(())
+}
+
+/// An answer about dead letters as a person reads it.
+#[must_use]
+pub fn report_dead(answer: &Value) -> String {
+    let mut text = String::new();
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match answer["dead_letters"].as_array() {
+        Some(letters) => {
+            for letter in letters {
+                let what = match letter.get("topic") {
+                    None => letter["value"].to_string(),
+                    Some(topic) => format!("{} bytes of {}", letter["bytes"], word(topic)),
+                };
+                // Writing to a string cannot fail.
+                let _ = writeln!(
+                    text,
+                    "{:>6}  {}/{}  {} = {what} at {} us  {}  sha256:{}",
+                    letter["id"].as_u64().unwrap_or(0),
+                    word(&letter["route"]),
+                    word(&letter["slot"]),
+                    word(&letter["stream"]),
+                    letter["time_us"],
+                    word(&letter["fault"]),
+                    word(&letter["digest"]).get(..16).unwrap_or_default()
+                );
+            }
+            let _ = writeln!(text, "{} dead letters", letters.len());
+        }
+        None => {
+            for (name, value) in answer.as_object().into_iter().flatten() {
+                let _ = writeln!(text, "{}: {value}", name.replace('_', " "));
+            }
+        }
+    }
+    text
 }

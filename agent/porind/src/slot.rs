@@ -2,24 +2,32 @@
 //!
 //! After a fault the cell's state is unknown, so it is dropped and made again: started, given the state of the last
 //! `save`, and given the batches since then once more with their output discarded. Then the batch that faulted goes
-//! in one packet at a time, and only a packet on which the cell faults alone gets the fault policy.
+//! in one packet at a time, and only a packet on which the cell faults alone gets the fault policy. A cell that faults too often is
+//! called no more, and its packets get the policy at once: what a bad cell costs others is bounded.
 
 mod any;
+mod log;
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
-use porin_cell::{Cell, CellPacket, Level, LogLine, Plan, STATE, StartError, Used};
+use porin_cell::{Cell, CellPacket, Plan, STATE, StartError, Used};
 use porin_core::{
-    config::Slot as Config,
+    config::{LogTo, Slot as Config},
+    dead::fault_text,
     fault::{BadOutput, Fault, FaultPolicy},
+    health::{Health, State},
+    packet::Packet,
+    rate::Bucket,
     setup::{Setup, StreamInfo},
     status::SlotStatus,
-    time::Unix,
+    time::{Monotonic, Now, Unix},
 };
-use tracing::{debug, error, info, trace, warn};
+use tracing::{error, warn};
 
 pub(crate) use self::any::AnySlot;
-use crate::store::Digest;
+pub(crate) use self::log::Line;
+use self::log::SlotLog;
+use crate::{machine, store::Digest};
 
 /// Packets kept since the last `save`, to be given again after a fault. When full, the slot saves: readings take 96 KB at
 /// most.
@@ -31,6 +39,15 @@ const MAX_SINCE_SAVE_PER_STREAM: usize = 16;
 
 /// Bytes of messages kept since the last `save`.
 const MAX_BYTES_SINCE_SAVE: usize = 1 << 20;
+
+/// Fuel used since the last `save`: what it costs at most to decide all of it again. 16 ms of a loop on x86-64.
+const MAX_FUEL_SINCE_SAVE: u64 = 10_000_000;
+
+/// What a packet counts for where output is bounded by bytes, besides those of a message's topic and payload.
+const PACKET_BYTES: u64 = 24;
+
+/// How a packet of the slot's input goes on as one of its output, where it can.
+pub(crate) type Pass<I, O> = Option<fn(&I) -> O>;
 
 /// A place in a route with a cell in it that takes packets of one kind and gives packets of one kind.
 pub(crate) struct Slot<I, O> {
@@ -47,15 +64,24 @@ pub(crate) struct Slot<I, O> {
     /// The batches since then, one after the other, and where each ends.
     since_save: Vec<I>,
     bytes_since_save: usize,
+    fuel_since_save: u64,
     batch_ends: Vec<(usize, Unix)>,
     /// When the cell was last told that time has passed, by the clock that ticks go by.
     last_tick_us: Option<u64>,
     /// What a rebuilt cell puts out about batches that it has answered before.
     discarded: Vec<O>,
+    health: Health,
+    /// When something was last asked of it.
+    now: Monotonic,
+    output_rate: Bucket,
+    pass: Pass<I, O>,
+    /// Packets that are to be kept as dead letters, and why.
+    dead: Vec<(Packet, String)>,
+    log: SlotLog,
     status: SlotStatus,
 }
 
-impl<I: CellPacket, O: CellPacket> Slot<I, O> {
+impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
     /// Starts the cell with the streams known so far. `stored` is for [`Slot::restore_stored`].
     pub(crate) fn start(
         config: Config,
@@ -63,8 +89,12 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
         digest: Digest,
         setup: Setup,
         stored: Option<Vec<u8>>,
+        pass: Pass<I, O>,
     ) -> Result<Self, StartError> {
         let cell = Cell::start(&plan, &config.grants, config.limits, &setup)?;
+        machine::release_zeroes(cell.memory());
+        let (health, log) = (Health::new(config.quarantine), SlotLog::new(&config));
+        let output_rate = Bucket::new(config.limits.output_bytes_per_s);
         let status = SlotStatus { name: config.name.clone(), digest: hex(&digest), ..SlotStatus::default() };
         let (since_save, batch_ends, discarded) = (Vec::new(), Vec::new(), Vec::new());
         let (cell, saved, unwritten, last_tick_us) = (Some(cell), stored, false, None);
@@ -78,9 +108,16 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
             unwritten,
             since_save,
             bytes_since_save: 0,
+            fuel_since_save: 0,
             batch_ends,
             last_tick_us,
             discarded,
+            health,
+            now: Monotonic(0),
+            output_rate,
+            pass,
+            dead: Vec::new(),
+            log,
             status,
         })
     }
@@ -95,7 +132,7 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
         };
         warn!(slot = %self.config.name, reason, "the cell does not take the stored state and starts afresh");
         self.saved = None;
-        self.try_rebuild();
+        self.make_again();
     }
 
     /// Declares streams that appeared.
@@ -107,8 +144,18 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
         self.setup.streams.push(stream);
         self.setup.outputs.extend(outputs);
         let (streams, outputs) = (&self.setup.streams[streams_before..], &self.setup.outputs[outputs_before..]);
-        if self.cell.as_mut().is_some_and(|cell| cell.streams_added(streams, outputs).is_ok()) {
-            return Ok(());
+        match &mut self.cell {
+            Some(cell) => {
+                if cell.streams_added(streams, outputs).is_ok() {
+                    return Ok(());
+                }
+            }
+            // It learns of them when it is made again.
+            None => {
+                if self.health.state(self.now) != State::Running {
+                    return Ok(());
+                }
+            }
         }
         // `streams-added` cannot say why; `init` can.
         let outcome = self.rebuild();
@@ -123,11 +170,16 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
     }
 
     /// Decides about a batch: appends to `out` what goes on.
-    pub(crate) fn process(&mut self, batch: &[I], now: Unix, out: &mut Vec<O>) {
+    pub(crate) fn process(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) {
+        self.now = now.mono;
         self.status.input += batch.len() as u64;
         let before = out.len();
+        if self.cell.is_none() {
+            self.make_again();
+        }
         match self.call(batch, now, out) {
-            Ok(()) => self.keep(batch, now),
+            Ok(()) => self.keep(batch, now.unix),
+            Err(fault @ Fault::NoCell(_)) => batch.iter().for_each(|packet| self.give_up(packet, &fault, out)),
             Err(fault) => {
                 self.faulted(&fault);
                 self.one_by_one(batch, now, out);
@@ -136,18 +188,30 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
         self.status.output += (out.len() - before) as u64;
     }
 
+    /// The next packets are dead letters that are given again.
+    pub(crate) fn count_replayed(&mut self, packets: u64) {
+        self.status.replayed += packets;
+    }
+
+    /// Gives packets to be kept as dead letters, and why.
+    pub(crate) fn take_dead(&mut self) -> std::vec::Drain<'_, (Packet, String)> {
+        self.dead.drain(..)
+    }
+
     /// Asks for the last word: the sources have ended.
-    pub(crate) fn flush(&mut self, out: &mut Vec<O>) {
+    pub(crate) fn flush(&mut self, now: Now, out: &mut Vec<O>) {
+        self.now = now.mono;
         self.unasked(out, |cell, out| cell.flush(out));
     }
 
     /// Tells the cell that time has passed, if its interval has. `clock_us` is the clock that ticks go by.
-    pub(crate) fn tick(&mut self, clock_us: u64, now: Unix, out: &mut Vec<O>) {
+    pub(crate) fn tick(&mut self, clock_us: u64, now: Now, out: &mut Vec<O>) {
+        self.now = now.mono;
         if self.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
             return;
         }
         self.last_tick_us = Some(clock_us);
-        self.unasked(out, |cell, out| cell.tick(now, out));
+        self.unasked(out, |cell, out| cell.tick(now.unix, out));
     }
 
     /// When the next tick is due. The first one is an interval after the start; a clock that steps back starts again.
@@ -162,9 +226,13 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
     fn unasked(&mut self, out: &mut Vec<O>, call: impl FnOnce(&mut Cell, &mut Vec<O>) -> Result<Used, Fault>) {
         let before = out.len();
         let Some(cell) = &mut self.cell else { return };
-        if let Err(fault) = call(cell, out) {
+        let outcome = call(cell, out);
+        let used = cell.used();
+        if let Err(fault) = outcome.and_then(|_| self.within_rate(0, &out[before..])) {
+            out.truncate(before);
+            self.lost(used);
             self.faulted(&fault);
-            self.try_rebuild();
+            self.make_again();
         }
         self.status.output += (out.len() - before) as u64;
         // It cannot be given again after a fault, so its effect is kept at once.
@@ -197,21 +265,49 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
 
     /// Numbers for the status.
     pub(crate) fn status(&self) -> SlotStatus {
-        SlotStatus { memory_bytes: self.cell.as_ref().map_or(0, Cell::memory_bytes), ..self.status.clone() }
+        let memory_bytes = self.cell.as_ref().map_or(0, |cell| cell.memory().len());
+        let state = self.health.state(self.now).name();
+        SlotStatus { memory_bytes, state, log_lines_dropped: self.log.dropped, ..self.status.clone() }
     }
 
-    fn call(&mut self, batch: &[I], now: Unix, out: &mut Vec<O>) -> Result<(), Fault> {
+    fn call(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) -> Result<(), Fault> {
         let Some(cell) = &mut self.cell else {
-            return Err(Fault::Trap("there is no cell: it could not be made again after a fault".into()));
+            let last = self.status.last_fault.as_deref().unwrap_or("it could not be made again");
+            return Err(Fault::NoCell(format!("{}, last: {last}", self.health.state(self.now).name())));
         };
+        let before = out.len();
         let start = Instant::now();
-        let used = cell.process(batch, now, out)?;
+        let outcome = cell.process(batch, now.unix, out);
+        let used = cell.used();
+        let came = batch.iter().map(size).sum();
+        if let Err(fault) = outcome.and_then(|_| self.within_rate(came, &out[before..])) {
+            out.truncate(before);
+            self.lost(used);
+            return Err(fault);
+        }
         self.status.nanoseconds += u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.status.fuel += used.fuel;
+        self.fuel_since_save += used.fuel;
         self.status.calls += 1;
         self.status.processed += batch.len() as u64;
-        self.log();
+        self.write_log();
         Ok(())
+    }
+
+    /// Whether no more came out than may in this time: so many times what came in, and what the slot allows besides.
+    fn within_rate(&mut self, came: u64, out: &[O]) -> Result<(), Fault> {
+        let free = came.saturating_mul(self.config.limits.outputs_per_packet as u64);
+        let more = out.iter().map(size).sum::<u64>().saturating_sub(free);
+        if more == 0 || self.output_rate.take(more, self.now) {
+            return Ok(());
+        }
+        let (len, limit) = (usize::try_from(more).unwrap_or(usize::MAX), self.output_rate.burst());
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Err(Fault::BadOutput(BadOutput::TooMany { what: "bytes of output in ten seconds", len, limit }))
+    }
+
+    fn lost(&mut self, Used { fuel }: Used) {
+        self.status.lost_fuel += fuel;
     }
 
     /// Remembers what the cell has decided about, in case it must be made again.
@@ -220,7 +316,10 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
         self.bytes_since_save += batch.iter().map(CellPacket::bytes).sum::<usize>();
         self.batch_ends.push((self.since_save.len(), now));
         let most = MAX_SINCE_SAVE.max(self.setup.streams.len() * MAX_SINCE_SAVE_PER_STREAM);
-        if self.since_save.len() >= most || self.bytes_since_save >= MAX_BYTES_SINCE_SAVE {
+        if self.since_save.len() >= most
+            || self.bytes_since_save >= MAX_BYTES_SINCE_SAVE
+            || self.fuel_since_save >= MAX_FUEL_SINCE_SAVE
+        {
             self.save_in_memory();
         }
     }
@@ -229,7 +328,7 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
     fn save_in_memory(&mut self) {
         let outcome = self.cell.as_mut().map(Cell::save);
         self.since_save.clear();
-        self.bytes_since_save = 0;
+        (self.bytes_since_save, self.fuel_since_save) = (0, 0);
         self.batch_ends.clear();
         match outcome {
             Some(Ok(state)) => {
@@ -245,56 +344,89 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
             }
             Some(Err(fault)) => {
                 // The decisions stand; what the cell learnt since its last good state is gone.
+                self.lost(self.cell.as_ref().map(Cell::used).unwrap_or_default());
                 self.faulted(&fault);
-                self.try_rebuild();
+                self.make_again();
             }
             None => {}
         }
-        self.log();
+        self.write_log();
     }
 
-    fn one_by_one(&mut self, batch: &[I], now: Unix, out: &mut Vec<O>) {
-        // A cell that cannot be made again is tried once for a batch, not once for a packet.
-        let mut alive = self.try_rebuild();
+    fn one_by_one(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) {
+        self.make_again();
         for packet in batch {
-            let packet = std::slice::from_ref(packet);
-            let outcome = self.call(packet, now, out);
-            let Err(fault) = outcome else {
-                self.keep(packet, now);
-                continue;
-            };
-            self.faulted(&fault);
-            self.status.faulted += 1;
-            match self.config.fault {
-                FaultPolicy::Drop => self.status.dropped += 1,
+            match self.call(std::slice::from_ref(packet), now, out) {
+                Ok(()) => self.keep(std::slice::from_ref(packet), now.unix),
+                // One that cannot be made again is tried once for a batch, not once for a packet.
+                Err(fault @ Fault::NoCell(_)) => self.give_up(packet, &fault, out),
+                Err(fault) => {
+                    self.faulted(&fault);
+                    self.give_up(packet, &fault, out);
+                    self.make_again();
+                }
             }
-            alive = alive && self.try_rebuild();
         }
     }
 
-    fn try_rebuild(&mut self) -> bool {
-        let outcome = self.rebuild();
-        if let Err(error) = &outcome {
-            error!(slot = %self.config.name, %error, "the cell cannot be made again; its packets get the fault policy");
+    /// The fault policy.
+    fn give_up(&mut self, packet: &I, fault: &Fault, out: &mut Vec<O>) {
+        self.status.faulted += 1;
+        match (self.config.fault, self.pass) {
+            (FaultPolicy::Pass, Some(pass)) => {
+                self.status.passed += 1;
+                out.push(pass(packet));
+            }
+            (FaultPolicy::DeadLetter, _) => {
+                self.status.dead_lettered += 1;
+                self.dead.push((packet.clone().into(), fault_text(fault)));
+            }
+            // The configuration has `pass` only where a packet can.
+            (FaultPolicy::Drop | FaultPolicy::Pass, _) => self.status.dropped += 1,
         }
-        outcome.is_ok()
+    }
+
+    /// Makes the cell again, if it may be called and it is not too soon.
+    fn make_again(&mut self) {
+        self.write_log();
+        self.cell = None;
+        if self.health.state(self.now) != State::Running {
+            return;
+        }
+        match self.rebuild() {
+            Ok(()) => self.health.rebuilt(),
+            Err(error) => {
+                // What it used before it failed died with it: at the most this.
+                let streams = self.config.limits.fuel_per_packet.saturating_mul(self.setup.streams.len() as u64);
+                self.lost(Used { fuel: self.config.limits.init_fuel.saturating_add(streams) });
+                self.health.not_rebuilt(self.now);
+                self.status.last_fault = Some(error.to_string());
+                error!(slot = %self.config.name, %error, "the cell cannot be made again; its packets get the fault policy");
+            }
+        }
     }
 
     fn rebuild(&mut self) -> Result<(), StartError> {
-        self.log();
+        self.write_log();
         self.cell = None;
         let mut cell = Cell::start(&self.plan, &self.config.grants, self.config.limits, &self.setup)?;
-        if let Some(state) = &self.saved
-            && let Err(reason) = cell.restore(state)?
-        {
-            warn!(slot = %self.config.name, reason, "the cell refuses its own state and starts afresh");
+        self.lost(cell.used());
+        if let Some(state) = &self.saved {
+            if let Err(reason) = cell.restore(state)? {
+                warn!(slot = %self.config.name, reason, "the cell refuses its own state and starts afresh");
+            }
+            self.lost(cell.used());
         }
         let mut start = 0;
         for (end, now) in &self.batch_ends {
             self.discarded.clear();
-            cell.process(&self.since_save[start..*end], *now, &mut self.discarded)?;
+            let used = cell.process(&self.since_save[start..*end], *now, &mut self.discarded)?;
+            self.status.lost_fuel += used.fuel;
             start = *end;
         }
+        // What it has said of these batches was written the first time.
+        cell.take_log();
+        machine::release_zeroes(cell.memory());
         self.cell = Some(cell);
         Ok(())
     }
@@ -306,26 +438,32 @@ impl<I: CellPacket, O: CellPacket> Slot<I, O> {
         if self.status.faults.is_power_of_two() {
             warn!(slot = %self.config.name, %fault, faults = self.status.faults, "the cell faulted");
         }
+        if self.health.faulted(self.now) {
+            self.write_log();
+            self.cell = None;
+            error!(slot = %self.config.name, %fault, "the cell faulted too often and is in quarantine: its packets get the fault policy until a new configuration or a restart");
+        }
     }
 
-    fn log(&mut self) {
+    fn write_log(&mut self) {
         let Some(cell) = &mut self.cell else { return };
         let (lines, dropped) = cell.take_log();
-        self.status.log_lines_dropped += dropped;
-        for LogLine { level, context, message } in lines {
-            let slot = &self.config.name;
-            match level {
-                Level::Trace => trace!(slot, context, "{message}"),
-                Level::Debug => debug!(slot, context, "{message}"),
-                Level::Info => info!(slot, context, "{message}"),
-                Level::Warn => warn!(slot, context, "{message}"),
-                Level::Error | Level::Critical => error!(slot, context, "{message}"),
-            }
-        }
+        self.log.write(lines, dropped, self.now);
+    }
+
+    /// What it has logged that is not for the journal; lines that `take` does not take stay.
+    pub(crate) fn take_lines(&mut self, take: impl FnMut(&str, &LogTo, &Line) -> bool) {
+        self.log.take(take);
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// What a packet counts for where output is bounded by bytes.
+fn size<P: CellPacket>(packet: &P) -> u64 {
+    PACKET_BYTES + packet.bytes() as u64
+}
+
+/// Bytes as hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -337,7 +475,8 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use porin_cell::Engine;
     use porin_core::{
-        config::Provenance,
+        config::{LogTo, Provenance},
+        health::Quarantine,
         ids::StreamId,
         limits::CellLimits,
         packet::{Quality, Reading},
@@ -357,13 +496,16 @@ mod tests {
             outputs: vec![],
             tick_us: None,
             fault: FaultPolicy::Drop,
+            quarantine: Quarantine::default(),
+            log: LogTo::Journal,
             limits: CellLimits::default(),
         };
-        let plan =
-            Plan::load(&Engine::new(), &counting_cell(), config.world, &config.limits).expect("its type is right");
+        let plan = Plan::load(&Engine::new(&config.limits), &counting_cell(), config.world, &config.limits)
+            .expect("its type is right");
         let stream = StreamInfo { id: StreamId(0), name: "a".into(), unit: String::new(), params: vec![] };
         let setup = Setup { streams: vec![stream], ..Setup::default() };
-        let mut slot = Slot::start(config, Arc::new(plan), [0; 32], setup, stored).expect("it starts");
+        let mut slot =
+            Slot::start(config, Arc::new(plan), [0; 32], setup, stored, Some(Clone::clone)).expect("it starts");
         slot.restore_stored();
         slot
     }
@@ -375,7 +517,7 @@ mod tests {
 
     fn process(slot: &mut Slot<Reading, Reading>, times: &[u64]) -> Vec<(u64, f64)> {
         let mut out = Vec::new();
-        slot.process(&batch(times), Unix(0), &mut out);
+        slot.process(&batch(times), Now::default(), &mut out);
         out.iter().map(|reading| (reading.time.0, reading.value)).collect()
     }
 

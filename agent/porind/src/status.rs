@@ -2,7 +2,8 @@
 //!
 //! `status` gets a snapshot, and the connection is closed. `tap PATTERN` gets a line for each packet on streams that the
 //! pattern chooses, as sources make it and as routes keep it, until one side closes. A tap never slows the packets
-//! down: what it cannot take is counted and left out.
+//! down: what it cannot take is counted and left out. `dead list`, `dead replay all`, `dead discard 3 4` are about dead letters; what
+//! changes something is for root and the agent's own user.
 
 use std::{
     io::{BufRead, BufReader as BlockingReader, Read, Write},
@@ -14,6 +15,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use porin_core::{status::Snapshot, stream::Pattern};
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -21,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    inbox::{Doorbell, Question},
+    inbox::{DeadQuestion, Doorbell, Question, Which},
     tap::{TAP_QUEUE, Tap},
 };
 
@@ -31,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an answer at most: 10,000 streams take 1 MB.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// Bytes of a question.
-const MAX_QUESTION: u64 = 512;
+/// Bytes of a question: the numbers of some hundred dead letters.
+const MAX_QUESTION: u64 = 4_096;
 
 /// Connections at a time. Beyond it the asker waits.
 const CONNECTIONS: usize = 16;
@@ -95,6 +97,10 @@ pub(crate) async fn serve(listener: UnixListener, questions: Questions) {
 }
 
 async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()> {
+    // SAFETY: it asks for a number.
+    #[allow(unsafe_code)]
+    let own = unsafe { libc::geteuid() };
+    let may_change = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
     let (reader, mut writer) = stream.into_split();
     let mut question = String::new();
     let mut reader = BufReader::new(reader.take(MAX_QUESTION));
@@ -103,6 +109,18 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
         None if question.trim_end() == "status" => {
             let answer = serde_json::to_vec(&questions.snapshot().await?)?;
             tokio::time::timeout(PATIENCE, writer.write_all(&answer)).await??;
+        }
+        Some(("dead", what)) => {
+            let answer = match dead_question(what) {
+                Some(question) if question == DeadQuestion::List || may_change => {
+                    let (reply, answer) = oneshot::channel();
+                    questions.ask(Question::Dead(question, reply)).await?;
+                    answer.await?
+                }
+                Some(_) => json!({ "error": "only root and the agent's own user may do that" }),
+                None => json!({ "error": "ask `dead list`, `dead replay` or `dead discard` with numbers, or `all`" }),
+            };
+            tokio::time::timeout(PATIENCE, writer.write_all(&serde_json::to_vec(&answer)?)).await??;
         }
         Some(("tap", pattern)) => match Pattern::parse(pattern) {
             Ok(pattern) => {
@@ -124,10 +142,29 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
                 writer.write_all(format!("{{\"error\":{:?}}}\n", format!("`{pattern}`: {error}")).as_bytes()).await?
             }
         },
-        _ => writer.write_all(b"{\"error\":\"ask `status` or `tap PATTERN`\"}\n").await?,
+        _ => writer.write_all(b"{\"error\":\"ask `status`, `dead` or `tap PATTERN`\"}\n").await?,
     }
     writer.shutdown().await?;
     Ok(())
+}
+
+/// `list`, `replay all`, `discard 3 4`.
+fn dead_question(text: &str) -> Option<DeadQuestion> {
+    let mut words = text.split_ascii_whitespace();
+    let (verb, first) = (words.next()?, words.next());
+    let which = || match first? {
+        "all" => words.next().is_none().then_some(Which::All),
+        first => {
+            let numbers = std::iter::once(first).chain(words).map(|word| word.parse().ok());
+            numbers.collect::<Option<Vec<_>>>().map(Which::Numbers)
+        }
+    };
+    match verb {
+        "list" => first.is_none().then_some(DeadQuestion::List),
+        "replay" => which().map(DeadQuestion::Replay),
+        "discard" => which().map(DeadQuestion::Discard),
+        _ => None,
+    }
 }
 
 fn connect(socket: &str, question: &str) -> anyhow::Result<BlockingStream> {
@@ -141,10 +178,24 @@ fn connect(socket: &str, question: &str) -> anyhow::Result<BlockingStream> {
 /// # Errors
 /// If there is no agent at the socket, or it does not answer.
 pub fn ask(socket: &str) -> anyhow::Result<String> {
-    let stream = connect(socket, "status\n")?;
+    answer_to(socket, "status")
+}
+
+/// Asks a running agent about dead letters: `list`, `replay all`, `discard 3 4`. Gives the JSON of its answer.
+///
+/// # Errors
+/// If there is no agent at the socket, or it does not answer.
+pub fn ask_dead(socket: &str, what: &str) -> anyhow::Result<String> {
+    let question = format!("dead {what}");
+    ensure!((question.len() as u64) < MAX_QUESTION, "too many numbers at once: give fewer, or --all");
+    answer_to(socket, &question)
+}
+
+fn answer_to(socket: &str, question: &str) -> anyhow::Result<String> {
+    let stream = connect(socket, &format!("{question}\n"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut text).with_context(|| format!("reading the status from {socket}"))?;
+    stream.take(MAX_ANSWER).read_to_string(&mut text).with_context(|| format!("reading the answer of {socket}"))?;
     Ok(text)
 }
 
@@ -154,4 +205,21 @@ pub fn ask(socket: &str) -> anyhow::Result<String> {
 /// If there is no agent at the socket.
 pub fn tap(socket: &str, pattern: &str) -> anyhow::Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
     Ok(BlockingReader::new(connect(socket, &format!("tap {pattern}\n"))?).lines())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_about_dead_letters_are_read_strictly() {
+        let numbers = |numbers: &[u64]| Which::Numbers(numbers.to_vec());
+        assert_eq!(dead_question("list"), Some(DeadQuestion::List));
+        assert_eq!(dead_question("replay all"), Some(DeadQuestion::Replay(Which::All)));
+        assert_eq!(dead_question("replay 3 4"), Some(DeadQuestion::Replay(numbers(&[3, 4]))));
+        assert_eq!(dead_question("discard 9"), Some(DeadQuestion::Discard(numbers(&[9]))));
+        for wrong in ["", "list 1", "replay", "replay all 3", "replay 3 x", "discard -1", "forget 3", "discard 1e3"] {
+            assert_eq!(dead_question(wrong), None, "{wrong}");
+        }
+    }
 }

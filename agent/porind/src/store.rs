@@ -20,6 +20,7 @@ use std::{
 use anyhow::{Context, bail};
 use porin_core::{
     clock::Span,
+    dead::{DeadCommit, DeadLetter},
     ids::{Epoch, Seq, StreamId},
     outbox::{Load, Loaded, QueueCommit, Stored},
     packet::Kind,
@@ -31,7 +32,7 @@ use tracing::{error, info};
 
 use self::{
     place::Place,
-    tables::{CLOCK, META, NAMES, QUEUES, RECORDS, STATES, TOTALS, UNREADABLE},
+    tables::{CLOCK, DEAD, META, NAMES, QUEUES, RECORDS, STATES, TOTALS, UNREADABLE},
 };
 
 /// Pages that redb keeps in memory. The gateway has 64 MB for everything.
@@ -62,6 +63,8 @@ pub(crate) struct Commit {
     pub(crate) kinds: Vec<(Kind, u32, String)>,
     /// By slot: digest of the component, state.
     pub(crate) states: Vec<(String, Digest, Vec<u8>)>,
+    /// Packets on which cells faulted.
+    pub(crate) dead: DeadCommit,
     /// What the wall clock was worth; empty: as before.
     pub(crate) spans: Vec<Span>,
     /// What the wall clock said when it was last believed; `None`: not much later than before.
@@ -210,6 +213,23 @@ impl Store {
         })
     }
 
+    /// The dead letters that can be read, by their numbers.
+    pub(crate) fn dead_letters(&self) -> anyhow::Result<Vec<(u64, DeadLetter)>> {
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(DEAD)?;
+            let mut letters = Vec::new();
+            for row in table.iter()? {
+                let (id, bytes) = row?;
+                match DeadLetter::decode(bytes.value()) {
+                    Ok(letter) => letters.push((id.value(), letter)),
+                    // Left where it is: a later porin may know it.
+                    Err(error) => error!(id = id.value(), %error, "a dead letter cannot be read"),
+                }
+            }
+            Ok(letters)
+        })
+    }
+
     /// Records of the backlog, oldest first.
     pub(crate) fn load(&self, load: Load) -> anyhow::Result<Loaded> {
         self.with(|db| {
@@ -305,6 +325,15 @@ impl Store {
                 let mut states = transaction.open_table(STATES)?;
                 for (slot, digest, state) in &commit.states {
                     states.insert(slot.as_str(), [&[1], digest.as_slice(), state].concat().as_slice())?;
+                }
+            }
+            if !commit.dead.is_empty() {
+                let mut dead = transaction.open_table(DEAD)?;
+                for (id, bytes) in &commit.dead.added {
+                    dead.insert(id, bytes.as_slice())?;
+                }
+                for id in &commit.dead.removed {
+                    dead.remove(id)?;
                 }
             }
             if !commit.spans.is_empty() {

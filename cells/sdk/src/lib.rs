@@ -49,6 +49,10 @@ pub mod bindings_decoder;
 #[allow(missing_docs, unsafe_code, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction)]
 #[doc(hidden)]
 pub mod bindings_message_filter;
+#[rustfmt::skip]
+#[allow(missing_docs, unsafe_code, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction)]
+#[doc(hidden)]
+pub mod bindings_processing_unit;
 pub mod math;
 #[doc(hidden)]
 #[allow(unsafe_code)]
@@ -93,8 +97,15 @@ pub trait Cell<I = Reading, O = Reading>: Sized {
     fn restore(&mut self, state: &mut StateReader) -> Result<(), Malformed>;
 }
 
+/// The decision of the world `processing-unit` (`wit/cloud-demo`): a text in, a text out. An example; no gateway runs it.
+pub trait ProcessingUnit {
+    /// Answers one request.
+    fn handle_request(input: &str) -> String;
+}
+
 /// Makes a component of a [`Cell`], on wasm32 only: `export!(Deadband)` of the world `filter`, `export!(Topics as
-/// message_filter)` and `export!(Lht65 as decoder)` of those in `wit/messages.wit`.
+/// message_filter)` and `export!(Lht65 as decoder)` of those in `wit/messages.wit`; and of a [`ProcessingUnit`]:
+/// `export!(CloudDemo as processing_unit)`.
 #[macro_export]
 macro_rules! export {
     ($cell:ty) => {
@@ -105,6 +116,19 @@ macro_rules! export {
     };
     ($cell:ty as decoder) => {
         $crate::export!($cell, bindings_decoder, $crate::Message, $crate::Reading);
+    };
+    ($unit:ty as processing_unit) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Component;
+            #[allow(unsafe_code)]
+            impl $crate::bindings_processing_unit::Guest for Component {
+                fn handle_request(input: $crate::rt::String) -> $crate::rt::String {
+                    <$unit as $crate::ProcessingUnit>::handle_request(&input)
+                }
+            }
+    $crate::bindings_processing_unit::export!(Component with_types_in $crate::bindings_processing_unit);
+        };
     };
     ($cell:ty, $bindings:ident, $input:ty, $output:ty) => {
         #[cfg(target_arch = "wasm32")]
@@ -158,4 +182,14 @@ pub mod log {
         /// Writes one line: its level, where in the cell, what happened.
         pub fn log(_level: Level, _context: &str, _message: &str) {}
     }
+}
+
+/// The `logger` of the world `processing-unit`. Silent in tests on the host.
+pub mod logger {
+    #[cfg(target_arch = "wasm32")]
+    pub use crate::bindings_processing_unit::techsheet::cloud_demo::logger::log;
+
+    /// Writes one line.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn log(_message: &str) {}
 }

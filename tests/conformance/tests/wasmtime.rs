@@ -84,7 +84,7 @@ fn readings(rows: &[Row], channels: &[String]) -> Vec<Reading> {
 
 fn on_wasmi(bytes: &[u8], setup: &Setup, readings: &[Reading]) -> Trace {
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), bytes, World::Filter, &limits).expect("it loads");
+    let plan = Plan::load(&Engine::new(&limits), bytes, World::Filter, &limits).expect("it loads");
     let mut cell = Cell::start(&plan, &[], limits, setup).expect("it starts");
     let mut trace = Trace::default();
     let mut out: Vec<Reading> = Vec::new();
@@ -242,7 +242,7 @@ macro_rules! on_wasmtime {
 
 fn here<O: CellPacket>(name: &str, world: World, setup: &Setup, messages: &[Message]) -> Vec<O> {
     let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(), &cell(name), world, &limits).expect("it loads");
+    let plan = Plan::load(&Engine::new(&limits), &cell(name), world, &limits).expect("it loads");
     let mut cell = Cell::start(&plan, &[], limits, setup).expect("it starts");
     let mut out = Vec::new();
     for batch in messages.chunks(16) {

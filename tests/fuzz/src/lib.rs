@@ -115,7 +115,7 @@ pub fn config(bytes: &[u8]) {
 
 /// Components, of whatever world.
 pub fn component(bytes: &[u8]) {
-    let engine = Engine::new();
+    let engine = Engine::new(&CellLimits::default());
     for world in World::ALL {
         let _ = Plan::load(&engine, bytes, world, &CellLimits::default());
     }

@@ -56,13 +56,22 @@ fn log(
     context: (u32, u32),
     message: (u32, u32),
 ) -> Result<(), Error> {
+    write(&mut caller, memory, |bytes, limit| read(bytes, level, context, message, limit))
+}
+
+/// Keeps a line, unless the call has logged enough.
+pub(super) fn write(
+    caller: &mut Caller<'_, Host>,
+    memory: Option<Memory>,
+    read: impl FnOnce(&[u8], usize) -> Result<LogLine, Fault>,
+) -> Result<(), Error> {
     if caller.data().log.len() >= caller.data().limits.log_lines_per_call {
         caller.data_mut().log_lines_dropped += 1;
         return Ok(());
     }
     let limit = caller.data().limits.text_bytes;
-    let bytes = memory.map_or(&[][..], |memory| memory.data(&caller));
-    let line = read(bytes, level, context, message, limit).map_err(|fault| Error::host(HostFault(fault)))?;
+    let bytes = memory.map_or(&[][..], |memory| memory.data(&*caller));
+    let line = read(bytes, limit).map_err(|fault| Error::host(HostFault(fault)))?;
     caller.data_mut().log.push(line);
     Ok(())
 }
@@ -75,6 +84,6 @@ fn read(bytes: &[u8], level: u32, context: (u32, u32), message: (u32, u32), limi
 }
 
 /// The text without what would move an operator's cursor or start a line that the agent did not write.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,6 +1,7 @@
 //! From the configuration as written to the types: one pass, the first thing that is wrong ends it.
 
 mod broker;
+mod slot;
 mod source;
 
 use alloc::{
@@ -14,20 +15,18 @@ use core::{net::SocketAddr, ops::Range};
 use toml::{Spanned, Value as Toml};
 
 use super::{
-    Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GRANTS, GatewayConfig, OutboxConfig,
-    Provenance, Route, Slot, Source, SourceKind, StreamConfig, TopicTemplate,
+    Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, OutboxConfig, Policy,
+    Route, Source, SourceKind, StreamConfig, TopicTemplate,
     nearest::{listed, nearest},
     quantity, raw,
 };
 use crate::{
     clock::Trust,
-    fault::FaultPolicy,
     ids::{Overflow, Priority, QueueId},
-    limits::CellLimits,
     outbox::{Bounds, Publish},
     packet::Kind,
     payload::Encoding,
-    setup::{Param, Value, World},
+    setup::{Param, Value},
     stream::{MAX_NAME_BYTES, MAX_NAME_SLASHES, Pattern, check_name},
 };
 
@@ -46,14 +45,20 @@ const BATCH_BYTES: usize = 4_096;
 /// The clouds' largest publish.
 const MAX_BATCH_BYTES: usize = 131_072;
 
-/// Each tick saves the cell's state: more often would be work for nothing.
-const MIN_TICK_US: u64 = 100_000;
-
 /// What waits at most: a week of 20 packets a second.
 const MAX_OUTBOX_BYTES: u64 = 1_000_000_000;
 
 /// Below this there is no sense in a disk.
 const MIN_OUTBOX_BYTES: u64 = 1_000_000;
+
+/// Dead letters: ten thousand readings, or fifteen of the largest messages.
+const DEAD_LETTER_BYTES: u64 = 1_000_000;
+
+/// The largest message, and some.
+const MIN_DEAD_LETTER_BYTES: u64 = 100_000;
+
+/// They are in memory, too.
+const MAX_DEAD_LETTER_BYTES: u64 = 16_000_000;
 
 type Checked<T> = Result<T, ConfigError>;
 
@@ -62,9 +67,9 @@ pub(super) fn parse(text: &str, defaults: Defaults<'_>) -> Checked<Config> {
     Parser { text, defaults }.config()
 }
 
-struct Parser<'a> {
-    text: &'a str,
-    defaults: Defaults<'a>,
+pub(super) struct Parser<'a> {
+    pub(super) text: &'a str,
+    pub(super) defaults: Defaults<'a>,
 }
 
 impl Parser<'_> {
@@ -77,6 +82,13 @@ impl Parser<'_> {
         let sources = sources.collect::<Checked<Vec<_>>>()?;
         let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
         let cells = self.cells(raw.slots, raw.routes, &default_topic, &id)?;
+        let dead_letter_bytes = raw.dead_letters.max_bytes.as_ref().map_or(Ok(DEAD_LETTER_BYTES), |text| {
+            let bytes = self.bytes(text)?;
+            match (MIN_DEAD_LETTER_BYTES..=MAX_DEAD_LETTER_BYTES).contains(&bytes) {
+                true => Ok(bytes),
+                false => self.fail(text.span(), "max_bytes of dead letters: 100kB to 16MB".into()),
+            }
+        })?;
         let gateway = GatewayConfig {
             socket: raw.gateway.socket.unwrap_or_else(|| self.defaults.socket.unwrap_or(DEFAULT_SOCKET).to_string()),
             clock: self.one_of(raw.gateway.clock.as_ref(), "clock", Trust::default(), &Trust::ALL)?,
@@ -84,6 +96,7 @@ impl Parser<'_> {
             outbox: self.outbox(&raw.outbox)?,
             publish_metrics: raw.metrics.publish.unwrap_or(true),
             metrics: raw.metrics.listen.map(|listen| self.loopback(&listen)).transpose()?,
+            dead_letter_bytes,
             max_streams: self.number(raw.limits.max_streams.as_ref(), 10_000, 1..=1_000_000)? as usize,
             sources,
             streams,
@@ -92,7 +105,7 @@ impl Parser<'_> {
         for (source, place) in gateway.sources.iter().zip(places) {
             self.no_circle(source, place, &gateway, &cells)?;
         }
-        Ok(Config { gateway, cells })
+        Ok(Config { gateway, cells, policy: Policy::default() })
     }
 
     /// A source that receives what a route publishes on the same broker would never come to rest.
@@ -205,7 +218,7 @@ impl Parser<'_> {
             let mut flowing = input;
             let mut chain = Vec::new();
             for name in &raw.slots {
-                let slot = self.slot(name, &mut slots, &all)?;
+                let slot = self.slot(name, &mut slots, &all, gateway)?;
                 if slot.world.input() != flowing {
                     let (world, wants) = (slot.world.name(), slot.world.input().name());
                     let message = format!(
@@ -257,60 +270,6 @@ impl Parser<'_> {
             return self.fail(name.span(), format!("slot `{text}` is in no route"));
         }
         Ok(CellSet { routes: checked })
-    }
-
-    /// Takes the slot out of `slots`, so that it cannot be used twice.
-    fn slot(
-        &self,
-        name: &Spanned<String>,
-        slots: &mut BTreeMap<Spanned<String>, raw::Slot>,
-        all: &BTreeSet<String>,
-    ) -> Checked<Slot> {
-        let text = name.get_ref();
-        let key = slots.keys().find(|key| key.get_ref() == text).cloned();
-        let Some(raw) = key.and_then(|key| slots.remove(&key)) else {
-            if all.contains(text) {
-                return self.fail(name.span(), format!("slot `{text}` is used twice; a slot is one place for a cell"));
-            }
-            let guess = did_you_mean(nearest(text, all.iter().map(String::as_str)));
-            return self.fail(name.span(), format!("there is no slot `{text}`{guess}"));
-        };
-        let worlds = World::ALL.map(|world| (world.name(), world));
-        let world = self.one_of(raw.world.as_ref(), "world", World::Filter, &worlds)?;
-        if world == World::Decoder && raw.outputs.is_empty() {
-            return self.fail(name.span(), format!("slot `{text}` decodes, and names no `outputs` for its readings"));
-        }
-        for grant in &raw.grants {
-            if !GRANTS.contains(&grant.get_ref().as_str()) {
-                return self.choice(grant.span(), "grant", grant.get_ref(), &GRANTS);
-            }
-        }
-        for output in &raw.outputs {
-            let filled = output.get_ref().replacen("{stream}", "s", 1);
-            if filled == *output.get_ref() {
-                let message = format!("output `{}`: it must contain {{stream}}", output.get_ref());
-                return self.fail(output.span(), message);
-            }
-            if let Err(error) = check_name(&filled) {
-                return self.fail(output.span(), format!("output `{}`: it has {error}", output.get_ref()));
-            }
-        }
-        let fault = self.one_of(raw.fault.as_ref(), "fault", FaultPolicy::Drop, &[("drop", FaultPolicy::Drop)])?;
-        let tick_us = raw.tick.as_ref().map(|tick| match self.time(Some(tick), "")? {
-            0..MIN_TICK_US => self.fail(tick.span(), format!("tick `{}`: at least 100ms", tick.get_ref())),
-            tick_us => Ok(tick_us),
-        });
-        Ok(Slot {
-            tick_us: tick_us.transpose()?,
-            name: text.clone(),
-            cell: Provenance::Local(raw.cell.into_inner()),
-            world,
-            grants: raw.grants.into_iter().map(Spanned::into_inner).collect(),
-            params: self.params(raw.params)?,
-            outputs: raw.outputs.into_iter().map(Spanned::into_inner).collect(),
-            fault,
-            limits: CellLimits::default(),
-        })
     }
 
     fn params(&self, raw: BTreeMap<Spanned<String>, Spanned<Toml>>) -> Checked<Vec<Param>> {
@@ -401,12 +360,12 @@ impl Parser<'_> {
         self.choice(raw.span(), what, raw.get_ref(), &names)
     }
 
-    fn choice<T>(&self, span: Range<usize>, what: &str, value: &str, known: &[&str]) -> Checked<T> {
+    pub(super) fn choice<T>(&self, span: Range<usize>, what: &str, value: &str, known: &[&str]) -> Checked<T> {
         let guess = did_you_mean(nearest(value, known.iter().copied()));
         self.fail(span, format!("{what} `{value}`: known is {}{guess}", known.join(", ")))
     }
 
-    fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
+    pub(super) fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
         let message = error.message();
         let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
         let guess = match message.split('`').nth(1) {

@@ -18,6 +18,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
+    pub(super) dead_letters: DeadLetters,
+    #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) sources: BTreeMap<Spanned<String>, Source>,
@@ -75,6 +77,12 @@ pub(super) struct Outbox {
     pub(super) max_bytes: Option<Spanned<String>>,
     pub(super) backlog_rate: Option<Spanned<u32>>,
     pub(super) commit_every: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeadLetters {
+    pub(super) max_bytes: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -175,6 +183,52 @@ pub(super) struct Slot {
     pub(super) outputs: Vec<Spanned<String>>,
     pub(super) tick: Option<Spanned<String>>,
     pub(super) fault: Option<Spanned<String>>,
+    pub(super) quarantine: Option<Quarantine>,
+    pub(super) log: Option<Log>,
+    #[serde(default)]
+    pub(super) limits: CellLimits,
+}
+
+/// By name: `limits::LIMITS` is the list.
+pub(super) type CellLimits = BTreeMap<Spanned<String>, Spanned<u64>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quarantine {
+    pub(super) faults: Spanned<u32>,
+    pub(super) within: Option<Spanned<String>>,
+}
+
+/// `log = "journal"`, `log.file = { path = "…" }`, `log.mqtt = {}`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Log {
+    Journal,
+    File(LogFile),
+    Mqtt(LogTopic),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogFile {
+    pub(super) path: Spanned<String>,
+    pub(super) max_bytes: Option<Spanned<String>>,
+    pub(super) keep: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogTopic {
+    pub(super) topic: Option<Spanned<String>>,
+}
+
+/// The policy file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    pub(super) grants: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) limits: CellLimits,
 }
 
 #[derive(Deserialize)]

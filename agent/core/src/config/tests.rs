@@ -96,7 +96,29 @@ fn what_is_wrong_is_named_with_its_line() {
     check("slots = [\"quiet\"]", "slots = []", "line 17: slot `quiet` is in no route");
     check("grants = [\"log\"]", "grants = [\"lok\"]", "line 20: grant `lok`: known is log, clock; did you mean `log`?");
     check("grants = [\"log\"]", "tick = \"1ms\"", "line 20: tick `1ms`: at least 100ms");
-    check("grants = [\"log\"]", "fault = \"pass\"", "line 20: fault `pass`: known is drop");
+    check(
+        "grants = [\"log\"]",
+        "fault = \"pas\"",
+        "line 20: fault `pas`: known is dead-letter, pass, drop; did you mean `pass`?",
+    );
+    check("grants = [\"log\"]", "limits = { memory = 1 }", "line 20: there is no limit `memory`");
+    check("grants = [\"log\"]", "limits = { memory_page = 1 }", "did you mean `memory_pages`?");
+    check("grants = [\"log\"]", "limits = { memory_pages = 0 }", "line 20: memory_pages = 0: 1 to 256");
+    check("grants = [\"log\"]", "limits = { memory_pages = 257 }", "line 20: memory_pages = 257: 1 to 256");
+    check("grants = [\"log\"]", "quarantine = { faults = 2000 }", "line 20: 2000: 0 to 1000");
+    check("grants = [\"log\"]", "quarantine = { faults = 2, within = \"0s\" }", "must be more than nothing");
+    check("grants = [\"log\"]", "log = \"jurnal\"", "did you mean `journal`?");
+    check(
+        "grants = [\"log\"]",
+        "log.file = { path = \"x.log\" }",
+        "line 20: log file `x.log`: it must be an absolute path",
+    );
+    check("grants = [\"log\"]", "log.mqtt = { topic = \"a/{gw}/#\" }", "line 20: topic `a/kitchen/#` of a log");
+    check(
+        "[sources.buoy",
+        "[dead_letters]\nmax_bytes = \"1GB\"\n[sources.buoy",
+        "line 9: max_bytes of dead letters: 100kB to 16MB",
+    );
     check("grants = [\"log\"]", "outputs = [\"alarm\"]", "line 20: output `alarm`: it must contain {stream}");
     check("\"after-commit\"", "\"after-comit\"", "did you mean `after-commit`?");
     check("wait = \"1s\"", "wait = \"1 sec\"", "line 26: `1 sec`: unknown unit of time `sec`");
@@ -299,4 +321,69 @@ login = { username = "kitchen", password_file = "secret" }
     check("10ms", "0ms", "reconnect: 1ms to 5min");
     check("128kB", "1kB", "max_publish `1kB`: 2kB to 268MB");
     check("mqtts://[fd00::1]", "mqtts://a:0", "`0` is no port");
+}
+
+#[test]
+fn a_slot_says_what_happens_when_its_cell_fails_and_where_its_log_goes() {
+    use crate::{
+        config::{LogFile, LogTo},
+        fault::FaultPolicy,
+        health::Quarantine,
+        limits::CellLimits,
+    };
+    let slot = |keys: &str| {
+        let config = Config::parse(&GOOD.replacen("grants = [\"log\"]", keys, 1)).expect("it is good");
+        config.cells.routes[0].slots[0].clone()
+    };
+    let plain = slot("");
+    assert_eq!(
+        (plain.fault, plain.log, plain.limits),
+        (FaultPolicy::DeadLetter, LogTo::Journal, CellLimits::default())
+    );
+    let other = slot(
+        "fault = \"pass\"\nquarantine = { faults = 3, within = \"1h\" }\nlog.mqtt = {}\nlimits = { memory_pages = 2, call_depth = 9 }",
+    );
+    assert_eq!(
+        (other.fault, other.quarantine),
+        (FaultPolicy::Pass, Quarantine { faults: 3, within_us: 3_600_000_000 })
+    );
+    assert_eq!(other.log, LogTo::Mqtt("porin/v1/gw/kitchen/log/quiet".into()));
+    assert_eq!(other.limits, CellLimits { memory_bytes: 131_072, call_depth: 9, ..CellLimits::default() });
+    let file = slot("log.file = { path = \"/x\", keep = 0 }");
+    assert_eq!(file.log, LogTo::File(LogFile { path: "/x".into(), max_bytes: 1_000_000, keep: 0 }));
+}
+
+#[test]
+fn a_policy_bounds_what_slots_may_be_given_and_names_the_line_that_would_allow_it() {
+    use super::Policy;
+    let cells = |keys: &str| Config::parse(&GOOD.replacen("grants = [\"log\"]", keys, 1)).expect("it is good").cells;
+    let (log, more) = (cells("grants = [\"log\"]"), cells("limits = { fuel_per_batch = 2000000 }"));
+    let check = |policy: &str, cells, expected: Option<&str>| {
+        let outcome = Policy::parse(policy).expect("a good policy").allows(cells);
+        match expected {
+            None => assert_eq!(outcome, Ok(())),
+            Some(expected) => assert!(outcome.as_ref().is_err_and(|error| error.contains(expected)), "{outcome:?}"),
+        }
+    };
+    check("", &log, None);
+    check("grants = [\"clock\", \"log\"]", &log, None);
+    check(
+        "grants = []",
+        &log,
+        Some(
+            "slot `quiet` grants `log`, which the policy does not allow; the line of the policy that would: grants = [\"log\"]",
+        ),
+    );
+    check("[limits]\nfuel_per_batch = 2000000", &more, None);
+    check(
+        "[limits]\nfuel_per_batch = 1999999",
+        &more,
+        Some("slot `quiet` has fuel_per_batch = 2000000, the policy allows 1999999"),
+    );
+    // The default counts like a value that is written down.
+    check("[limits]\nmemory_pages = 8", &more, Some("slot `quiet` has memory_pages = 16, the policy allows 8"));
+    let wrong = |text: &str| Policy::parse(text).expect_err("wrong").to_string();
+    assert!(wrong("\ngrants = [\"lok\"]").contains("line 2: grant `lok`: known is log, clock; did you mean `log`?"));
+    assert!(wrong("grant = []").contains("did you mean `grants`?"));
+    assert!(wrong("[limits]\nmemory_pages = 1000").contains("line 2: memory_pages = 1000: 1 to 256"));
 }

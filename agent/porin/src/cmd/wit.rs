@@ -13,11 +13,17 @@ use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WorldId};
 
 use super::cell_build::strip;
 
-/// Each world with the files made of it.
-const WORLDS: [(&str, &str, &str); 3] = [
-    ("filter", "wit/filter.ref.wasm", "cells/sdk/src/bindings.rs"),
-    ("message-filter", "wit/message-filter.ref.wasm", "cells/sdk/src/bindings_message_filter.rs"),
-    ("decoder", "wit/decoder.ref.wasm", "cells/sdk/src/bindings_decoder.rs"),
+/// Each world: the folder of its package, its name, and the files made of it.
+const WORLDS: [(&str, &str, &str, &str); 4] = [
+    ("wit", "filter", "wit/filter.ref.wasm", "cells/sdk/src/bindings.rs"),
+    ("wit", "message-filter", "wit/message-filter.ref.wasm", "cells/sdk/src/bindings_message_filter.rs"),
+    ("wit", "decoder", "wit/decoder.ref.wasm", "cells/sdk/src/bindings_decoder.rs"),
+    (
+        "wit/cloud-demo",
+        "processing-unit",
+        "wit/cloud-demo/processing-unit.ref.wasm",
+        "cells/sdk/src/bindings_processing_unit.rs",
+    ),
 ];
 
 /// Where the bindings of the further worlds find what those of an earlier one have made.
@@ -30,10 +36,12 @@ const SHARED: [(&str, &str); 4] = [
 
 /// Writes the derived files, or with `check` says which are out of date.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
-    let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir("wit").context("reading `wit/` (run this at the top of porin's checkout)")?;
     let mut stale = Vec::new();
-    for (name, reference_path, bindings_path) in WORLDS {
+    for (folder, name, reference_path, bindings_path) in WORLDS {
+        let mut resolve = Resolve::default();
+        let read = resolve.push_dir(folder);
+        let (package, _) =
+            read.with_context(|| format!("reading `{folder}/` (run this at the top of porin's checkout)"))?;
         let world = resolve.select_world(&[package], Some(name))?;
         let made =
             [(reference_path, reference(&resolve, world)?), (bindings_path, bindings(&mut resolve, world, name)?)];
@@ -60,9 +68,9 @@ fn reference(resolve: &Resolve, world: WorldId) -> anyhow::Result<Vec<u8>> {
 
 fn bindings(resolve: &mut Resolve, world: WorldId, name: &str) -> anyhow::Result<Vec<u8>> {
     let shared = match name {
-        "filter" => &[],
         "message-filter" => &SHARED[..3],
-        _ => &SHARED[..],
+        "decoder" => &SHARED[..],
+        _ => &[],
     };
     let with = shared.iter().map(|(interface, path)| ((*interface).into(), WithOption::Path((*path).into())));
     let options = wit_bindgen_rust::Opts {

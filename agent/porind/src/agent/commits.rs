@@ -107,7 +107,7 @@ impl Agent {
         if self.commit.full {
             return self.delete_only();
         }
-        let Core { pipeline, outbox, clock, .. } = &mut self.core;
+        let Core { pipeline, outbox, dead, clock, .. } = &mut self.core;
         let states = pipeline.save();
         let durable = u32::try_from(self.commit.names).unwrap_or(u32::MAX);
         let names = pipeline.names()[self.commit.names..].to_vec();
@@ -133,6 +133,7 @@ impl Agent {
             streams: (durable, names),
             kinds,
             states,
+            dead: dead.commit(),
             spans,
             time_floor,
             deletes_only: false,
@@ -176,6 +177,7 @@ impl Agent {
                 self.commit.clock_changes = clock_changes;
                 self.commit.time_floor = time_floor.unwrap_or(self.commit.time_floor);
                 self.core.outbox.committed();
+                self.core.dead.committed();
                 for AckToken { source, upto } in tokens {
                     // More may have been settled while the disk took nothing.
                     let settled = &mut self.sources[source].settled;
@@ -200,6 +202,7 @@ impl Agent {
                 self.commit.due = now.after(self.commit.retry_us());
                 self.commit.dirty = true;
                 self.core.outbox.commit_failed();
+                self.core.dead.commit_failed();
                 self.core.pipeline.commit_failed();
             }
         }
@@ -235,7 +238,7 @@ impl Agent {
     }
 
     pub(super) fn is_dirty(&self) -> bool {
-        self.commit.dirty || self.core.outbox.is_dirty()
+        self.commit.dirty || self.core.outbox.is_dirty() || self.core.dead.is_dirty()
     }
 
     /// Half of a source's window waits for the commit, or all of memory, or an alarm, or somebody waits for the end.

@@ -42,6 +42,7 @@ impl Agent {
         let old = std::mem::replace(&mut self.core.pipeline, pipeline);
         self.earlier += old.status().0.iter().map(|route| route.forwarded).sum::<u64>();
         self.core.outbox.set_bounds(config.gateway.outbox.bounds);
+        self.core.dead.set_max_bytes(config.gateway.dead_letter_bytes);
         self.core.clock.set_trust(config.gateway.clock);
         self.replay = config.gateway.is_replay();
         let before = std::mem::replace(&mut self.parts.config, config);
@@ -122,7 +123,7 @@ fn beside(running: &mut Pipeline, config: &Config, store: &crate::store::Store) 
         Some(state) => Ok(Some(state.clone())),
         None => store.state(slot),
     };
-    let routes = cells::load(&config.cells, |name| Ok(RouteId(store.intern_route(name)?)), state)?;
+    let routes = cells::load(&config.cells, &config.policy, |name| Ok(RouteId(store.intern_route(name)?)), state)?;
     let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);
     let mut pipeline = Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::LeaveOut)?;
     // What the cells have learnt since the last commit is to be written with the next.

@@ -24,7 +24,7 @@ const SOON_DAYS: u64 = 30;
 impl Agent {
     /// Everything, at this moment.
     pub(super) fn status(&self) -> Snapshot {
-        let Core { pipeline, outbox, clock, .. } = &self.core;
+        let Core { pipeline, outbox, dead, clock, .. } = &self.core;
         let Parts { config, store, uptime, .. } = &self.parts;
         let (routes, streams) = pipeline.status();
         let Commits { commits, written, took_us, slowest_us, last_error, .. } = &self.commit;
@@ -50,6 +50,7 @@ impl Agent {
                 dead_letters: link.dead_letters.clone(),
                 ..OutboxStatus::of(outbox)
             },
+            dead_letters: dead.status(),
             ..Snapshot::default()
         }
         .finish()

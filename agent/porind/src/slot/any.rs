@@ -2,13 +2,13 @@
 
 use porin_cell::StartError;
 use porin_core::{
-    config::Slot as Config,
-    packet::{Message, Reading},
+    config::{LogTo, Slot as Config},
+    packet::{Message, Packet, Reading},
     setup::StreamInfo,
     status::SlotStatus,
 };
 
-use super::Slot;
+use super::{Slot, log::Line};
 use crate::store::Digest;
 
 /// A slot of any world.
@@ -61,6 +61,27 @@ impl AnySlot {
 
     pub(crate) fn commit_failed(&mut self) {
         any!(self, slot => slot.commit_failed());
+    }
+
+    pub(crate) fn count_replayed(&mut self, packets: u64) {
+        any!(self, slot => slot.count_replayed(packets));
+    }
+
+    /// SHA-256 of its component.
+    pub(crate) fn digest(&self) -> Digest {
+        any!(self, slot => slot.digest)
+    }
+
+    pub(crate) fn has_dead(&self) -> bool {
+        any!(self, slot => !slot.dead.is_empty())
+    }
+
+    pub(crate) fn take_dead(&mut self) -> std::vec::Drain<'_, (Packet, String)> {
+        any!(self, slot => slot.take_dead())
+    }
+
+    pub(crate) fn take_lines(&mut self, take: impl FnMut(&str, &LogTo, &Line) -> bool) {
+        any!(self, slot => slot.take_lines(take));
     }
 
     pub(crate) fn status(&self) -> SlotStatus {

@@ -37,6 +37,9 @@ pub(super) const NAMES: TableDefinition<'_, (u8, u32), &str> = TableDefinition::
 /// slot → version byte, SHA-256 of the component that saved it (32 bytes), state.
 pub(super) const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("states");
 
+/// number → a dead letter. Came later than version 2; whoever does not know it leaves it alone.
+pub(super) const DEAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("dead");
+
 /// Reads who the store is, or draws who it will be, and counts the start: from here on seqs belong to it.
 pub(super) fn start(db: &Database, boot_id: u64) -> anyhow::Result<(Epoch, Found)> {
     match version(db)? {
@@ -62,6 +65,7 @@ pub(super) fn start(db: &Database, boot_id: u64) -> anyhow::Result<(Epoch, Found
     transaction.open_table(RECORDS)?;
     transaction.open_table(NAMES)?;
     transaction.open_table(STATES)?;
+    transaction.open_table(DEAD)?;
     transaction.commit()?;
     Ok((epoch, Found { outbox: Stored { queues, starts }, boot, spans, time_floor, room: Room::Enough }))
 }
