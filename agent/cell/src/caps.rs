@@ -6,6 +6,7 @@ mod clock;
 mod log;
 mod logger;
 
+pub(crate) use log::printable;
 pub use log::{Level, LogLine};
 
 use porin_core::{fault::Fault, limits::CellLimits, time::Unix};
@@ -41,12 +42,26 @@ pub(crate) struct Host {
     pub(crate) budget: u64,
     /// Whether memory or a table was refused since the call began: explains the trap that follows.
     pub(crate) growth_refused: bool,
+    /// Whether the cell may call out: not while the host lays out its arguments or lets it tidy up (the canonical ABI's rule).
+    pub(crate) may_leave: bool,
     /// What `clock` answers.
     pub(crate) now: Unix,
     /// What the cell logged since the lines were last taken.
     pub(crate) log: Vec<LogLine>,
     /// Lines beyond the limit, counted only.
     pub(crate) log_lines_dropped: u64,
+}
+
+impl Host {
+    /// Whether an import may be called now.
+    pub(crate) fn leave(&self) -> Result<(), wasmi::Error> {
+        if self.may_leave {
+            return Ok(());
+        }
+        Err(wasmi::Error::host(HostFault(Fault::Trap(
+            "an import was called from the allocator or a post-return".into(),
+        ))))
+    }
 }
 
 impl ResourceLimiter for Host {

@@ -9,7 +9,7 @@ use wasmi::{AsContext, Extern, Func, Instance, Memory, Store, TrapCode, TypedFun
 
 use crate::{
     abi,
-    caps::{Host, HostFault, LogLine},
+    caps::{Host, HostFault, LogLine, printable},
     error::StartError,
     loader::{Component, Item, Lift},
 };
@@ -75,6 +75,7 @@ impl Guest {
             limits,
             budget: limits.init_fuel,
             growth_refused: false,
+            may_leave: true,
             now: Unix(0),
             log: Vec::new(),
             log_lines_dropped: 0,
@@ -116,7 +117,10 @@ impl Guest {
 
     pub(crate) fn post_return<P, R: WasmParams>(&mut self, export: Export<P, R>, answer: R) -> Result<(), Fault> {
         let Some(post_return) = export.post_return else { return Ok(()) };
-        post_return.call(&mut self.store, answer).map_err(|error| self.fault(&error))
+        self.store.data_mut().may_leave = false;
+        let outcome = post_return.call(&mut self.store, answer);
+        self.store.data_mut().may_leave = true;
+        outcome.map_err(|error| self.fault(&error))
     }
 
     fn fault(&self, error: &wasmi::Error) -> Fault {
@@ -143,7 +147,10 @@ impl Guest {
 
     /// Room for `size` bytes, checked to be aligned and inside the memory.
     pub(crate) fn allocate(&mut self, size: u32, align: u32) -> Result<u32, Fault> {
-        let pointer = self.realloc.call(&mut self.store, (0, 0, align, size)).map_err(|error| self.fault(&error))?;
+        self.store.data_mut().may_leave = false;
+        let outcome = self.realloc.call(&mut self.store, (0, 0, align, size));
+        self.store.data_mut().may_leave = true;
+        let pointer = outcome.map_err(|error| self.fault(&error))?;
         abi::bytes(self.memory(), "an allocation", pointer, size.into())?;
         abi::aligned("an allocation", pointer, align)
     }
@@ -163,7 +170,7 @@ impl Guest {
             0 => Ok(Ok(())),
             1 => {
                 let (pointer, len) = abi::pointer_and_len(memory, "error", answer + 4)?;
-                Ok(Err(abi::text(memory, "error", pointer, len, self.limits().text_bytes)?.to_owned()))
+                Ok(Err(abi::text(memory, "error", pointer, len, self.limits().text_bytes).map(printable)?))
             }
             value => Err(Fault::BadOutput(BadOutput::NoSuchCase { what: "result", value: value.into() })),
         }

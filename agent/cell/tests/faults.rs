@@ -163,6 +163,9 @@ fn an_init_that_says_no_is_no_fault() {
     let no = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 64)) (i32.store (i32.const 24) (i32.const 12)) i32.const 16";
     let error = start(&WatCell { init: no, ..WatCell::default() }).expect_err("refused");
     assert_eq!(error, StartError::Refused("cell: a text".into()));
+    let escape = format!("(i32.store8 (i32.const 68) (i32.const 27)) {no}");
+    let error = start(&WatCell { init: &escape, ..WatCell::default() }).expect_err("refused");
+    assert_eq!(error, StartError::Refused("cell  a text".into()), "an escape would move an operator's cursor");
     let neither = "(i32.store8 (i32.const 16) (i32.const 2)) i32.const 16";
     let error = start(&WatCell { init: neither, ..WatCell::default() }).expect_err("a fault");
     assert!(matches!(error, StartError::Fault(Fault::BadOutput(BadOutput::NoSuchCase { value: 2, .. }))), "{error}");

@@ -208,7 +208,7 @@ impl Pipeline {
     }
 
     /// The sources have ended: every cell has the last word, and what it says goes on through the slots after it.
-    pub(crate) fn flush(&mut self, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
+    pub fn flush(&mut self, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];
@@ -223,7 +223,7 @@ impl Pipeline {
     }
 
     /// Tells the cells whose interval has passed that time has. `clock_us` is the clock that ticks go by.
-    pub(crate) fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
+    pub fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];

@@ -326,29 +326,30 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
 
     /// Takes the cell's state over. What was decided until now need not be given again.
     fn save_in_memory(&mut self) {
-        let outcome = self.cell.as_mut().map(Cell::save);
+        // While there is no cell, what it is to be given again is all that there is of it.
+        let Some(cell) = &mut self.cell else { return };
+        let outcome = cell.save();
         self.since_save.clear();
         (self.bytes_since_save, self.fuel_since_save) = (0, 0);
         self.batch_ends.clear();
         match outcome {
-            Some(Ok(state)) => {
+            Ok(state) => {
                 self.unwritten |= self.saved.as_ref() != Some(&state);
                 self.saved = Some(state);
             }
-            Some(Err(fault @ Fault::BadOutput(BadOutput::TooMany { what: STATE, .. }))) => {
+            Err(fault @ Fault::BadOutput(BadOutput::TooMany { what: STATE, .. })) => {
                 // The cell is well, and goes on; only what is kept of it grows old.
                 self.faulted(&fault);
                 if self.status.faults.is_power_of_two() {
                     error!(slot = %self.config.name, %fault, "the cell's state is too large to be kept: a restart would lose what it learns; give the slot fewer streams");
                 }
             }
-            Some(Err(fault)) => {
+            Err(fault) => {
                 // The decisions stand; what the cell learnt since its last good state is gone.
                 self.lost(self.cell.as_ref().map(Cell::used).unwrap_or_default());
                 self.faulted(&fault);
                 self.make_again();
             }
-            None => {}
         }
         self.write_log();
     }
@@ -472,98 +473,4 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use porin_cell::Engine;
-    use porin_core::{
-        config::{LogTo, Provenance},
-        health::Quarantine,
-        ids::StreamId,
-        limits::CellLimits,
-        packet::{Quality, Reading},
-        setup::World,
-    };
-    use porin_test_support::counting_cell;
-
-    use super::*;
-
-    fn slot(stored: Option<Vec<u8>>) -> Slot<Reading, Reading> {
-        let config = Config {
-            name: "s".into(),
-            cell: Provenance::Local(String::new()),
-            world: World::Filter,
-            grants: vec![],
-            params: vec![],
-            outputs: vec![],
-            tick_us: None,
-            fault: FaultPolicy::Drop,
-            quarantine: Quarantine::default(),
-            log: LogTo::Journal,
-            limits: CellLimits::default(),
-        };
-        let plan = Plan::load(&Engine::new(&config.limits), &counting_cell(), config.world, &config.limits)
-            .expect("its type is right");
-        let stream = StreamInfo { id: StreamId(0), name: "a".into(), unit: String::new(), params: vec![] };
-        let setup = Setup { streams: vec![stream], ..Setup::default() };
-        let mut slot =
-            Slot::start(config, Arc::new(plan), [0; 32], setup, stored, Some(Clone::clone)).expect("it starts");
-        slot.restore_stored();
-        slot
-    }
-
-    fn batch(times: &[u64]) -> Vec<Reading> {
-        let reading = |time| Reading { time: Unix(time), value: 0.0, stream: StreamId(0), quality: Quality::GOOD };
-        times.iter().copied().map(reading).collect()
-    }
-
-    fn process(slot: &mut Slot<Reading, Reading>, times: &[u64]) -> Vec<(u64, f64)> {
-        let mut out = Vec::new();
-        slot.process(&batch(times), Now::default(), &mut out);
-        out.iter().map(|reading| (reading.time.0, reading.value)).collect()
-    }
-
-    #[test]
-    fn only_the_packet_that_faults_alone_is_dropped_and_no_state_is_lost() {
-        let mut slot = slot(None);
-        assert_eq!(process(&mut slot, &[1, 2]), [(1, 1.0), (2, 2.0)]);
-        slot.save();
-        assert_eq!(process(&mut slot, &[3]), [(3, 3.0)]);
-        // The cell traps in the middle of a batch: what it had counted of it does not count.
-        assert_eq!(process(&mut slot, &[4, 13, 5, 13]), [(4, 4.0), (5, 5.0)]);
-        assert_eq!(process(&mut slot, &[6]), [(6, 6.0)]);
-        let status = slot.status();
-        assert_eq!((status.input, status.processed, status.faulted, status.dropped, status.output), (8, 6, 2, 2, 6));
-        // The batch, and each of the two packets alone.
-        assert_eq!(status.faults, 3);
-    }
-
-    #[test]
-    fn what_is_saved_fits_what_was_put_out() {
-        let mut first = slot(None);
-        process(&mut first, &[1, 2, 13, 3]);
-        let state = first.save().expect("it has changed").2.to_vec();
-        assert!(first.save().is_none(), "nothing new");
-        let mut second = slot(Some(state));
-        assert_eq!(process(&mut second, &[4]), [(4, 4.0)]);
-    }
-
-    #[test]
-    fn a_failed_commit_gives_the_state_again() {
-        let mut slot = slot(None);
-        process(&mut slot, &[1]);
-        let state = slot.save().expect("it has changed").2.to_vec();
-        slot.commit_failed();
-        assert_eq!(slot.save().expect("again").2, state);
-    }
-
-    #[test]
-    fn batches_since_the_last_save_are_bounded() {
-        let mut slot = slot(None);
-        let times: Vec<u64> = (100..164).collect();
-        for _ in 0..1_000 {
-            process(&mut slot, &times);
-        }
-        assert!(slot.since_save.len() < MAX_SINCE_SAVE);
-        assert_eq!(process(&mut slot, &[1]), [(1, 64_001.0)]);
-        assert!(slot.save().is_some(), "what was saved in between has still to be written");
-    }
-}
+mod tests;

@@ -9,8 +9,10 @@ use std::{
 };
 
 mod wat_cell;
+mod zoo;
 
 pub use wat_cell::{CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell, counting_cell};
+pub use zoo::{Ends, Hostile, zoo};
 
 /// The top of the checkout.
 #[must_use]
@@ -24,7 +26,7 @@ pub fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from)
 }
 
-/// The cells that porin brings along: every package under `cells/` but the SDK.
+/// The cells that porin brings along for slots: every package under `cells/` but the SDK and the example.
 pub const STOCK_CELLS: [&str; 9] =
     ["deadband", "hampel", "lht65", "scale", "summary", "swinging-door", "threshold", "throttle", "topics"];
 

@@ -31,6 +31,10 @@ pub struct WatCell<'a> {
     pub process: &'a str,
     /// What runs after `process` has been read.
     pub post_process: &'a str,
+    /// `streams-added`; it answers nothing.
+    pub streams_added: &'a str,
+    /// `tick`.
+    pub tick: &'a str,
     /// `flush`.
     pub flush: &'a str,
     /// `save`.
@@ -49,6 +53,8 @@ impl Default for WatCell<'_> {
             init: OK,
             process: PASS,
             post_process: "",
+            streams_added: "",
+            tick: EMPTY,
             flush: EMPTY,
             save: EMPTY,
             restore: OK,
@@ -74,7 +80,8 @@ impl WatCell<'_> {
     /// If the text is wrong.
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
-        let Self { imports, items, realloc, init, process, post_process, flush, save, restore } = self;
+        let Self { imports, items, realloc, init, process, post_process, streams_added, tick, flush, save, restore } =
+            self;
         let text = format!(
             r#"(module
               {imports}
@@ -84,10 +91,10 @@ impl WatCell<'_> {
               {items}
               (func (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32) {realloc})
               (func (export "init") (param i32 i32 i32 i32 i32 i32) (result i32) {init})
-              (func (export "streams-added") (param i32 i32 i32 i32))
+              (func (export "streams-added") (param i32 i32 i32 i32) {streams_added})
               (func (export "process") (param $arg0 i32) (param $arg1 i32) (result i32) (local $i i32) {process})
               (func (export "cabi_post_process") (param i32) {post_process})
-              (func (export "tick") (param i64) (result i32) {EMPTY})
+              (func (export "tick") (param i64) (result i32) {tick})
               (func (export "flush") (result i32) {flush})
               (func (export "save") (result i32) {save})
               (func (export "restore") (param $arg0 i32) (param $arg1 i32) (result i32) {restore}))"#

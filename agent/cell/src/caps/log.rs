@@ -65,6 +65,7 @@ pub(super) fn write(
     memory: Option<Memory>,
     read: impl FnOnce(&[u8], usize) -> Result<LogLine, Fault>,
 ) -> Result<(), Error> {
+    caller.data().leave()?;
     if caller.data().log.len() >= caller.data().limits.log_lines_per_call {
         caller.data_mut().log_lines_dropped += 1;
         return Ok(());
@@ -84,6 +85,6 @@ fn read(bytes: &[u8], level: u32, context: (u32, u32), message: (u32, u32), limi
 }
 
 /// The text without what would move an operator's cursor or start a line that the agent did not write.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
