@@ -66,11 +66,14 @@ enum CellCommand {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// Call a component of the world `processing-unit` once, on wasmi or on Wasmtime
+    Call(cmd::cell_call::Arguments),
 }
 
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Cell(CellCommand::Build { packages, out }) => cmd::cell_build::run(&packages, out.as_deref()),
+        Command::Cell(CellCommand::Call(arguments)) => cmd::cell_call::run(&arguments),
         Command::Demo(arguments) => cmd::demo::run(&arguments),
         Command::Decode(arguments) => cmd::decode::run(&arguments),
         Command::Tap(arguments) => cmd::tap::run(&arguments),

@@ -3,6 +3,7 @@
 pub(crate) mod bench_e2e;
 pub(crate) mod broker;
 pub(crate) mod cell_build;
+pub(crate) mod cell_call;
 pub(crate) mod decode;
 pub(crate) mod demo;
 pub(crate) mod load;

@@ -88,7 +88,7 @@ fn a_file_that_is_no_cell_is_refused() {
     };
     check(
         &logs.build(),
-        "it imports `log`, which the slot does not grant; to allow it, add grants = [\"log\"] to [slots.quiet]",
+        "it imports `porin:cell/log@0.1.0`, which the slot does not grant; to allow it, add grants = [\"log\"] to [slots.quiet]",
     );
 }
 
