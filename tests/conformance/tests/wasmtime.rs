@@ -9,7 +9,10 @@ use porin_core::{
     setup::{Param, Setup, StreamInfo, Value},
     time::Unix,
 };
-use porin_test_support::{Row, cell, rows, top};
+use porin_test_support::{
+    Row, all_data, cell, generated_cell, rows, skip, top,
+    traces::{Case, Trace, cases, channels, on_wasmi, readings, setup},
+};
 use wasmtime::{Config, Store, component::Component, component::Linker};
 
 mod bindings {
@@ -17,87 +20,6 @@ mod bindings {
     wasmtime::component::bindgen!({ path: "../../wit", world: "filter" });
 }
 use bindings::{Filter, porin::cell::types};
-
-/// What a run leaves: all readings that came out, bit by bit, and the state after every 16th batch.
-#[derive(Default, PartialEq)]
-struct Trace {
-    output: Vec<(u64, u64, u32, u32)>,
-    states: Vec<Vec<u8>>,
-}
-
-/// What a cell is to be tried with.
-struct Case {
-    cell: &'static str,
-    params: Vec<Param>,
-    outputs: &'static [&'static str],
-}
-
-/// Every stock cell, with parameters under which it does something on every set.
-fn cases() -> Vec<Case> {
-    let case = |cell, params: &[(&str, Value)], outputs| {
-        let param = |(name, value): &(&str, Value)| Param { name: (*name).into(), value: value.clone() };
-        Case { cell, params: params.iter().map(param).collect(), outputs }
-    };
-    let number = Value::Number;
-    vec![
-        case("deadband", &[("percent", number(1.0)), ("max_silence_s", number(3_600.0))], &[]),
-        case("hampel", &[("window", Value::Integer(31)), ("mark", Value::Flag(true))], &[]),
-        case("scale", &[("gain", number(1.1)), ("convert", Value::Text("degF_to_Cel".into()))], &[]),
-        case("summary", &[("window_s", number(1_800.0))], &["min", "max", "mean", "std", "count"]),
-        case("swinging-door", &[("percent", number(1.0)), ("max_silence_s", number(3_600.0))], &[]),
-        case("threshold", &[("high", number(150.0)), ("low", number(10.0)), ("min_hold_s", number(900.0))], &["alarm"]),
-        case("throttle", &[("every", Value::Integer(2)), ("repeats", Value::Flag(false))], &[]),
-    ]
-}
-
-fn setup(case: &Case, channels: &[String]) -> Setup {
-    let info = |id: usize, name: &str| {
-        let id = StreamId(u32::try_from(id).expect("few"));
-        let params = vec![Param { name: "span".into(), value: Value::Number(100.0) }];
-        StreamInfo { id, name: name.into(), unit: "Cel".into(), params }
-    };
-    let streams: Vec<_> = channels.iter().enumerate().map(|(id, name)| info(id, name)).collect();
-    let names =
-        streams.iter().flat_map(|stream| case.outputs.iter().map(move |output| format!("{}/{output}", stream.name)));
-    let outputs = (channels.len()..).zip(names).map(|(id, name)| info(id, &name)).collect();
-    Setup { params: case.params.clone(), outputs, streams }
-}
-
-fn readings(rows: &[Row], channels: &[String]) -> Vec<Reading> {
-    let mut readings: Vec<_> = rows
-        .iter()
-        .map(|row| Reading {
-            time: Unix(row.time_us),
-            value: row.value,
-            stream: StreamId(
-                u32::try_from(channels.iter().position(|name| *name == row.channel).expect("known")).expect("few"),
-            ),
-            quality: Quality::GOOD,
-        })
-        .collect();
-    // What no recording has: values that are no numbers, and a signalling one.
-    for (index, bits) in [(100, f64::NAN.to_bits()), (200, f64::INFINITY.to_bits()), (300, 0x7ff0_0000_0000_0001)] {
-        readings[index].value = f64::from_bits(bits);
-    }
-    readings
-}
-
-fn on_wasmi(bytes: &[u8], setup: &Setup, readings: &[Reading]) -> Trace {
-    let limits = CellLimits::default();
-    let plan = Plan::load(&Engine::new(&limits), bytes, World::Filter, &limits).expect("it loads");
-    let mut cell = Cell::start(&plan, &[], limits, setup).expect("it starts");
-    let mut trace = Trace::default();
-    let mut out: Vec<Reading> = Vec::new();
-    for (index, batch) in readings.chunks(64).enumerate() {
-        cell.process(batch, Unix(0), &mut out).expect("no fault");
-        if index % 16 == 0 {
-            trace.states.push(cell.save().expect("it saves"));
-        }
-    }
-    trace.states.push(cell.save().expect("it saves"));
-    trace.output = out.iter().map(|r| (r.time.0, r.value.to_bits(), r.stream.0, r.quality.0)).collect();
-    trace
-}
 
 fn on_wasmtime(bytes: &[u8], setup: &Setup, readings: &[Reading]) -> Trace {
     let mut config = Config::new();
@@ -146,22 +68,49 @@ fn on_wasmtime(bytes: &[u8], setup: &Setup, readings: &[Reading]) -> Trace {
     trace
 }
 
+/// Every recorded set that is there.
+fn sets() -> Vec<(String, Vec<Row>)> {
+    let carried =
+        ["buoy", "glucose", "vehicle_gps"].map(|set| top().join("tests/data").join(set).with_extension("csv.gz"));
+    let files = all_data().unwrap_or_else(|| {
+        skip("every_cell_gives_the_same_bits_on_both_engines", "only the sets that the project carries are there");
+        carried.to_vec()
+    });
+    files.iter().map(|path| (path.display().to_string(), rows(path))).collect()
+}
+
 #[test]
 fn every_cell_gives_the_same_bits_on_both_engines() {
-    for case in cases() {
-        let bytes = cell(case.cell);
-        for set in ["buoy", "glucose", "vehicle_gps"] {
-            let rows = rows(&top().join("tests/data").join(set).with_extension("csv.gz"));
-            let mut channels: Vec<_> = rows.iter().map(|row| row.channel.clone()).collect();
-            channels.sort_unstable();
-            channels.dedup();
-            let (setup, readings) = (setup(&case, &channels), readings(&rows, &channels));
+    let mut kept = std::collections::BTreeMap::new();
+    for (set, rows) in sets() {
+        let channels = channels(&rows);
+        let readings = readings(&rows, &channels);
+        for Case { cell: name, params, outputs } in cases() {
+            let (bytes, setup) = (cell(name), setup(&params, outputs, &channels));
             let (here, there) = (on_wasmi(&bytes, &setup, &readings), on_wasmtime(&bytes, &setup, &readings));
-            assert!(here.output.len() > 10, "{} keeps too little of {set} to compare", case.cell);
-            assert!(here.output == there.output, "{} on {set}: the output differs", case.cell);
-            assert!(here.states == there.states, "{} on {set}: the state differs", case.cell);
+            *kept.entry(name).or_insert(0) += here.output.len();
+            assert!(here.output == there.output, "{name} on {set}: the output differs");
+            assert!(here.states == there.states, "{name} on {set}: the state differs");
         }
     }
+    assert!(kept.values().all(|kept| *kept > 100), "too little to compare: {kept:?}");
+}
+
+#[test]
+fn generated_cells_give_the_same_bits_on_both_engines() {
+    let rows = rows(&top().join("tests/data/vehicle_gps.csv.gz"));
+    let channels = channels(&rows);
+    let readings = readings(&rows, &channels);
+    let setup = setup(&[], &[], &channels);
+    let mut kept = 0;
+    for seed in 0..200 {
+        let bytes = generated_cell(seed);
+        let part = &readings[..2_000];
+        let (here, there) = (on_wasmi(&bytes, &setup, part), on_wasmtime(&bytes, &setup, part));
+        kept += here.output.len();
+        assert!(here == there, "seed {seed}");
+    }
+    assert!(kept > 100_000, "the cells keep too little to compare: {kept}");
 }
 
 /// Messages of every length up to some more than a frame, and some topics.
@@ -176,10 +125,9 @@ fn messages() -> Vec<Message> {
     (0..500).map(message).collect()
 }
 
-fn message_setup(outputs: &[&str], params: Vec<Param>) -> Setup {
-    let case = Case { cell: "", params, outputs: &[] };
+fn message_setup(outputs: &[&str], params: &[Param]) -> Setup {
     let names: Vec<_> = (0..3).map(|id| format!("s{id}")).collect();
-    let mut setup = setup(&case, &names);
+    let mut setup = setup(params, &[], &names);
     setup.streams.iter_mut().for_each(|stream| stream.params.clear());
     let outputs = names.iter().flat_map(|name| outputs.iter().map(move |output| format!("{name}/{output}")));
     let info = |(id, name)| StreamInfo { id: StreamId(id), name, unit: String::new(), params: vec![] };
@@ -255,7 +203,7 @@ fn here<O: CellPacket>(name: &str, world: World, setup: &Setup, messages: &[Mess
 fn cells_of_messages_give_the_same_bits_on_both_engines() {
     let messages = messages();
     let text = |name: &str, value: &str| Param { name: name.into(), value: Value::Text(value.into()) };
-    let setup = message_setup(&[], vec![text("only", "a/+"), text("except", "+/c")]);
+    let setup = message_setup(&[], &[text("only", "a/+"), text("except", "+/c")]);
     let ours: Vec<Message> = here("topics", World::MessageFilter, &setup, &messages);
     let ours: Vec<_> =
         ours.iter().map(|m| (m.time.0, m.stream.0, m.quality.0, m.topic.to_string(), m.payload.to_vec())).collect();
@@ -264,7 +212,7 @@ fn cells_of_messages_give_the_same_bits_on_both_engines() {
     ));
     assert!(ours.len() > 50 && ours == theirs);
 
-    let setup = message_setup(&["battery", "temperature", "humidity", "probe"], vec![]);
+    let setup = message_setup(&["battery", "temperature", "humidity", "probe"], &[]);
     let ours: Vec<Reading> = here("lht65", World::Decoder, &setup, &messages);
     let ours: Vec<_> = ours.iter().map(|r| (r.time.0, r.value.to_bits(), r.stream.0, r.quality.0)).collect();
     let theirs = on_wasmtime!(decoder, Decoder, "lht65", setup, messages, |r| (

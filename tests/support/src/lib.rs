@@ -8,9 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod generated;
+pub mod traces;
 mod wat_cell;
 mod zoo;
 
+pub use generated::generated_cell;
 pub use wat_cell::{CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell, counting_cell};
 pub use zoo::{Ends, Hostile, zoo};
 
