@@ -4,13 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use porin_cell::{Engine, Plan, World};
+use porin_cell::{Cell, Engine, Plan, World};
 use porin_core::{
     config::Config,
+    dead::DeadLetter,
+    ids::StreamId,
     limits::CellLimits,
     mapping::{Field, Form, Found, Mapping, TimeField, TimeUnit, TopicFilter},
+    packet::{Quality, Reading},
     payload::{self, Encoding, Packet, senml},
     record::Record,
+    setup::{Setup, StreamInfo},
     time::Unix,
 };
 
@@ -18,13 +22,15 @@ use porin_core::{
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target.
-pub const ALL: [(&str, Body); 6] = [
+pub const ALL: [(&str, Body); 8] = [
     ("payload", payload),
     ("senml", senml),
     ("mapping", mapping),
     ("record", record),
     ("config", config),
     ("component", component),
+    ("staging", staging),
+    ("dead", dead),
 ];
 
 /// Published payloads: what can be read comes back bit by bit in every encoding.
@@ -119,4 +125,57 @@ pub fn component(bytes: &[u8]) {
     for world in World::ALL {
         let _ = Plan::load(&engine, bytes, world, &CellLimits::default());
     }
+}
+
+/// What a cell may use that nobody knows: enough to begin, little enough to be tried a hundred thousand times.
+#[must_use]
+pub fn small_limits() -> CellLimits {
+    CellLimits {
+        init_fuel: 20_000,
+        fuel_per_batch: 20_000,
+        fuel_per_packet: 0,
+        memory_bytes: 4 << 16,
+        memory_bytes_per_stream: 0,
+        ..CellLimits::default()
+    }
+}
+
+/// Everything that a gateway does with a component that it is given: load it, start it, and if it is a cell call whatever there is.
+///
+/// # Panics
+/// If a call uses more than it may, or leaves something behind after a fault.
+pub fn staging(bytes: &[u8]) {
+    let limits = small_limits();
+    let engine = Engine::new(&limits);
+    let Ok(plan) = Plan::load(&engine, bytes, World::Filter, &limits) else { return };
+    let stream = StreamInfo { id: StreamId(0), name: "a".into(), unit: String::new(), params: vec![] };
+    let setup = Setup { streams: vec![stream], ..Setup::default() };
+    let Ok(mut cell) = Cell::start(&plan, &["log".into(), "clock".into()], limits, &setup) else { return };
+    let reading = Reading { time: Unix(1), value: 2.0, stream: StreamId(0), quality: Quality::GOOD };
+    let mut out: Vec<Reading> = Vec::new();
+    for _ in 0..2 {
+        let before = out.len();
+        let outcome = cell.process(&[reading; 4], Unix(3), &mut out);
+        assert!(outcome.is_ok() || out.len() == before, "a fault leaves output behind");
+        let _ = cell.tick(Unix(4), &mut out);
+        if let Ok(state) = cell.save() {
+            assert!(state.len() <= limits.state_bytes + limits.state_bytes_per_stream);
+            let _ = cell.restore(&state);
+        }
+        let _ = cell.flush(&mut out);
+        assert!(cell.used().fuel <= limits.init_fuel.max(limits.fuel_per_batch), "{:?}", cell.used());
+        assert!(cell.memory().len() <= limits.memory_bytes);
+    }
+}
+
+/// Dead letters.
+///
+/// # Panics
+/// If what was read is written in another way.
+pub fn dead(bytes: &[u8]) {
+    let Ok(letter) = DeadLetter::decode(bytes) else { return };
+    // Floats that are no numbers are not equal to themselves; bytes are.
+    let again = letter.encode();
+    let once_more = DeadLetter::decode(&again).unwrap_or_else(|error| unreachable!("{error}")).encode();
+    assert_eq!(again, once_more);
 }

@@ -14,7 +14,7 @@ mod wat_cell;
 mod zoo;
 
 pub use generated::generated_cell;
-pub use wat_cell::{CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell, counting_cell};
+pub use wat_cell::{CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell, component, counting_cell};
 pub use zoo::{Ends, Hostile, zoo};
 
 /// The top of the checkout.

@@ -80,6 +80,15 @@ impl WatCell<'_> {
     /// If the text is wrong.
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
+        component(&self.module()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The core module in it.
+    ///
+    /// # Panics
+    /// If the text is wrong.
+    #[must_use]
+    pub fn module(&self) -> Vec<u8> {
         let Self { imports, items, realloc, init, process, post_process, streams_added, tick, flush, save, restore } =
             self;
         let text = format!(
@@ -99,16 +108,26 @@ impl WatCell<'_> {
               (func (export "save") (result i32) {save})
               (func (export "restore") (param $arg0 i32) (param $arg1 i32) (result i32) {restore}))"#
         );
-        let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"));
-        let mut resolve = Resolve::default();
-        let (package, _) = resolve.push_dir(super::top().join("wit")).expect("porin's own wit");
-        let world = resolve.select_world(&[package], Some("filter")).expect("the world is there");
-        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
-            .expect("a world's metadata");
-        let mut encoder = ComponentEncoder::default();
-        let encoder = encoder.module(&module).expect("a module of the world").validate(true);
-        encoder.encode().unwrap_or_else(|error| panic!("{error:#}"))
+        wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
     }
+}
+
+/// Makes a component of the world `filter` of a core module that has its exports.
+///
+/// # Errors
+/// What wit-component says of the module.
+///
+/// # Panics
+/// If porin's own wit is wrong.
+pub fn component(module: &[u8]) -> Result<Vec<u8>, String> {
+    let mut module = module.to_vec();
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(super::top().join("wit")).expect("porin's own wit");
+    let world = resolve.select_world(&[package], Some("filter")).expect("the world is there");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).expect("a world's metadata");
+    let mut encoder = ComponentEncoder::default();
+    let encoder = encoder.module(&module).map_err(|error| format!("{error:#}"))?.validate(true);
+    encoder.encode().map_err(|error| format!("{error:#}"))
 }
 
 /// Counts the readings that it has seen and writes the count into each value; traps on a reading at time 13. Its
