@@ -5,6 +5,8 @@
 
 #![allow(clippy::wildcard_enum_match_arm)] // the enums here are wasmparser's: most of what they list is refused or of no concern
 
+use std::sync::OnceLock;
+
 use wasmparser::{ComponentImport, Parser, Payload, Validator, component_types::ComponentEntityType, types::Types};
 
 use porin_core::setup::World;
@@ -19,8 +21,9 @@ use crate::{
 pub(crate) struct Contract {
     /// Its name in `wit/`.
     pub(crate) world: &'static str,
-    /// The smallest component of the world.
+    /// The smallest component of the world, and what the validator knows of it once somebody has asked.
     reference: &'static [u8],
+    known: OnceLock<Types>,
     exports: &'static [&'static str],
     /// Everything that it may import.
     pub(crate) capabilities: &'static [Capability],
@@ -36,6 +39,7 @@ const TYPES: &[&str] = &["porin:cell/types@0.1.0", "porin:cell/messages@0.1.0"];
 static FILTER: Contract = Contract {
     world: "filter",
     reference: include_bytes!("../../../wit/filter.ref.wasm"),
+    known: OnceLock::new(),
     exports: EXPORTS,
     capabilities: &caps::ALL,
     types: TYPES,
@@ -44,6 +48,7 @@ static FILTER: Contract = Contract {
 static MESSAGE_FILTER: Contract = Contract {
     world: "message-filter",
     reference: include_bytes!("../../../wit/message-filter.ref.wasm"),
+    known: OnceLock::new(),
     exports: EXPORTS,
     capabilities: &caps::ALL,
     types: TYPES,
@@ -52,6 +57,7 @@ static MESSAGE_FILTER: Contract = Contract {
 static DECODER: Contract = Contract {
     world: "decoder",
     reference: include_bytes!("../../../wit/decoder.ref.wasm"),
+    known: OnceLock::new(),
     exports: EXPORTS,
     capabilities: &caps::ALL,
     types: TYPES,
@@ -61,6 +67,7 @@ static DECODER: Contract = Contract {
 pub(crate) static PROCESSING_UNIT: Contract = Contract {
     world: "processing-unit",
     reference: include_bytes!("../../../wit/cloud-demo/processing-unit.ref.wasm"),
+    known: OnceLock::new(),
     exports: &["handle-request"],
     capabilities: &caps::LOGGER,
     types: &[],
@@ -79,7 +86,9 @@ impl Contract {
 /// Validates the component and compares it with the world. Gives back the capabilities that it imports.
 pub(crate) fn check(bytes: &[u8], contract: &'static Contract) -> Result<Vec<&'static Capability>, LoadError> {
     let world = contract.world;
-    let ours = validate(contract.reference).expect("the reference is made by our own tools, and every test loads it");
+    let ours = contract.known.get_or_init(|| {
+        validate(contract.reference).expect("the reference is made by our own tools, and every test loads it")
+    });
     let theirs = validate(bytes)?;
     let mut capabilities = Vec::new();
     for import in imports(bytes)? {
@@ -89,7 +98,7 @@ pub(crate) fn check(bytes: &[u8], contract: &'static Contract) -> Result<Vec<&'s
         let (Some(offered), Some(asked)) = (offered, asked) else {
             return Err(LoadError::UnknownImport(name.to_owned()));
         };
-        if !is_subtype(&offered, &ours, &asked, &theirs) {
+        if !is_subtype(&offered, ours, &asked, &theirs) {
             return Err(LoadError::ImportType(name.to_owned(), world));
         }
         match contract.capabilities.iter().find(|capability| capability.interface == name) {
@@ -104,7 +113,7 @@ pub(crate) fn check(bytes: &[u8], contract: &'static Contract) -> Result<Vec<&'s
         let Some(given) = theirs.as_ref().component_entity_type_of_export(name) else {
             return Err(LoadError::MissingExport(name, world));
         };
-        if !is_subtype(&given, &theirs, &wanted, &ours) {
+        if !is_subtype(&given, &theirs, &wanted, ours) {
             return Err(LoadError::ExportType(name, world));
         }
     }
