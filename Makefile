@@ -10,10 +10,10 @@ FOR := 60
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm check audit cells wit bench bench-e2e reduction soak fuzz size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: ## The main job on recorded data, with a broker of its own, in a minute after the build
 	@echo "building the agent, the cells and the demo (some minutes the first time)" >&2
@@ -57,6 +57,9 @@ bench: cells broker ## Time per packet, as ratios to native code; what the disk 
 	$(CARGO) bench --locked -p porind
 	@$(CARGO) build --locked -p porind
 	$(CARGO) bench --locked -p porin-e2e --bench disk
+
+instructions: cells ## Machine instructions for each packet on aarch64 and armv7, a cell and native code, under emulation
+	@sh tests/instructions.sh
 
 bench-e2e: cells broker ## MQTT → deadband → MQTT through mosquitto, against the smallest native program (some minutes)
 	@$(CARGO) build --locked --release -p porin -p porind

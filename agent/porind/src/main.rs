@@ -151,7 +151,9 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
 fn execute(arguments: Arguments) -> Result<(), Failure> {
     let path = &arguments.config;
     let files = Files { config: path.clone(), policy: arguments.policy.clone() };
-    let config = files.read().map_err(Failure::Config)?;
+    // Who only asks need not be able to read what is for root.
+    let asks = matches!(arguments.command, Command::Status | Command::Dead);
+    let config = if asks { files.config() } else { files.read() }.map_err(Failure::Config)?;
     match arguments.command {
         Command::Run => run(config, files, arguments.until, arguments.json),
         Command::Dead => dead(&config, &arguments),
@@ -168,16 +170,20 @@ struct Files {
 }
 
 impl Files {
-    fn read(&self) -> anyhow::Result<Config> {
+    fn config(&self) -> anyhow::Result<Config> {
         let path = &self.config;
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-        let config = Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"))?;
+        Config::parse(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"))
+    }
+
+    /// The configuration with its policy.
+    fn read(&self) -> anyhow::Result<Config> {
         let policy = match &self.policy {
             Some(path) => porind::read_policy(path)?,
             None if Path::new(DEFAULT_POLICY).exists() => porind::read_policy(DEFAULT_POLICY)?,
             None => Policy::default(),
         };
-        Ok(Config { policy, ..config })
+        Ok(Config { policy, ..self.config()? })
     }
 }
 
