@@ -203,8 +203,10 @@ impl Cell {
         }
         self.streams += streams.len();
         let limits = &mut self.guest.store.data_mut().limits;
-        limits.memory_bytes += streams.len() * limits.memory_bytes_per_stream;
-        limits.state_bytes += streams.len() * limits.state_bytes_per_stream;
+        limits.memory_bytes =
+            limits.memory_bytes.saturating_add(streams.len().saturating_mul(limits.memory_bytes_per_stream));
+        limits.state_bytes =
+            limits.state_bytes.saturating_add(streams.len().saturating_mul(limits.state_bytes_per_stream));
         self.outputs += outputs.len();
     }
 

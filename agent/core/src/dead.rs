@@ -158,10 +158,10 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// With the letters that were found on disk, in the order of their numbers.
+    /// With the letters that were found on disk, in the order of their numbers. `next`: after all that are there, whether they can be read or
+    /// not.
     #[must_use]
-    pub fn new(found: Vec<(u64, DeadLetter)>, max_bytes: u64) -> Self {
-        let next = found.last().map_or(0, |(id, _)| id + 1);
+    pub fn new(found: Vec<(u64, DeadLetter)>, next: u64, max_bytes: u64) -> Self {
         let bytes = found.iter().map(|(_, letter)| letter.size()).sum();
         let counts = DeadLetterStatus { found: found.len() as u64, bytes, ..DeadLetterStatus::default() };
         let mut letters = Self {
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn the_oldest_make_room_and_everything_is_counted() {
         let size = letter(0.0).size();
-        let mut letters = DeadLetters::new(vec![], 3 * size);
+        let mut letters = DeadLetters::new(vec![], 0, 3 * size);
         (0..10).for_each(|n| letters.add(letter(f64::from(n))));
         let ids: Vec<_> = letters.iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, [7, 8, 9]);
@@ -324,7 +324,7 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) % bound
         };
-        let mut letters = DeadLetters::new(vec![], 5 * letter(0.0).size());
+        let mut letters = DeadLetters::new(vec![], 0, 5 * letter(0.0).size());
         let mut disk = BTreeMap::new();
         let write = |disk: &mut BTreeMap<u64, Vec<u8>>, commit: DeadCommit| {
             disk.extend(commit.added);
@@ -363,7 +363,7 @@ mod tests {
                 assert!(!letters.is_dirty());
                 let memory: BTreeMap<_, _> = letters.iter().map(|(id, letter)| (*id, letter.encode())).collect();
                 assert_eq!(disk, memory);
-                letters = DeadLetters::new(letters.letters.into_iter().collect(), letters.max_bytes);
+                letters = DeadLetters::new(letters.letters.into_iter().collect(), letters.next, letters.max_bytes);
             }
         }
     }

@@ -109,7 +109,8 @@ macro_rules! limit {
     };
 }
 
-/// Every limit that can be set. The bounds keep a gateway of 64 MB and one thread alive, whoever sets them.
+/// Every limit that can be set, and between what. The largest of all of them together are more than a small gateway has: a policy
+/// narrows them.
 pub const LIMITS: [Limit; 19] = [
     limit!(component_bytes, 1..=51_200),
     limit!(functions, 1..=10_000),

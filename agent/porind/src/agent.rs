@@ -270,13 +270,11 @@ impl Agent {
         messages.retain_mut(|message| admitted(&state.streams, &mut message.stream));
         state.status.received += came as u64;
         state.status.refused += (came - readings.len() - messages.len()) as u64;
-        let mut now = self.now;
+        let now = self.now;
         let clock = &self.core.clock;
         readings.iter_mut().for_each(|Reading { time, quality, .. }| judge(clock, now, time, quality));
         messages.iter_mut().for_each(|Message { time, quality, .. }| judge(clock, now, time, quality));
-        if self.replay {
-            now.unix = readings.last().map_or(now.unix, |reading| reading.time);
-        }
+        let cells = self.time_of_cells(readings.last().map_or(now.unix, |reading| reading.time));
         self.mark_dirty();
         for tap in &mut self.taps {
             readings.iter().for_each(|reading| tap.reading(&self.core.pipeline, None, reading));
@@ -291,15 +289,20 @@ impl Agent {
         };
         // One publish may have become many readings: a cell gets no more at a time than it can hold.
         for readings in readings.chunks(CALL) {
-            count(pipeline.process(readings, now, |to, kept| append(outbox, to, kept, now.mono)));
+            count(pipeline.process(readings, cells, |to, kept| append(outbox, to, kept, now.mono)));
         }
-        count(pipeline.process_messages(&messages, now, |to, kept| append(outbox, to, kept, now.mono)));
+        count(pipeline.process_messages(&messages, cells, |to, kept| append(outbox, to, kept, now.mono)));
         let state = &mut self.sources[source];
         state.decided = upto;
         self.show_kept(from);
         if self.replay {
-            self.tick(now.unix.0, now);
+            self.tick(cells.unix.0, cells);
         }
+    }
+
+    /// What the pipeline goes by: in a replay the packets' time alone, so that it does the same however fast it is; else this machine's.
+    fn time_of_cells(&self, packet: Unix) -> Now {
+        if self.replay { Now { unix: packet, mono: Monotonic(packet.0) } } else { self.now }
     }
 
     /// Tells the cells that want to know that time has passed: by the clock of the packets in a replay, else by the clock
@@ -309,8 +312,8 @@ impl Agent {
         if pipeline.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
             return;
         }
-        let from = outbox.next_seq();
-        pipeline.tick(clock_us, now, |to, kept| append(outbox, to, kept, now.mono));
+        let (from, at) = (outbox.next_seq(), self.now.mono);
+        pipeline.tick(clock_us, now, |to, kept| append(outbox, to, kept, at));
         let changed = outbox.next_seq() != from || pipeline.has_unwritten();
         self.show_kept(from);
         if changed {

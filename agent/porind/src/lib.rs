@@ -96,7 +96,8 @@ fn core_of(config: &Config, store: &Store, found: Found) -> anyhow::Result<agent
     let pipeline = Pipeline::start(config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
     let outbox = Outbox::new(found.outbox, config.gateway.outbox.bounds);
     let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans);
-    let dead = DeadLetters::new(store.dead_letters()?, config.gateway.dead_letter_bytes);
+    let (letters, next) = store.dead_letters()?;
+    let dead = DeadLetters::new(letters, next, config.gateway.dead_letter_bytes);
     Ok(agent::Core { pipeline, outbox, dead, clock, route_names, durable_names, room: found.room })
 }
 

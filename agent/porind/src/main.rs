@@ -180,8 +180,11 @@ impl Files {
     fn read(&self) -> anyhow::Result<Config> {
         let policy = match &self.policy {
             Some(path) => porind::read_policy(path)?,
-            None if Path::new(DEFAULT_POLICY).exists() => porind::read_policy(DEFAULT_POLICY)?,
-            None => Policy::default(),
+            None => match Path::new(DEFAULT_POLICY).symlink_metadata() {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Policy::default(),
+                // Whatever keeps it from being read, it is not taken for allowing everything.
+                Ok(_) | Err(_) => porind::read_policy(DEFAULT_POLICY)?,
+            },
         };
         Ok(Config { policy, ..self.config()? })
     }

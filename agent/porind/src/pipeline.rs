@@ -93,6 +93,16 @@ impl Kept<'_> {
     }
 }
 
+/// What became of a dead letter that was to be given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replayed {
+    Done,
+    /// There is no such slot any more, or it takes packets of the other kind.
+    NoSlot,
+    /// Its cell is in quarantine, or cannot be made again yet.
+    NotCalled,
+}
+
 struct Route {
     id: RouteId,
     config: RouteConfig,
@@ -237,8 +247,7 @@ impl Pipeline {
         }
     }
 
-    /// Gives a dead letter to its slot again, and what the cell makes of it to the slots after it. `false`: there is no such slot
-    /// any more, or it takes packets of the other kind.
+    /// Gives a dead letter to its slot again, and what the cell makes of it to the slots after it.
     pub(crate) fn replay(
         &mut self,
         route: RouteId,
@@ -246,18 +255,21 @@ impl Pipeline {
         packet: Packet,
         now: Now,
         mut keep: impl FnMut(To, Kept<'_>),
-    ) -> bool {
-        let Some(index) = self.routes.iter().position(|other| other.id == route) else { return false };
+    ) -> Replayed {
+        let Some(index) = self.routes.iter().position(|other| other.id == route) else { return Replayed::NoSlot };
         let Route { slots, readings, messages, .. } = &mut self.routes[index];
-        let Some(first) = slots.iter().position(|other| other.config().name == slot) else { return false };
+        let Some(first) = slots.iter().position(|other| other.config().name == slot) else { return Replayed::NoSlot };
+        if !slots[first].is_called(now) {
+            return Replayed::NotCalled;
+        }
         match (packet, slots[first].config().world.input()) {
             (Packet::Reading(reading), Kind::Readings) => readings.input.push(reading),
             (Packet::Message(message), Kind::Messages) => messages.input.push(Arc::unwrap_or_clone(message)),
-            (Packet::Reading(_) | Packet::Message(_), Kind::Readings | Kind::Messages) => return false,
+            (Packet::Reading(_) | Packet::Message(_), Kind::Readings | Kind::Messages) => return Replayed::NoSlot,
         }
         slots[first].count_replayed(1);
         self.run(index, first, now, &mut keep);
-        true
+        Replayed::Done
     }
 
     /// Gives packets on which cells faulted and that are to be kept.

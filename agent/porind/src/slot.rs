@@ -188,6 +188,11 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         self.status.output += (out.len() - before) as u64;
     }
 
+    /// Whether its cell may be called at this time.
+    pub(crate) fn is_called(&self, now: Now) -> bool {
+        self.health.state(now.mono) == State::Running
+    }
+
     /// The next packets are dead letters that are given again.
     pub(crate) fn count_replayed(&mut self, packets: u64) {
         self.status.replayed += packets;
@@ -339,7 +344,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
             }
             Err(fault @ Fault::BadOutput(BadOutput::TooMany { what: STATE, .. })) => {
                 // The cell is well, and goes on; only what is kept of it grows old.
-                self.faulted(&fault);
+                self.count_fault(&fault);
                 if self.status.faults.is_power_of_two() {
                     error!(slot = %self.config.name, %fault, "the cell's state is too large to be kept: a restart would lose what it learns; give the slot fewer streams");
                 }
@@ -432,17 +437,22 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         Ok(())
     }
 
+    /// A call failed: one too many, and the cell is called no more.
     fn faulted(&mut self, fault: &Fault) {
+        self.count_fault(fault);
+        if self.health.faulted(self.now) {
+            self.write_log();
+            self.cell = None;
+            error!(slot = %self.config.name, %fault, "the cell faulted too often and is in quarantine: its packets get the fault policy until a new configuration or a restart");
+        }
+    }
+
+    fn count_fault(&mut self, fault: &Fault) {
         self.status.faults += 1;
         self.status.last_fault = Some(fault.to_string());
         // A faulty cell faults on every packet: the counters tell, the log only begins to.
         if self.status.faults.is_power_of_two() {
             warn!(slot = %self.config.name, %fault, faults = self.status.faults, "the cell faulted");
-        }
-        if self.health.faulted(self.now) {
-            self.write_log();
-            self.cell = None;
-            error!(slot = %self.config.name, %fault, "the cell faulted too often and is in quarantine: its packets get the fault policy until a new configuration or a restart");
         }
     }
 

@@ -110,7 +110,8 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
             let answer = serde_json::to_vec(&questions.snapshot().await?)?;
             tokio::time::timeout(PATIENCE, writer.write_all(&answer)).await??;
         }
-        Some(("dead", what)) => {
+        // A question that was cut off is not carried out.
+        Some(("dead", what)) if question.ends_with('\n') => {
             let answer = match dead_question(what) {
                 Some(question) if question == DeadQuestion::List || may_change => {
                     let (reply, answer) = oneshot::channel();

@@ -213,20 +213,21 @@ impl Store {
         })
     }
 
-    /// The dead letters that can be read, by their numbers.
-    pub(crate) fn dead_letters(&self) -> anyhow::Result<Vec<(u64, DeadLetter)>> {
+    /// The dead letters that can be read, by their numbers, and the number after all that are there.
+    pub(crate) fn dead_letters(&self) -> anyhow::Result<(Vec<(u64, DeadLetter)>, u64)> {
         self.with(|db| {
             let table = db.begin_read()?.open_table(DEAD)?;
-            let mut letters = Vec::new();
+            let (mut letters, mut next) = (Vec::new(), 0);
             for row in table.iter()? {
                 let (id, bytes) = row?;
+                next = id.value().saturating_add(1);
                 match DeadLetter::decode(bytes.value()) {
                     Ok(letter) => letters.push((id.value(), letter)),
                     // Left where it is: a later porin may know it.
                     Err(error) => error!(id = id.value(), %error, "a dead letter cannot be read"),
                 }
             }
-            Ok(letters)
+            Ok((letters, next))
         })
     }
 

@@ -5,7 +5,7 @@ use porin_core::{
     dead::{DeadLetter, Removal},
     packet::{Message, Packet, Reading},
     payload,
-    time::Now,
+    time::Unix,
 };
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ use super::{Agent, Core, append};
 use crate::{
     cell_log::line_as_json,
     inbox::{DeadQuestion, Which},
+    pipeline::Replayed,
     slot::hex,
     uplink::Publish,
 };
@@ -48,32 +49,45 @@ impl Agent {
         }
     }
 
-    /// Gives letters to their slots again. One that faults again is a new letter; one whose slot is not there any more stays.
+    /// Gives letters to their slots again, until one faults again: that is a new letter, and the others stay as they are. So do those whose
+    /// slot is not there any more, or has no cell that may be called.
     fn replay(&mut self, which: &Which) -> Value {
-        let (mut replayed, mut again, mut homeless, mut unknown) = (0_u64, 0_u64, 0_u64, 0_u64);
+        let (mut replayed, mut again, mut homeless, mut not_called, mut unknown) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
         for id in self.chosen(which) {
             let Some((_, letter)) = self.core.dead.iter().find(|(known, _)| *known == id) else {
                 unknown += 1;
                 continue;
             };
             let DeadLetter { route, slot, packet, .. } = letter.clone();
-            let now = Now { unix: if self.replay { time(&packet) } else { self.now.unix }, ..self.now };
+            let now = self.time_of_cells(time(&packet));
+            let at = self.now.mono;
             self.mark_dirty();
             let from = self.core.outbox.next_seq();
             let Core { pipeline, outbox, dead, .. } = &mut self.core;
-            if !pipeline.replay(route, &slot, packet, now, |to, kept| append(outbox, to, kept, now.mono)) {
-                homeless += 1;
-                continue;
+            match pipeline.replay(route, &slot, packet, now, |to, kept| append(outbox, to, kept, at)) {
+                Replayed::Done => replayed += 1,
+                Replayed::NoSlot => {
+                    homeless += 1;
+                    continue;
+                }
+                Replayed::NotCalled => {
+                    not_called += 1;
+                    continue;
+                }
             }
-            replayed += 1;
             dead.remove(id, Removal::Replayed);
             pipeline.take_dead(self.now.unix, |letter| {
                 again += 1;
                 dead.add(letter);
             });
             self.show_kept(from);
+            if again > 0 {
+                break;
+            }
         }
-        json!({ "replayed": replayed, "faulted_again": again, "without_slot": homeless, "unknown": unknown })
+        json!({
+            "replayed": replayed, "faulted_again": again, "without_slot": homeless, "not_called": not_called, "unknown": unknown,
+        })
     }
 
     fn letter_as_json(&self, id: u64, letter: &DeadLetter) -> Value {
@@ -123,7 +137,7 @@ impl Agent {
     }
 }
 
-fn time(packet: &Packet) -> porin_core::time::Unix {
+fn time(packet: &Packet) -> Unix {
     match packet {
         Packet::Reading(reading) => reading.time,
         Packet::Message(message) => message.time,

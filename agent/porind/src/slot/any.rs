@@ -6,6 +6,7 @@ use porin_core::{
     packet::{Message, Packet, Reading},
     setup::StreamInfo,
     status::SlotStatus,
+    time::Now,
 };
 
 use super::{Slot, log::Line};
@@ -61,6 +62,10 @@ impl AnySlot {
 
     pub(crate) fn commit_failed(&mut self) {
         any!(self, slot => slot.commit_failed());
+    }
+
+    pub(crate) fn is_called(&self, now: Now) -> bool {
+        any!(self, slot => slot.is_called(now))
     }
 
     pub(crate) fn count_replayed(&mut self, packets: u64) {

@@ -19,6 +19,9 @@ pub(crate) struct Line {
     pub(crate) message: String,
 }
 
+/// What a line counts for besides its text: what stands around it in a journal or as JSON.
+const LINE_BYTES: u64 = 128;
+
 /// Where a slot's lines go, and how many may.
 pub(super) struct SlotLog {
     slot: String,
@@ -39,7 +42,7 @@ impl SlotLog {
     pub(super) fn write(&mut self, lines: Vec<LogLine>, dropped: u64, now: Monotonic) {
         self.dropped += dropped;
         for LogLine { level, context, message } in lines {
-            if !self.rate.take((context.len() + message.len()) as u64, now) {
+            if !self.rate.take(LINE_BYTES + (context.len() + message.len()) as u64, now) {
                 self.dropped += 1;
                 continue;
             }

@@ -207,7 +207,7 @@ fn more_bytes_than_the_slot_allows_in_a_time_are_a_fault() {
 fn a_log_is_bounded_by_the_second_and_goes_where_the_slot_says() {
     let line = format!("(call $log (i32.const 3) (i32.const 64) (i32.const 4) (i32.const 64) (i32.const 12)) {PASS}");
     let component = WatCell { imports: LOG_IMPORT, process: &line, ..WatCell::default() }.build();
-    let limits = CellLimits { log_bytes_per_s: 16, ..CellLimits::default() };
+    let limits = CellLimits { log_bytes_per_s: 144, ..CellLimits::default() };
     let log = LogTo::Mqtt("a/b".into());
     let mut slot = slot_of(&component, Config { limits, log, grants: vec!["log".into()], ..config() }, None);
     let mut lines = |from: u64, to: u64| {
@@ -219,7 +219,7 @@ fn a_log_is_bounded_by_the_second_and_goes_where_the_slot_says() {
         });
         (lines, slot.status().log_lines_dropped)
     };
-    // Sixteen bytes a line: ten at once, and one a second.
+    // Sixteen bytes a line and what stands around it: ten at once, and one a second.
     let (first, dropped) = lines(0, 20);
     assert_eq!((first.len(), dropped), (11, 9));
     assert_eq!(first[0], "s Mqtt(\"a/b\") Warn cell: cell: a text");
