@@ -23,7 +23,7 @@ demo: ## The main job on recorded data, with a broker of its own, in a minute af
 
 test: cells broker python ## All tests but the slow ones; installs what they need
 	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)
-	$(CARGO) build --locked -p porind -p porin -p porin-wasmtime
+	$(CARGO) build --locked -p porind -p porin
 	$(CARGO) test --locked --workspace
 	@$(MAKE) -s list-skipped
 
