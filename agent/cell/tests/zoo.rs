@@ -18,6 +18,17 @@ fn limits() -> CellLimits {
     CellLimits { fuel_per_batch: 200_000, init_fuel: 200_000, state_bytes: 10_000, ..CellLimits::default() }
 }
 
+/// As the zoo names them.
+fn kind(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::Trap(_) => "trap",
+        Fault::OutOfFuel { .. } => "out-of-fuel",
+        Fault::OutOfMemory { .. } => "out-of-memory",
+        Fault::BadOutput(_) => "bad-output",
+        Fault::NoCell(_) => "no-cell",
+    }
+}
+
 fn stream(id: u32) -> StreamInfo {
     StreamInfo { id: StreamId(id), name: format!("s{id}"), unit: String::new(), params: vec![] }
 }
@@ -33,12 +44,12 @@ fn live(bytes: &[u8]) -> Ends {
     let setup = Setup { streams: vec![stream(5)], ..Setup::default() };
     let mut cell = match Cell::start(&plan, &["log".into(), "clock".into()], limits, &setup) {
         Ok(cell) => cell,
-        Err(StartError::Fault(fault)) => return Ends::NotStarted(fault.kind()),
+        Err(StartError::Fault(fault)) => return Ends::NotStarted(kind(&fault)),
         Err(other) => panic!("{other}"),
     };
     match calls(&mut cell, &limits) {
         Ok(()) => Ends::Bounded,
-        Err(fault) => Ends::Faulted(fault.kind()),
+        Err(fault) => Ends::Faulted(kind(&fault)),
     }
 }
 

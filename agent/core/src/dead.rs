@@ -197,9 +197,19 @@ impl DeadLetters {
         self.letters.iter()
     }
 
+    fn index(&self, id: u64) -> Option<usize> {
+        self.letters.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    /// A letter by its number.
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<&DeadLetter> {
+        Some(&self.letters[self.index(id)?].1)
+    }
+
     /// Takes a letter out.
     pub fn remove(&mut self, id: u64, why: Removal) -> Option<DeadLetter> {
-        let index = self.letters.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        let index = self.index(id)?;
         let (id, letter) = self.letters.remove(index)?;
         match why {
             Removal::Replayed => self.counts.replayed += 1,

@@ -28,20 +28,6 @@ pub enum Fault {
     NoCell(String),
 }
 
-impl Fault {
-    /// The kind of fault, as counters and dead letters name it.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Trap(_) => "trap",
-            Self::OutOfFuel { .. } => "out-of-fuel",
-            Self::OutOfMemory { .. } => "out-of-memory",
-            Self::BadOutput(_) => "bad-output",
-            Self::NoCell(_) => "no-cell",
-        }
-    }
-}
-
 /// How a cell's answer breaks the interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadOutput {

@@ -267,7 +267,7 @@ impl Pipeline {
             (Packet::Message(message), Kind::Messages) => messages.input.push(Arc::unwrap_or_clone(message)),
             (Packet::Reading(_) | Packet::Message(_), Kind::Readings | Kind::Messages) => return Replayed::NoSlot,
         }
-        slots[first].count_replayed(1);
+        slots[first].count_replayed();
         self.run(index, first, now, &mut keep);
         Replayed::Done
     }

@@ -54,7 +54,7 @@ impl Agent {
     fn replay(&mut self, which: &Which) -> Value {
         let (mut replayed, mut again, mut homeless, mut not_called, mut unknown) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
         for id in self.chosen(which) {
-            let Some((_, letter)) = self.core.dead.iter().find(|(known, _)| *known == id) else {
+            let Some(letter) = self.core.dead.get(id) else {
                 unknown += 1;
                 continue;
             };

@@ -68,8 +68,8 @@ impl AnySlot {
         any!(self, slot => slot.is_called(now))
     }
 
-    pub(crate) fn count_replayed(&mut self, packets: u64) {
-        any!(self, slot => slot.count_replayed(packets));
+    pub(crate) fn count_replayed(&mut self) {
+        any!(self, slot => slot.count_replayed());
     }
 
     /// SHA-256 of its component.

@@ -3,6 +3,7 @@
 use porin_cell::Engine;
 use porin_core::{
     config::{LogTo, Provenance},
+    fault::FaultPolicy,
     health::Quarantine,
     ids::StreamId,
     limits::CellLimits,
