@@ -9,6 +9,7 @@ mod cable;
 pub mod certificates;
 mod gateway;
 pub mod hostile;
+mod manager;
 pub mod nats;
 pub mod proxy;
 mod random;
@@ -29,6 +30,7 @@ pub use self::{
     broker::{Broker, publish, publish_lines},
     cable::{Cable, Plugged},
     gateway::{Gateway, library, porind},
+    manager::ServiceManager,
     random::Random,
     subscriber::{Name, Received, Subscriber},
 };

@@ -2,12 +2,12 @@
 
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    os::unix::fs::PermissionsExt,
     process::Output,
     time::{Duration, Instant},
 };
 
-use porin_e2e::{Broker, Gateway, Process, Subscriber, porind, program, publish_lines, wait_until};
+use porin_e2e::{Broker, Gateway, Process, ServiceManager, Subscriber, porind, program, publish_lines, wait_until};
 use porin_test_support::{LOG_IMPORT, PASS, WatCell, skip, target_dir};
 use serde_json::Value;
 
@@ -225,10 +225,8 @@ fn a_cell_that_loops_delays_neither_its_neighbour_nor_the_watchdog() {
     {
         let gateway = gateway(cloud.port, local.port, keys, &cell);
         let before = subscriber.packets().len();
-        let socket = UnixDatagram::bind(gateway.path("notify")).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-        let place = gateway.path("notify").display().to_string();
-        let _agent = gateway.run_with(&[], &[("NOTIFY_SOCKET", &place), ("WATCHDOG_USEC", "2000000")]);
+        let manager = ServiceManager::of(&gateway);
+        let _agent = gateway.run_with(&[], &[("NOTIFY_SOCKET", &manager.place()), ("WATCHDOG_USEC", "2000000")]);
         wait_until("it listens", || gateway.log().contains("listening to the local broker"));
         publish_lines(local.port, "n/x", &lines(0..500));
         // The route past the bad cell has all of them, and the one with it as many as its policy says.
@@ -236,10 +234,9 @@ fn a_cell_that_loops_delays_neither_its_neighbour_nor_the_watchdog() {
         let (mut fed, start) = (0, Instant::now());
         while subscriber.packets().len() < before + wanted {
             assert!(start.elapsed() < porin_e2e::PATIENCE, "{} packets came", subscriber.packets().len() - before);
-            let mut word = [0; 256];
             // Within the watchdog's time, five seconds at the most on a machine that is busy with other tests.
-            let length = socket.recv(&mut word).expect("the loop feeds the watchdog while the cell loops");
-            fed += usize::from(String::from_utf8_lossy(&word[..length]).contains("WATCHDOG=1"));
+            let word = manager.hear(Duration::from_secs(5)).expect("the loop feeds the watchdog while the cell loops");
+            fed += usize::from(word.contains("WATCHDOG=1"));
         }
         let slot = slot(&gateway);
         assert_eq!((slot["state"].as_str(), slot["faulted"].as_u64()), (Some(state), Some(500)), "{slot}");

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::net::UnixDatagram,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use porin_e2e::{Broker, Gateway, Process, Subscriber, free_port, porind, publish, publish_lines, wait_until};
+use porin_e2e::{
+    Broker, Gateway, Process, ServiceManager, Subscriber, free_port, porind, publish, publish_lines, wait_until,
+};
 use serde_json::Value;
 
 fn lines(numbers: std::ops::Range<u64>) -> String {
@@ -132,23 +133,17 @@ fn another_broker_and_other_sources_take_effect_without_a_restart() {
 #[test]
 fn the_service_manager_hears_of_the_loop_and_of_nobody_in_its_place() {
     let gateway = Gateway::new("lab", free_port(), "");
-    let place = gateway.path("notify");
-    let socket = UnixDatagram::bind(&place).expect("a socket");
-    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
+    let manager = ServiceManager::of(&gateway);
     let (mut heard, begun) = (Vec::new(), Instant::now());
     let mut listen = |so: &dyn Fn(&[String]) -> bool| {
         let start = Instant::now();
         while !so(&heard) && start.elapsed() < porin_e2e::PATIENCE {
-            let mut word = [0; 256];
-            if let Ok(length) = socket.recv(&mut word) {
-                heard.push(String::from_utf8_lossy(&word[..length]).trim().to_owned());
-            }
+            heard.extend(manager.hear(Duration::from_millis(100)));
         }
         assert!(so(&heard), "{heard:?}");
         heard.len()
     };
-    let mut agent =
-        gateway.run_with(&[], &[("NOTIFY_SOCKET", &place.display().to_string()), ("WATCHDOG_USEC", "400000")]);
+    let mut agent = gateway.run_with(&[], &[("NOTIFY_SOCKET", &manager.place()), ("WATCHDOG_USEC", "400000")]);
     let fed = |heard: &[String]| heard.iter().filter(|word| word.contains("WATCHDOG=1")).count();
     listen(&|heard| heard.iter().any(|word| word.contains("READY=1")));
     // Nothing happens, and it goes on all the same.
@@ -162,9 +157,7 @@ fn the_service_manager_hears_of_the_loop_and_of_nobody_in_its_place() {
     agent.signal("HUP");
     // It may take a second to notice, and then speaks no more.
     thread::sleep(Duration::from_millis(1_500));
-    socket.set_read_timeout(Some(Duration::from_millis(600))).expect("a socket");
-    let mut word = [0; 256];
-    while socket.recv(&mut word).is_ok_and(|length| length > 0) {
+    while manager.hear(Duration::from_millis(600)).is_some() {
         assert!(Instant::now().duration_since(begun) < porin_e2e::PATIENCE, "it goes on speaking");
     }
     drop(fs::OpenOptions::new().write(true).open(&pipe).expect("it waits for us"));
