@@ -1,11 +1,16 @@
 //! The wasmi engine: what WebAssembly a cell may be made of, and the limits that hold for all its cells.
 
 use porin_core::limits::CellLimits;
-use wasmi::{CompilationMode, Config, EnforcedLimits};
+use wasmi::{CompilationMode, Config, CustomFuelCosts, EnforcedLimits};
 use wasmparser::WasmFeatures;
 
 /// Bytes of the interpreter's stack that are there from the start.
 const MIN_STACK_HEIGHT: usize = 1 << 12;
+
+/// wasmi's own, but that translation is free: else a cell paid for what another instance of it finds translated, and the same packets cost
+/// different fuel. What it takes is bounded by the component's size, and is taken once.
+const FUEL: CustomFuelCosts =
+    CustomFuelCosts { bytes_copied_per_fuel: 64, fuel_per_bytes_translated: 0, fuel_per_bytes_validated: 0 };
 
 /// Compiles and runs core modules. Cells that share one share no more than its configuration and its stack, one after the other.
 #[derive(Clone, Debug)]
@@ -23,8 +28,9 @@ impl Engine {
             .allow_start_fn(false)
             .ignore_custom_sections(true)
             .enforced_limits(EnforcedLimits::strict())
-            // Errors and costs of translation belong to the load, never to the first packet.
-            .compilation_mode(CompilationMode::Eager)
+            // Validated at the load, translated at the first call: many functions of a cell are never called.
+            .compilation_mode(CompilationMode::LazyTranslation)
+            .fuel_cost(FUEL)
             .set_min_stack_height(MIN_STACK_HEIGHT)
             .set_max_stack_height(limits.stack_bytes.max(MIN_STACK_HEIGHT))
             .set_max_recursion_depth(limits.call_depth)

@@ -7,7 +7,10 @@
 
 use std::sync::OnceLock;
 
-use wasmparser::{ComponentImport, Parser, Payload, Validator, component_types::ComponentEntityType, types::Types};
+use wasmparser::{
+    BinaryReaderError, ComponentImport, Parser, Payload, ValidPayload, Validator, component_types::ComponentEntityType,
+    types::Types,
+};
 
 use porin_core::setup::World;
 
@@ -125,16 +128,27 @@ fn is_subtype(a: &ComponentEntityType, a_types: &Types, b: &ComponentEntityType,
     ComponentEntityType::is_subtype_of(a, a_types.as_ref(), b, b_types.as_ref())
 }
 
+/// Validates everything but the bodies of functions: the engine validates those when it compiles them, and once is enough.
 fn validate(bytes: &[u8]) -> Result<Types, LoadError> {
-    Validator::new_with_features(engine::features()).validate_all(bytes).map_err(|error| {
-        let (message, offset) = (error.message().to_owned(), error.offset());
-        // Cut off is not the same as wrong: half a download, perhaps.
-        if message.contains("unexpected end") {
-            LoadError::Malformed { message, offset }
-        } else {
-            LoadError::Invalid { message, offset }
+    let mut validator = Validator::new_with_features(engine::features());
+    let mut types = None;
+    for payload in Parser::new(0).parse_all(bytes) {
+        if let ValidPayload::End(end) = payload.and_then(|payload| validator.payload(&payload)).map_err(invalid)? {
+            // The last one is that of the component itself, which ends after all that is nested in it.
+            types = Some(end);
         }
-    })
+    }
+    types.ok_or_else(|| LoadError::Malformed { message: "it ends too early".into(), offset: bytes.len() })
+}
+
+fn invalid(error: BinaryReaderError) -> LoadError {
+    let (message, offset) = (error.message().to_owned(), error.offset());
+    // Cut off is not the same as wrong: half a download, perhaps.
+    if message.contains("unexpected end") {
+        LoadError::Malformed { message, offset }
+    } else {
+        LoadError::Invalid { message, offset }
+    }
 }
 
 /// The component's own imports, not those of what is nested in it.
@@ -180,6 +194,6 @@ pub(crate) fn top_level<'a>(
     }
 }
 
-pub(crate) fn malformed(error: wasmparser::BinaryReaderError) -> LoadError {
+pub(crate) fn malformed(error: BinaryReaderError) -> LoadError {
     LoadError::Malformed { message: error.message().to_owned(), offset: error.offset() }
 }

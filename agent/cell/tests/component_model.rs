@@ -140,14 +140,20 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     for (row, items) in [
         ("a 64-bit memory", "(memory $big i64 1)"),
         ("a second memory", "(memory $second 1)"),
-        ("SIMD", "(func (drop (v128.const i64x2 0 0)))"),
         ("threads", "(memory $shared 1 1 shared)"),
-        ("tail calls", "(func $f return_call $f)"),
         ("exceptions", "(tag $e)"),
         ("garbage collection", "(type (struct (field i32)))"),
     ] {
         case(row, unchecked(items), Some("invalid"));
     }
+    // Bodies of functions are the engine's to validate.
+    for (row, items, words) in [
+        ("SIMD", "(func (drop (v128.const i64x2 0 0)))", "unexpected SIMD opcode"),
+        ("tail calls", "(func $f return_call $f)", "tail calls support is not enabled"),
+    ] {
+        case(row, WatCell { items, ..WatCell::default() }.build(), Some(words));
+    }
+    case("a function with a type error", with_a_type_error(), Some("type mismatch"));
     let globals = "(global i32 (i32.const 0))".repeat(1_001);
     case("1,001 globals", WatCell { items: &globals, ..WatCell::default() }.build(), Some("globals"));
     let functions = "(func (result i32) (i32.add (i32.const 1) (i32.const 2)))".repeat(1_001);
@@ -168,6 +174,15 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
 /// A component with a core module that wit-component would not take.
 fn unchecked(items: &str) -> Vec<u8> {
     text(&format!("(component (core module (memory 1) {items}))"))
+}
+
+/// A good cell but for one function, which answers an `i64` where its type says `i32`.
+fn with_a_type_error() -> Vec<u8> {
+    let mut bytes = WatCell { items: "(func (result i32) (i32.const 1234567))", ..WatCell::default() }.build();
+    let constant = [0x41, 0x87, 0xad, 0xcb, 0];
+    let at = bytes.windows(constant.len()).position(|window| window == constant).expect("it is there");
+    bytes[at] = 0x42;
+    bytes
 }
 
 #[test]

@@ -93,6 +93,21 @@ fn damaged_state_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn the_first_cell_of_a_component_pays_no_more_than_the_second() {
+    let limits = CellLimits::default();
+    let plan = Plan::load(&Engine::new(&limits), &cell("deadband"), World::Filter, &limits).expect("it loads");
+    let setup = Setup { params: vec![number("absolute", 1.0)], streams: vec![stream(0, "a", vec![])], outputs: vec![] };
+    let used = || {
+        let mut cell = Cell::start(&plan, &[], limits, &setup).expect("it starts");
+        let start = cell.used();
+        cell.process(&[reading(0, 0, 1.0)], Unix(0), &mut Vec::<Reading>::new()).expect("no fault");
+        (start, cell.used())
+    };
+    // The second finds every function translated.
+    assert_eq!(used(), used());
+}
+
+#[test]
 fn parameters_that_do_not_fit_are_refused_in_words() {
     let limits = CellLimits::default();
     let plan = Plan::load(&Engine::new(&limits), &cell("deadband"), World::Filter, &limits).expect("it loads");

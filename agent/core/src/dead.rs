@@ -12,6 +12,7 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
+use core::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -129,8 +130,8 @@ pub enum Removal {
 pub struct DeadCommit {
     /// New letters, by their numbers.
     pub added: Vec<(u64, Vec<u8>)>,
-    /// Those that are gone.
-    pub removed: Vec<u64>,
+    /// Those that are gone, oldest first; each range of numbers had nothing in it but letters that are to go.
+    pub removed: Vec<Range<u64>>,
 }
 
 impl DeadCommit {
@@ -149,11 +150,14 @@ pub struct DeadLetters {
     next: u64,
     /// Everything before is on disk, or was.
     durable_to: u64,
-    /// Everything before is in the running commit, if there is one.
+    /// Everything before is durable with the running commit, if there is one.
     submitted_to: u64,
-    /// On disk, and to be deleted; the first of them by the running commit.
-    removed: Vec<u64>,
-    submitted_removals: usize,
+    /// Everything before may be on disk: a commit that failed may have been written all the same.
+    tried_to: u64,
+    /// May be on disk, and is to be deleted. The oldest give way in order, so that even of millions little is kept.
+    removed: Vec<Range<u64>>,
+    /// The same as the running commit has it.
+    submitted_removals: Vec<Range<u64>>,
     counts: DeadLetterStatus,
 }
 
@@ -170,6 +174,7 @@ impl DeadLetters {
             next,
             durable_to: next,
             submitted_to: next,
+            tried_to: next,
             counts,
             ..Self::default()
         };
@@ -230,8 +235,11 @@ impl DeadLetters {
 
     fn forget(&mut self, id: u64, letter: &DeadLetter) {
         self.counts.bytes -= letter.size();
-        if id < self.durable_to.max(self.submitted_to) {
-            self.removed.push(id);
+        if id < self.tried_to {
+            match self.removed.last_mut() {
+                Some(last) if last.end == id => last.end += 1,
+                _ => self.removed.push(id..id + 1),
+            }
         }
     }
 
@@ -246,19 +254,34 @@ impl DeadLetters {
         let new = self.letters.partition_point(|(id, _)| *id < self.durable_to);
         let added = self.letters.range(new..).map(|(id, letter)| (*id, letter.encode())).collect();
         self.submitted_to = self.next;
-        self.submitted_removals = self.removed.len();
-        DeadCommit { added, removed: self.removed.clone() }
+        self.tried_to = self.next;
+        DeadCommit { added, ..self.deletions() }
+    }
+
+    /// The same where there is no room for anything new.
+    pub fn commit_deletions(&mut self) -> DeadCommit {
+        self.submitted_to = self.durable_to;
+        self.deletions()
+    }
+
+    fn deletions(&mut self) -> DeadCommit {
+        self.submitted_removals.clone_from(&self.removed);
+        DeadCommit { added: Vec::new(), removed: self.removed.clone() }
     }
 
     /// The commit that began last is durable.
     pub fn committed(&mut self) {
         self.durable_to = self.submitted_to;
-        self.removed.drain(..core::mem::take(&mut self.submitted_removals));
+        // The last of them may have grown since.
+        for (removed, submitted) in self.removed.iter_mut().zip(self.submitted_removals.drain(..)) {
+            removed.start = submitted.end;
+        }
+        self.removed.retain(|range| !range.is_empty());
     }
 
     /// It is not, or not for certain: the next one writes the same again.
     pub fn commit_failed(&mut self) {
-        self.submitted_removals = 0;
+        self.submitted_removals.clear();
     }
 
     /// What became of them.
@@ -328,6 +351,24 @@ mod tests {
 
     /// Whatever happens in whatever order, the disk has what memory has after the next commit that succeeds.
     #[test]
+    fn what_gave_way_while_the_disk_failed_is_a_few_ranges_however_much_it_was() {
+        let mut letters = DeadLetters::new(vec![], 0, 5 * letter(0.0).size());
+        for _ in 0..10_000 {
+            letters.add(letter(1.0));
+            letters.commit();
+            letters.commit_failed();
+        }
+        assert_eq!(
+            letters.commit_deletions(),
+            DeadCommit { added: vec![], removed: core::iter::once(0..9_995).collect() }
+        );
+        letters.committed();
+        assert!(letters.is_dirty());
+        let commit = letters.commit();
+        assert_eq!((commit.added.len(), commit.removed), (5, vec![]));
+    }
+
+    #[test]
     fn the_disk_follows_memory_through_commits_that_fail_and_changes_while_they_run() {
         let mut seed = 1_u64;
         let mut random = |bound: u64| {
@@ -338,17 +379,18 @@ mod tests {
         let mut disk = BTreeMap::new();
         let write = |disk: &mut BTreeMap<u64, Vec<u8>>, commit: DeadCommit| {
             disk.extend(commit.added);
-            commit.removed.iter().for_each(|id| drop(disk.remove(id)));
+            disk.retain(|id, _| !commit.removed.iter().any(|range| range.contains(id)));
         };
         let mut running = None;
         for _ in 0..20_000 {
-            match random(6) {
+            match random(7) {
                 0 | 1 => letters.add(letter(1.0)),
                 2 => {
-                    let id = letters.iter().map(|(id, _)| *id).next();
+                    let id = letters.iter().map(|(id, _)| *id).nth(usize::from(random(3) == 0));
                     id.map(|id| letters.remove(id, Removal::Discarded));
                 }
                 3 if running.is_none() => running = Some(letters.commit()),
+                6 if running.is_none() => running = Some(letters.commit_deletions()),
                 4 => {
                     if let Some(commit) = running.take() {
                         write(&mut disk, commit);

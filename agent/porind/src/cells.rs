@@ -7,6 +7,7 @@ use porin_cell::{CellPacket, Engine, Plan, StartError, World};
 use porin_core::{
     config::{CellSet, Policy, Provenance, Route, Slot as SlotConfig},
     ids::RouteId,
+    limits::CellLimits,
     packet::{Message, Packet},
     setup::Setup,
 };
@@ -43,53 +44,71 @@ pub(crate) fn load(
     state: impl Fn(&str) -> anyhow::Result<Option<Vec<u8>>>,
 ) -> anyhow::Result<Vec<LoadedRoute>> {
     policy.allows(cells).map_err(|error| anyhow!(error))?;
-    // The engine's stack is bounded for all its cells: those with the same bounds share one.
-    let mut engines: BTreeMap<(usize, usize), Engine> = BTreeMap::new();
+    let mut shelf = Shelf::default();
     let mut routes = Vec::new();
     for route in &cells.routes {
         let mut slots = Vec::new();
         for config in &route.slots {
             let Provenance::Local(path) = &config.cell;
-            let limits = &config.limits;
-            let engine = engines.entry((limits.stack_bytes, limits.call_depth)).or_insert_with(|| Engine::new(limits));
-            let loaded = load_plan(engine, config, path);
+            let loaded = shelf.plan(config, path);
             let (plan, digest) = loaded.with_context(|| format!("slot `{}`: cell {path}", config.name))?;
-            slots.push(LoadedSlot {
-                config: config.clone(),
-                plan: Arc::new(plan),
-                digest,
-                state: state(&config.name)?,
-            });
+            slots.push(LoadedSlot { config: config.clone(), plan, digest, state: state(&config.name)? });
         }
         routes.push(LoadedRoute { id: id(&route.name)?, config: route.clone(), slots });
     }
     Ok(routes)
 }
 
-fn load_plan(engine: &Engine, config: &SlotConfig, path: &str) -> anyhow::Result<(Plan, Digest)> {
-    let size = fs::metadata(path)?.len();
-    let limit = config.limits.component_bytes as u64;
-    // Before reading: a wrong path may name something huge.
-    anyhow::ensure!(size <= limit, "the file has {size} bytes, a cell may have {limit}");
-    let bytes = fs::read(Path::new(path))?;
-    let load = |world| Plan::load(engine, &bytes, world, &config.limits);
-    let plan = load(config.world).map_err(|error| {
+/// What was loaded so far. Slots with the same component and the same limits share what was made of it; their instances share nothing.
+#[derive(Default)]
+struct Shelf {
+    /// The engine's stack is bounded for all its cells: by height and depth.
+    engines: BTreeMap<(usize, usize), Engine>,
+    plans: Vec<(Digest, CellLimits, Arc<Plan>)>,
+}
+
+impl Shelf {
+    fn plan(&mut self, config: &SlotConfig, path: &str) -> anyhow::Result<(Arc<Plan>, Digest)> {
+        let limits = config.limits;
+        let size = fs::metadata(path)?.len();
+        let limit = limits.component_bytes as u64;
+        // Before reading: a wrong path may name something huge.
+        anyhow::ensure!(size <= limit, "the file has {size} bytes, a cell may have {limit}");
+        let bytes = fs::read(Path::new(path))?;
+        let digest = digest(&SHA256, &bytes).as_ref().try_into().context("SHA-256 has 32 bytes")?;
+        let same = |(other, bounds, plan): &&(Digest, CellLimits, Arc<Plan>)| {
+            (*other, *bounds, plan.world) == (digest, limits, config.world)
+        };
+        let plan = match self.plans.iter().find(same) {
+            Some((_, _, plan)) => plan.clone(),
+            None => {
+                let engine = self.engines.entry((limits.stack_bytes, limits.call_depth));
+                let plan = Arc::new(load_plan(engine.or_insert_with(|| Engine::new(&limits)), config, &bytes)?);
+                self.plans.push((digest, limits, plan.clone()));
+                plan
+            }
+        };
+        for (import, grant) in plan.imports() {
+            let granted = config.grants.iter().any(|g| g == grant);
+            anyhow::ensure!(
+                granted,
+                "it imports `{import}`, which the slot does not grant; to allow it, add grants = [\"{grant}\"] to [slots.{}]",
+                config.name
+            );
+        }
+        Ok((plan, digest))
+    }
+}
+
+fn load_plan(engine: &Engine, config: &SlotConfig, bytes: &[u8]) -> anyhow::Result<Plan> {
+    let load = |world| Plan::load(engine, bytes, world, &config.limits);
+    load(config.world).map_err(|error| {
         let other = World::ALL.into_iter().find(|world| *world != config.world && load(*world).is_ok());
         let hint = other.map(|world| {
             format!("; it is of the world `{0}`: add world = \"{0}\" to [slots.{1}]", world.name(), config.name)
         });
         anyhow!("{error}{}", hint.unwrap_or_default())
-    })?;
-    for (import, grant) in plan.imports() {
-        let granted = config.grants.iter().any(|g| g == grant);
-        anyhow::ensure!(
-            granted,
-            "it imports `{import}`, which the slot does not grant; to allow it, add grants = [\"{grant}\"] to [slots.{}]",
-            config.name
-        );
-    }
-    let digest = digest(&SHA256, &bytes);
-    Ok((plan, digest.as_ref().try_into().context("SHA-256 has 32 bytes")?))
+    })
 }
 
 impl LoadedSlot {

@@ -162,9 +162,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         if outcome.is_err() {
             self.setup.streams.truncate(streams_before);
             self.setup.outputs.truncate(outputs_before);
-            if let Err(error) = self.rebuild() {
-                error!(slot = %self.config.name, %error, "the cell cannot be made again");
-            }
+            self.make_again();
         }
         outcome
     }

@@ -6,6 +6,7 @@
 //! changes something is for root and the agent's own user.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader as BlockingReader, Read, Write},
     os::unix::{fs::FileTypeExt, net::UnixStream as BlockingStream},
     path::Path,
@@ -15,7 +16,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use porin_core::{status::Snapshot, stream::Pattern};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -35,6 +36,9 @@ const MAX_ANSWER: u64 = 64 << 20;
 
 /// Bytes of a question: the numbers of some hundred dead letters.
 const MAX_QUESTION: u64 = 4_096;
+
+/// Dead letters that one step of the loop gives again: other packets wait meanwhile.
+const REPLAYED_AT_ONCE: usize = 32;
 
 /// Connections at a time. Beyond it the asker waits.
 const CONNECTIONS: usize = 16;
@@ -113,11 +117,8 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
         // A question that was cut off is not carried out.
         Some(("dead", what)) if question.ends_with('\n') => {
             let answer = match dead_question(what) {
-                Some(question) if question == DeadQuestion::List || may_change => {
-                    let (reply, answer) = oneshot::channel();
-                    questions.ask(Question::Dead(question, reply)).await?;
-                    answer.await?
-                }
+                Some(DeadQuestion::Replay(which)) if may_change => replay(questions, which).await?,
+                Some(question) if question == DeadQuestion::List || may_change => ask_loop(questions, question).await?,
                 Some(_) => json!({ "error": "only root and the agent's own user may do that" }),
                 None => json!({ "error": "ask `dead list`, `dead replay` or `dead discard` with numbers, or `all`" }),
             };
@@ -147,6 +148,38 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
     }
     writer.shutdown().await?;
     Ok(())
+}
+
+async fn ask_loop(questions: &Questions, question: DeadQuestion) -> anyhow::Result<Value> {
+    let (reply, answer) = oneshot::channel();
+    questions.ask(Question::Dead(question, reply)).await?;
+    Ok(answer.await?)
+}
+
+/// Has letters given again, some at a time: between them the loop looks after its packets. Ends after the first that faults again.
+async fn replay(questions: &Questions, which: Which) -> anyhow::Result<Value> {
+    let numbers = match which {
+        Which::Numbers(numbers) => numbers,
+        Which::All => {
+            let list = ask_loop(questions, DeadQuestion::List).await?;
+            let letters = list["dead_letters"].as_array().into_iter().flatten();
+            letters.filter_map(|letter| letter["id"].as_u64()).collect()
+        }
+    };
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    // Nothing at all is a question, too: it is answered with zeroes.
+    let mut parts = numbers.chunks(REPLAYED_AT_ONCE);
+    let mut part = parts.next().unwrap_or_default();
+    loop {
+        let answer = ask_loop(questions, DeadQuestion::Replay(Which::Numbers(part.to_vec()))).await?;
+        for (what, count) in answer.as_object().into_iter().flatten() {
+            *sums.entry(what.clone()).or_default() += count.as_u64().unwrap_or(0);
+        }
+        match parts.next() {
+            Some(next) if answer["faulted_again"] == 0 => part = next,
+            _ => return Ok(json!(sums)),
+        }
+    }
 }
 
 /// `list`, `replay all`, `discard 3 4`.

@@ -333,8 +333,8 @@ impl Store {
                 for (id, bytes) in &commit.dead.added {
                     dead.insert(id, bytes.as_slice())?;
                 }
-                for id in &commit.dead.removed {
-                    dead.remove(id)?;
+                for range in &commit.dead.removed {
+                    dead.retain_in(range.clone(), |_, _| false)?;
                 }
             }
             if !commit.spans.is_empty() {

@@ -143,11 +143,11 @@ impl Agent {
     /// Deletes what has left, in the room that was set aside. Nothing new is written before there is room for that again.
     fn delete_only(&mut self) {
         let began = self.now.mono;
-        let queues = self.core.outbox.commit_deletions();
+        let (queues, dead) = (self.core.outbox.commit_deletions(), self.core.dead.commit_deletions());
         let Commits { names, kinds, clock_changes, .. } = self.commit;
         let (tokens, time_floor) = (Vec::new(), None);
         self.commit.running = Some(Running { written: 0, names, kinds, tokens, clock_changes, time_floor, began });
-        self.parts.committer.begin(Commit { queues, deletes_only: true, ..Commit::default() });
+        self.parts.committer.begin(Commit { queues, dead, deletes_only: true, ..Commit::default() });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<Room>) {
@@ -160,6 +160,7 @@ impl Agent {
         match outcome {
             Ok(room) if self.commit.full => {
                 self.core.outbox.committed();
+                self.core.dead.committed();
                 self.commit.full = room == Room::None;
                 self.commit.dirty = true;
                 self.commit.due = if self.commit.full { now.after(self.commit.retry_us()) } else { now };
