@@ -24,3 +24,4 @@ pub mod simulator;
 pub mod status;
 pub mod stream;
 pub mod time;
+pub mod trust;

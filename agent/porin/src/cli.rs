@@ -28,6 +28,11 @@ enum Command {
     /// Publish many gateways' worth of packets, and check what arrives
     #[command(subcommand)]
     Load(cmd::load::Command),
+    /// Who may push cells: make keys, show them, exchange one
+    #[command(subcommand)]
+    Keys(cmd::keys::Command),
+    /// Sign a cell
+    Release(cmd::release::Arguments),
     /// Show packets as they pass through a running agent, before and after
     Tap(cmd::tap::Arguments),
     /// An MQTT broker for demos and tests, on loopback
@@ -78,6 +83,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Decode(arguments) => cmd::decode::run(&arguments),
         Command::Tap(arguments) => cmd::tap::run(&arguments),
         Command::Up(arguments) => cmd::up::run(&arguments),
+        Command::Keys(command) => cmd::keys::run(&command),
+        Command::Release(arguments) => cmd::release::run(&arguments),
         Command::Load(command) => cmd::load::run(&command),
         Command::Reduction(arguments) => cmd::reduction::run(&arguments),
         Command::BenchE2e(arguments) => cmd::bench_e2e::run(&arguments),

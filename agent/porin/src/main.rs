@@ -3,6 +3,7 @@
 mod cli;
 mod cmd;
 mod failure;
+mod keys;
 
 use std::process::ExitCode;
 

@@ -21,7 +21,7 @@ fn every_test_that_a_document_names_exists() {
     let mut code = String::new();
     ["agent", "cells", "tests"].iter().for_each(|folder| sources(&top().join(folder), &mut code));
     let mut named = 0;
-    for document in ["docs/guarantees.md", "docs/threats.md", "ARCHITECTURE.md"] {
+    for document in ["docs/guarantees.md", "docs/threats.md", "docs/updates.md", "ARCHITECTURE.md"] {
         let text = fs::read_to_string(top().join(document)).expect("it is there");
         // Between backticks; a test's name is a sentence.
         for name in text.split('`').skip(1).step_by(2) {

@@ -16,13 +16,14 @@ use porin_core::{
     record::Record,
     setup::{Setup, StreamInfo},
     time::Unix,
+    trust::{self, Envelope, documents::Document},
 };
 
 /// What is to stand any bytes.
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target.
-pub const ALL: [(&str, Body); 8] = [
+pub const ALL: [(&str, Body); 9] = [
     ("payload", payload),
     ("senml", senml),
     ("mapping", mapping),
@@ -31,6 +32,7 @@ pub const ALL: [(&str, Body); 8] = [
     ("component", component),
     ("staging", staging),
     ("dead", dead),
+    ("trust", trust),
 ];
 
 /// Published payloads: what can be read comes back bit by bit in every encoding.
@@ -178,4 +180,25 @@ pub fn dead(bytes: &[u8]) {
     let again = letter.encode();
     let once_more = DeadLetter::decode(&again).unwrap_or_else(|error| unreachable!("{error}")).encode();
     assert_eq!(again, once_more);
+}
+
+/// Signed documents: whatever their signatures are worth.
+///
+/// # Panics
+/// If what was read is written in another way.
+pub fn trust(bytes: &[u8]) {
+    fn document<D: Document>(payload: &[u8]) {
+        if let Ok(document) = D::decode(payload) {
+            // postcard reads some numbers in more than one form.
+            let again = document.encode();
+            let twice = D::decode(&again).unwrap_or_else(|error| unreachable!("{error}")).encode();
+            assert_eq!(again, twice);
+        }
+    }
+    let _ = trust::pinned_root(bytes);
+    let Ok(envelope) = Envelope::decode(bytes) else { return };
+    assert!(bytes.len() <= trust::MAX_ENVELOPE && Envelope::decode(&envelope.encode()) == Ok(envelope.clone()));
+    document::<trust::Root>(&envelope.payload);
+    document::<trust::Release>(&envelope.payload);
+    document::<trust::Desired>(&envelope.payload);
 }

@@ -54,6 +54,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             ]
             .concat(),
         ],
+        "trust" => files(&fixtures.join("update")),
         "component" | "staging" => STOCK_CELLS.iter().map(|name| cell(name)).collect(),
         other => unreachable!("{other} has no seeds"),
     }

@@ -1,0 +1,180 @@
+//! The checks, in their order: size, envelope, threshold, type, payload, number, time, addressee, meaning. The first that fails wins.
+
+use alloc::{borrow::ToOwned, string::String, vec::Vec};
+
+use super::{Desired, Digest, Envelope, Kind, Refusal, Release, Role, Root, Target, Verified, documents::Document};
+use crate::time::Unix;
+
+/// How far ahead of a set clock a document may have been issued: clocks differ.
+const AHEAD_US: u64 = 86_400_000_000;
+
+/// What is known of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// It is this late.
+    Known(Unix),
+    /// It is at least this late: nobody has set the clock. Only what has expired for certain is refused.
+    AtLeast(Unix),
+}
+
+impl Time {
+    fn earliest(self) -> Unix {
+        let (Self::Known(now) | Self::AtLeast(now)) = self;
+        now
+    }
+
+    fn expiry(self, expires: Unix) -> Result<(), Refusal> {
+        let now = self.earliest();
+        if expires <= now { Err(Refusal::Expired { expires, now }) } else { Ok(()) }
+    }
+
+    fn issue(self, issued: Unix) -> Result<(), Refusal> {
+        match self {
+            Self::Known(now) if issued.0 > now.0.saturating_add(AHEAD_US) => Err(Refusal::NotYet { issued, now }),
+            Self::Known(_) | Self::AtLeast(_) => Ok(()),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Gateway<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The groups that it counts itself to.
+    pub groups: &'a [String],
+    /// The hardware it runs on, if its configuration says so.
+    pub board: Option<&'a str>,
+}
+
+/// A root that the owner has put on the gateway: trusted because of where it lies. It must be whole, and signed by itself. Its expiry is not looked
+/// at: the roots after it may be good.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn pinned_root(bytes: &[u8]) -> Result<Verified<Root>, Refusal> {
+    let envelope = Envelope::decode(bytes)?;
+    // It says itself who signs it.
+    let root = payload::<Root>(&envelope)?;
+    signed(&envelope, &root.root, "root")?;
+    Ok(Verified { document: root, digest: envelope.digest() })
+}
+
+/// The root after `known`: signed by the keys of both, and not expired by itself (a chain may have expired links).
+///
+/// # Errors
+/// Why it does not count.
+pub fn next_root(known: &Verified<Root>, bytes: &[u8]) -> Result<Verified<Root>, Refusal> {
+    let envelope = Envelope::decode(bytes)?;
+    signed(&envelope, &known.root, "root")?;
+    let next = payload::<Root>(&envelope)?;
+    signed(&envelope, &next.root, "root of itself")?;
+    let expected = known.version.saturating_add(1);
+    if next.version != expected {
+        return Err(Refusal::RootOutOfTurn { found: next.version, expected });
+    }
+    same_fleet(known, &next.fleet)?;
+    Ok(Verified { document: next, digest: envelope.digest() })
+}
+
+/// A desired state for this gateway. `known`: number and digest of the one that was last taken up for the same target.
+///
+/// # Errors
+/// Why it does not count.
+pub fn desired(
+    root: &Verified<Root>,
+    bytes: &[u8],
+    known: Option<(u64, Digest)>,
+    time: Time,
+    gateway: Gateway<'_>,
+) -> Result<Verified<Desired>, Refusal> {
+    let envelope = Envelope::decode(bytes)?;
+    signed(&envelope, &root.operator, "operator")?;
+    let desired = payload::<Desired>(&envelope)?;
+    let digest = envelope.digest();
+    same_fleet(root, &desired.fleet)?;
+    match known {
+        Some((known, _)) if desired.seq < known => return Err(Refusal::Older { found: desired.seq, known }),
+        Some((known, same)) if desired.seq == known && digest != same => return Err(Refusal::SameNumber(known)),
+        Some(_) | None => {}
+    }
+    time.expiry(root.expires)?;
+    time.expiry(desired.expires)?;
+    time.issue(desired.issued)?;
+    let (ours, name) = match &desired.target {
+        Target::Gateway(id) => (id == gateway.id, id),
+        Target::Group(group) => (gateway.groups.contains(group), group),
+    };
+    if !ours {
+        return Err(Refusal::OtherGateway(name.clone()));
+    }
+    Ok(Verified { document: desired, digest })
+}
+
+/// The release with this digest, to be run in a slot. `floor`: the lowest number that may run.
+///
+/// # Errors
+/// Why it does not count.
+pub fn release(
+    root: &Verified<Root>,
+    bytes: &[u8],
+    wanted: Digest,
+    floor: impl FnOnce(&str) -> u64,
+    time: Time,
+    gateway: Gateway<'_>,
+    slot: &str,
+) -> Result<Verified<Release>, Refusal> {
+    let envelope = Envelope::decode(bytes)?;
+    let found = envelope.digest();
+    if found != wanted {
+        return Err(Refusal::OtherDigest { found, expected: wanted });
+    }
+    let mut signers = Vec::new();
+    let mut outcome = Err(Refusal::Malformed("a root without publishers"));
+    for publisher in &root.publishers {
+        match signed(&envelope, &publisher.role, &publisher.name) {
+            Ok(()) => signers.push(publisher),
+            Err(refusal) => outcome = Err(refusal),
+        }
+    }
+    if signers.is_empty() {
+        return outcome;
+    }
+    let release = payload::<Release>(&envelope)?;
+    let floor = floor(&release.cell);
+    if release.seq < floor {
+        return Err(Refusal::BelowFloor { cell: release.cell, found: release.seq, floor });
+    }
+    time.expiry(root.expires)?;
+    time.issue(release.issued)?;
+    if let Some(board) = gateway.board
+        && !release.boards.is_empty()
+        && !release.boards.iter().any(|wanted| wanted == board)
+    {
+        return Err(Refusal::OtherBoard(release.boards));
+    }
+    signers.retain(|publisher| publisher.may_publish(&release.cell));
+    let Some(publisher) = signers.first() else { return Err(Refusal::OutsidePrefix(release.cell)) };
+    if !signers.iter().any(|publisher| publisher.may_fill(slot)) {
+        return Err(Refusal::OutsideSlots { publisher: publisher.name.clone(), slot: slot.to_owned() });
+    }
+    Ok(Verified { document: release, digest: found })
+}
+
+fn signed(envelope: &Envelope, role: &Role, name: &str) -> Result<(), Refusal> {
+    let (have, need) = (envelope.signers(&role.keys), usize::from(role.threshold));
+    if have < need { Err(Refusal::TooFewSignatures { have, need, role: name.to_owned() }) } else { Ok(()) }
+}
+
+fn payload<D: Document>(envelope: &Envelope) -> Result<D, Refusal> {
+    let (found, expected): (Kind, Kind) = (envelope.kind, D::KIND);
+    if found != expected { Err(Refusal::WrongType { found, expected }) } else { D::decode(&envelope.payload) }
+}
+
+fn same_fleet(known: &Root, found: &str) -> Result<(), Refusal> {
+    if found == known.fleet {
+        Ok(())
+    } else {
+        Err(Refusal::OtherFleet { found: found.to_owned(), ours: known.fleet.clone() })
+    }
+}

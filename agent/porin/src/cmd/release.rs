@@ -1,0 +1,141 @@
+//! `porin release`: says, signed by its publisher, that a cell exists and what it is.
+
+use std::{fs, io::Write, path::PathBuf};
+
+use anyhow::Context;
+use porin_cell::{Engine, Plan, World};
+use porin_core::{
+    limits::CellLimits,
+    trust::{self, Digest, Envelope, Gateway, Health, Release, Time, documents::Document},
+};
+use serde_json::json;
+
+use crate::{
+    failure::{Failure, REFUSED},
+    keys::{KeyFolder, RoleName, now, sign, write_whole},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The component, as `porin cell build` makes it
+    file: PathBuf,
+    /// The cell's name [default: the file's, after the publisher's prefix]
+    #[arg(long)]
+    name: Option<String>,
+    /// Its number, higher than that of every release before [default: seconds since 1970]
+    #[arg(long)]
+    seq: Option<u64>,
+    /// Its version, for people
+    #[arg(long, default_value = "0.1.0")]
+    semver: String,
+    /// A board it is made for; may be given several times [default: any]
+    #[arg(long = "board", value_name = "BOARD")]
+    boards: Vec<String>,
+    /// What comes out of a healthy cell for what goes in, in percent
+    #[arg(long, value_name = "MIN..MAX", default_value = "0..100", value_parser = percent)]
+    passes: Health,
+    /// Where the publisher's key is [default: `porin/keys` in the folder of the user's configuration]
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
+    /// Where the release goes [default: the component's name with `.release`]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn percent(text: &str) -> Result<Health, String> {
+    let bounds = text.split_once("..").and_then(|(min, max)| {
+        let per_mille = |text: &str| text.parse::<u32>().ok()?.checked_mul(10);
+        Some(Health { min_per_mille: per_mille(min)?, max_per_mille: per_mille(max)? })
+    });
+    bounds
+        .filter(|bounds| bounds.min_per_mille <= bounds.max_per_mille)
+        .ok_or("two whole numbers, such as 1..50".into())
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = arguments.file.display();
+    let refused = |message: String, hint: Option<&str>| Failure { code: REFUSED, message, hint: hint.map(Into::into) };
+    let folder = KeyFolder::at(arguments.keys.as_deref())?;
+    let root = folder.root()?;
+    let limits = CellLimits::default();
+    let size = fs::metadata(&arguments.file).with_context(|| format!("cannot read {path}"))?.len();
+    if size > limits.component_bytes as u64 {
+        return Err(
+            refused(format!("{path} has {size} bytes, a cell may have {}", limits.component_bytes), None).into()
+        );
+    }
+    let component = fs::read(&arguments.file).with_context(|| format!("cannot read {path}"))?;
+    let plan = load(&component, &limits).map_err(|error| refused(format!("{path}: {error}"), None))?;
+    let mut imports: Vec<_> = plan.imports().map(|(interface, _)| interface.to_owned()).collect();
+    imports.sort_unstable();
+    let stem = arguments.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let pair = folder.pair(RoleName::Publisher, &root)?;
+    let key = crate::keys::public(&pair);
+    let publisher = root.publishers.iter().find(|publisher| publisher.role.keys.contains(&key));
+    let prefix = publisher.map(|publisher| publisher.prefix.as_str()).filter(|prefix| !prefix.is_empty());
+    let name =
+        arguments.name.clone().unwrap_or_else(|| prefix.map_or(stem.clone(), |prefix| format!("{prefix}/{stem}")));
+    let issued = now();
+    let release = Release {
+        cell: name,
+        seq: arguments.seq.unwrap_or(issued.0 / 1_000_000),
+        semver: arguments.semver.clone(),
+        sha256: Digest::of(&component),
+        size: u32::try_from(component.len()).context("its size")?,
+        world: plan.world.name().into(),
+        imports,
+        boards: arguments.boards.clone(),
+        health: arguments.passes,
+        issued,
+    };
+    release.check().map_err(|what| Failure {
+        code: 2,
+        message: format!("that makes no release: {what}"),
+        hint: None,
+    })?;
+    let bytes = sign(&release, &[&pair]);
+    let digest = Envelope::decode(&bytes).map_err(|refusal| refused(refusal.to_string(), None))?.digest();
+    // As a gateway will: what it would refuse is not written.
+    let gateway = Gateway { id: "", groups: &[], board: None };
+    let slot = publisher.and_then(|publisher| publisher.slots.first()).map_or("*", String::as_str);
+    trust::release(&root, &bytes, digest, |_| 0, Time::Known(issued), gateway, slot).map_err(|refusal| {
+        let hint = matches!(refusal, trust::Refusal::OutsidePrefix(_)).then_some("--name gives the cell another name");
+        let hint = hint
+            .or(matches!(refusal, trust::Refusal::Expired { .. })
+                .then_some("`porin keys rotate root` makes the next root"));
+        refused(refusal.to_string(), hint)
+    })?;
+    let out = arguments.out.clone().unwrap_or_else(|| arguments.file.with_extension("release"));
+    write_whole(&out, &bytes)?;
+    let mut stdout = std::io::stdout().lock();
+    let Release { cell, seq, semver, sha256, size, world, imports, .. } = &release;
+    if arguments.json {
+        let release = json!({
+            "cell": cell, "seq": seq, "semver": semver, "release": digest.to_string(), "sha256": sha256.to_string(),
+            "size": size, "world": world, "imports": imports, "file": out,
+        });
+        writeln!(stdout, "{release}")?;
+    } else {
+        writeln!(stdout, "{cell} {semver}, number {seq}: a {world} of {size} bytes, sha256:{sha256}")?;
+        let imports = if imports.is_empty() { "nothing".into() } else { imports.join(", ") };
+        writeln!(stdout, "imports {imports}")?;
+        writeln!(stdout, "release {digest} in {}", out.display())?;
+    }
+    Ok(())
+}
+
+/// The component knows its world.
+fn load(component: &[u8], limits: &CellLimits) -> Result<Plan, porin_cell::LoadError> {
+    let engine = Engine::new(limits);
+    let mut first = None;
+    for world in World::ALL {
+        match Plan::load(&engine, component, world, limits) {
+            Ok(plan) => return Ok(plan),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.expect("there are worlds"))
+}
