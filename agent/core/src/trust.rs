@@ -24,7 +24,8 @@ pub use self::{
 };
 use crate::time::Unix;
 
-/// A document that was signed by who may sign it, is not older than what was known, and has not expired.
+/// A document that was signed by who may sign it and passed every check of its kind. A root may have expired, as a link of a chain: then nothing that it
+/// would vouch for counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified<T> {
     document: T,
@@ -198,6 +199,17 @@ pub enum Refusal {
         /// One after the root that counts.
         expected: u64,
     },
+    /// Its operator knew a root that has not come here yet.
+    #[error("made under root {wanted}, root {known} is known here")]
+    NewerRoot {
+        /// The document's.
+        wanted: u64,
+        /// The one that counts here.
+        known: u64,
+    },
+    /// It may be an old one: nobody here can tell otherwise.
+    #[error("it does not give this gateway's word back, which it must since the store was lost")]
+    OtherNonce,
     /// Replayed.
     #[error("number {found}, number {known} is known")]
     Older {
@@ -274,6 +286,8 @@ impl Refusal {
             Self::TooFewSignatures { .. } => "too-few-signatures",
             Self::OtherFleet { .. } => "other-fleet",
             Self::RootOutOfTurn { .. } => "root-out-of-turn",
+            Self::NewerRoot { .. } => "newer-root",
+            Self::OtherNonce => "other-nonce",
             Self::Older { .. } => "older",
             Self::SameNumber(_) => "same-number",
             Self::Expired { .. } => "expired",

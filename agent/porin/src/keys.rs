@@ -4,9 +4,10 @@
 //! `root-2` and so on are public. A hobbyist has all of them on one laptop; a company gives each role's file to other hands, with the roots.
 
 use std::{
-    fs,
-    io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    env::VarError,
+    fs::{self, File},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -15,7 +16,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use clap::ValueEnum;
 use pkcs8::{
     AlgorithmIdentifierRef, EncryptedPrivateKeyInfoRef, LineEnding, ObjectIdentifier, PrivateKeyInfoRef,
-    SecretDocument, der::asn1::OctetStringRef,
+    SecretDocument,
+    der::{asn1::OctetStringRef, zeroize::Zeroizing},
 };
 use porin_core::{
     time::Unix,
@@ -25,6 +27,8 @@ use ring::{
     rand::{self, SystemRandom},
     signature::{Ed25519KeyPair, KeyPair},
 };
+
+use tempfile::{NamedTempFile, PersistError};
 
 use crate::failure::{Failure, REFUSED};
 
@@ -61,11 +65,15 @@ impl RoleName {
 
     /// The keys that a root has for it.
     pub(crate) fn keys(self, root: &Root) -> Vec<Key> {
-        match self {
+        let mut keys = match self {
             Self::Root => root.root.keys.clone(),
             Self::Operator => root.operator.keys.clone(),
             Self::Publisher => root.publishers.iter().flat_map(|publisher| publisher.role.keys.clone()).collect(),
-        }
+        };
+        // One key may serve several publishers.
+        keys.sort_unstable();
+        keys.dedup();
+        keys
     }
 }
 
@@ -91,10 +99,20 @@ impl KeyFolder {
         &self.0
     }
 
-    /// Makes the folder, for its owner alone.
-    pub(crate) fn make(&self) -> anyhow::Result<()> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
-        made.with_context(|| format!("cannot make the folder {}", self.0.display()))
+    /// Keeps others out who would change it, until the file is dropped. Refuses a folder in which others could exchange files.
+    pub(crate) fn lock(&self) -> anyhow::Result<File> {
+        let folder = File::open(&self.0).with_context(|| format!("cannot open the folder {}", self.0.display()))?;
+        let mode = folder.metadata()?.permissions().mode() & 0o777;
+        if mode & 0o022 != 0 {
+            return Err(Failure {
+                code: REFUSED,
+                message: format!("others may write in {} (mode {mode:04o})", self.0.display()),
+                hint: Some(format!("chmod go-w {}", self.0.display())),
+            }
+            .into());
+        }
+        folder.try_lock().map_err(|_| anyhow!("somebody else is at work in {}", self.0.display()))?;
+        Ok(folder)
     }
 
     pub(crate) fn key_file(&self, role: RoleName) -> PathBuf {
@@ -111,7 +129,7 @@ impl KeyFolder {
         let read = |version| -> anyhow::Result<Option<Vec<u8>>> {
             let path = self.root_file(version);
             match read_capped(&path) {
-                Ok(bytes) => Ok(Some(bytes)),
+                Ok((bytes, _)) => Ok(Some(bytes.to_vec())),
                 Err(error)
                     if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::NotFound) =>
                 {
@@ -134,32 +152,44 @@ impl KeyFolder {
             hint: None,
         };
         let mut root = trust::pinned_root(&first).map_err(|refusal| refused(1, refusal))?;
-        while let Some(next) = read(root.version + 1)? {
-            root = trust::next_root(&root, &next).map_err(|refusal| refused(root.version + 1, refusal))?;
+        if root.version != 1 {
+            return Err(refused(1, trust::Refusal::RootOutOfTurn { found: root.version, expected: 1 }).into());
+        }
+        for version in 2.. {
+            let Some(next) = read(version)? else { break };
+            root = trust::next_root(&root, &next).map_err(|refusal| refused(version, refusal))?;
         }
         Ok(root)
     }
 
-    /// The private key of a role, which must be one that counts. Asks for its passphrase if it has one.
+    /// The private key of a role, which must be one that counts. Asks for its passphrase if it has one. An exchange that was cut short is finished.
     pub(crate) fn pair(&self, role: RoleName, root: &Root) -> anyhow::Result<Ed25519KeyPair> {
-        self.finish_exchange(role, root)?;
         let path = self.key_file(role);
-        let pair = self.read_pair(&path).with_context(|| format!("cannot use the key in {}", path.display()))?;
-        if !role.keys(root).contains(&public(&pair)) {
-            return Err(Failure {
-                code: REFUSED,
-                message: format!(
-                    "{}: {} is no key of the role {} in root {}",
-                    path.display(),
-                    public(&pair).id(),
-                    role.name(),
-                    root.version
-                ),
-                hint: Some("a key that was rotated out signs nothing more; the new one belongs in its place".into()),
-            }
-            .into());
+        let current = read_pair(&path);
+        if let Ok(pair) = &current
+            && role.keys(root).contains(&public(pair))
+        {
+            return current;
         }
-        Ok(pair)
+        if let Ok(fresh) = read_pair(&self.fresh_file(role))
+            && role.keys(root).contains(&public(&fresh))
+        {
+            self.put_in_place(role, root)?;
+            return Ok(fresh);
+        }
+        let pair = current?;
+        Err(Failure {
+            code: REFUSED,
+            message: format!(
+                "{}: {} is no key of the role {} in root {}",
+                path.display(),
+                public(&pair).id(),
+                role.name(),
+                root.version
+            ),
+            hint: Some("a key that was rotated out signs nothing more; the new one belongs in its place".into()),
+        }
+        .into())
     }
 
     /// Where a new key waits for the root that names it.
@@ -167,22 +197,26 @@ impl KeyFolder {
         self.0.join(format!("{}.pem.new", role.name()))
     }
 
-    /// Puts a new key that a root already names in the place of the old one, which is kept under another name. An exchange may have been cut short between
-    /// the two.
-    pub(crate) fn finish_exchange(&self, role: RoleName, root: &Root) -> anyhow::Result<()> {
+    /// Puts a new key that a root already names in the place of the old one, which is kept under another name.
+    pub(crate) fn put_in_place(&self, role: RoleName, root: &Root) -> anyhow::Result<()> {
         let (path, fresh) = (self.key_file(role), self.fresh_file(role));
-        if !fresh.exists() || !role.keys(root).contains(&public(&self.read_pair(&fresh)?)) {
-            return Ok(());
-        }
         if path.exists() {
             let old = path.with_extension(format!("pem.until-root-{}", root.version));
             fs::rename(&path, old).context("moving the old key away")?;
         }
-        fs::rename(&fresh, &path).context("putting the new key in its place")
+        fs::rename(&fresh, &path).context("putting the new key in its place")?;
+        Ok(File::open(&self.0)?.sync_all()?)
     }
 
-    fn read_pair(&self, path: &Path) -> anyhow::Result<Ed25519KeyPair> {
-        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+    /// Whether a role's key file has a passphrase.
+    pub(crate) fn is_encrypted(&self, role: RoleName) -> bool {
+        read_capped(&self.key_file(role)).is_ok_and(|(bytes, _)| bytes.starts_with(b"-----BEGIN ENCRYPTED"))
+    }
+}
+
+fn read_pair(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
+    let read = || {
+        let (bytes, mode) = read_capped(path)?;
         if mode & 0o077 != 0 {
             return Err(Failure {
                 code: REFUSED,
@@ -191,45 +225,43 @@ impl KeyFolder {
             }
             .into());
         }
-        let text = String::from_utf8(read_capped(path)?).map_err(|_| anyhow!("it is no PEM file"))?;
+        let text = std::str::from_utf8(&bytes).context("it is no PEM file")?;
         let (label, document) =
-            SecretDocument::from_pem(&text).map_err(|error| anyhow!("it is no PEM file: {error}"))?;
+            SecretDocument::from_pem(text).map_err(|error| anyhow!("it is no PEM file: {error}"))?;
         let document = if label == "ENCRYPTED PRIVATE KEY" {
             let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes());
             let encrypted = encrypted.map_err(|error| anyhow!("it is no encrypted PKCS#8: {error}"))?;
             let passphrase = passphrase(&format!("passphrase of {}: ", path.display()))?;
-            encrypted.decrypt(passphrase).map_err(|_| anyhow!("the passphrase is wrong"))?
+            encrypted
+                .decrypt(&*passphrase)
+                .map_err(|error| anyhow!("the passphrase is wrong, or the cipher unknown: {error}"))?
         } else {
             document
         };
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(document.as_bytes())
             .map_err(|error| anyhow!("it is no Ed25519 key: {error}"))
-    }
+    };
+    read().with_context(|| format!("cannot use the key in {}", path.display()))
+}
 
-    /// Writes a new key of a role into a file that is not there yet. With a passphrase, nobody reads it without.
-    pub(crate) fn create_pair(&self, path: &Path, passphrase: Option<&str>) -> anyhow::Result<Ed25519KeyPair> {
-        let seed: [u8; 32] =
-            rand::generate(&SystemRandom::new()).map_err(|_| anyhow!("the system gives no random bytes"))?.expose();
-        // RFC 8410: an octet string within the octet string. ring's own form has the public key, too, which openssl does not read.
-        let wrapped = [&[4, 32], &seed[..]].concat();
-        let wrapped = OctetStringRef::new(&wrapped).map_err(|error| anyhow!("{error}"))?;
-        let info = PrivateKeyInfoRef::new(AlgorithmIdentifierRef { oid: ED25519, parameters: None }, wrapped);
-        let (label, document) = match passphrase {
-            None => ("PRIVATE KEY", SecretDocument::encode_msg(&info)?),
-            Some(passphrase) => (
-                "ENCRYPTED PRIVATE KEY",
-                info.encrypt(passphrase).map_err(|error| anyhow!("encrypting the key: {error}"))?,
-            ),
-        };
-        let pem = document.to_pem(label, LineEnding::LF)?;
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(pem.as_bytes())?;
-            file.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-        Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|error| anyhow!("{error}"))
-    }
+/// Writes a new key into a file that is not there yet, whole or not at all. With a passphrase, nobody reads it without.
+pub(crate) fn create_pair(path: &Path, passphrase: Option<&str>) -> anyhow::Result<Ed25519KeyPair> {
+    let seed = rand::generate(&SystemRandom::new()).map_err(|_| anyhow!("the system gives no random bytes"))?;
+    let seed: Zeroizing<[u8; 32]> = Zeroizing::new(seed.expose());
+    // RFC 8410: an octet string within the octet string. ring's own form has the public key, too, which openssl does not read.
+    let wrapped = Zeroizing::new([&[4, 32], &seed[..]].concat());
+    let wrapped = OctetStringRef::new(&wrapped).map_err(|error| anyhow!("{error}"))?;
+    let info = PrivateKeyInfoRef::new(AlgorithmIdentifierRef { oid: ED25519, parameters: None }, wrapped);
+    let (label, document) = match passphrase {
+        None => ("PRIVATE KEY", SecretDocument::encode_msg(&info)?),
+        Some(passphrase) => {
+            let encrypted = info.encrypt(passphrase).map_err(|error| anyhow!("encrypting the key: {error}"))?;
+            ("ENCRYPTED PRIVATE KEY", encrypted)
+        }
+    };
+    let pem = document.to_pem(label, LineEnding::LF)?;
+    write_new(path, pem.as_bytes(), 0o600)?;
+    Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|error| anyhow!("{error}"))
 }
 
 /// Signs a document.
@@ -255,39 +287,64 @@ pub(crate) fn now() -> Unix {
 }
 
 /// A passphrase from the environment, or typed.
-fn passphrase(prompt: &str) -> anyhow::Result<String> {
+fn passphrase(prompt: &str) -> anyhow::Result<Zeroizing<String>> {
     match std::env::var(PASSPHRASE) {
-        Ok(passphrase) => Ok(passphrase),
-        Err(_) => rpassword::prompt_password(prompt)
+        Ok(passphrase) => Ok(Zeroizing::new(passphrase)),
+        Err(VarError::NotUnicode(_)) => bail!("{PASSPHRASE} is no text"),
+        Err(VarError::NotPresent) => rpassword::prompt_password(prompt)
+            .map(Zeroizing::new)
             .with_context(|| format!("no terminal to ask on, and {PASSPHRASE} is not set")),
     }
 }
 
-/// A passphrase for new keys: typed twice, unless it comes from the environment.
-pub(crate) fn new_passphrase() -> anyhow::Result<String> {
-    let first = passphrase("passphrase for the new keys: ")?;
+/// A passphrase for new keys, if they are to have one or it is in the environment: typed twice, unless it is there.
+pub(crate) fn new_passphrase(wanted: bool) -> anyhow::Result<Option<Zeroizing<String>>> {
+    let given = std::env::var_os(PASSPHRASE).is_some();
+    if !wanted && !given {
+        return Ok(None);
+    }
+    let first = passphrase("passphrase for the new key: ")?;
     ensure!(first.len() >= 8, "a passphrase has at least 8 bytes");
-    if std::env::var_os(PASSPHRASE).is_none() && passphrase("once more: ")? != first {
+    if !given && passphrase("once more: ")? != first {
         bail!("that was another passphrase; nothing was made");
     }
-    Ok(first)
+    Ok(Some(first))
 }
 
-/// Writes a public file whole or not at all.
+/// Writes a file whole or not at all, in the place of another.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write(path, bytes, 0o644, |file| file.persist(path))
+}
+
+/// Writes a file whole or not at all, if there is none.
+pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    write(path, bytes, mode, |file| file.persist_noclobber(path))
+}
+
+fn write(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    persist: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
+) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(mode)).tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(path)?;
-        fs::File::open(folder)?.sync_all()
+        persist(file)?;
+        File::open(folder)?.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn read_capped(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let length = fs::metadata(path)?.len();
-    ensure!(length <= MAX_FILE, "it has {length} bytes, expected at most {MAX_FILE}");
-    Ok(fs::read(path)?)
+/// A small file's bytes and mode, looked at and read as one.
+fn read_capped(path: &Path) -> anyhow::Result<(Zeroizing<Vec<u8>>, u32)> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    ensure!(file.metadata()?.is_file(), "it is no file");
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= MAX_FILE, "it has more than {MAX_FILE} bytes");
+    Ok((bytes, mode))
 }

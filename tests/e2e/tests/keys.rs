@@ -29,8 +29,15 @@ impl Owner {
     }
 
     fn run_with(&self, arguments: &[&str], passphrase: Option<&str>) -> (Option<i32>, String, String) {
-        let mut command = Command::new(program("porin"));
-        command.args(arguments).arg("--keys").arg(self.keys()).env_remove("PORIN_PASSPHRASE");
+        // Away from whatever terminal this runs in, which would be asked for passphrases.
+        let mut command = Command::new("setsid");
+        command
+            .arg("--wait")
+            .arg(program("porin"))
+            .args(arguments)
+            .arg("--keys")
+            .arg(self.keys())
+            .env_remove("PORIN_PASSPHRASE");
         command.envs(passphrase.map(|passphrase| ("PORIN_PASSPHRASE", passphrase)));
         let Output { status, stdout, stderr } = command.output().expect("it runs");
         let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -88,7 +95,7 @@ fn keys_are_made_once_for_their_owner_alone_in_the_form_of_rfc_8410() {
         assert!(text.starts_with("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI"), "the form differs");
         text
     });
-    owner.refused(&["keys", "init"], &["is there already; nothing was made", "hint: ", "rotate"]);
+    owner.refused(&["keys", "init"], &["is not empty; nothing was made", "hint: ", "rotate"]);
     let after = ["root", "operator", "publisher"]
         .map(|role| fs::read_to_string(owner.keys().join(format!("{role}.pem"))).expect("text"));
     assert!(before == after);
@@ -104,12 +111,15 @@ fn a_release_is_what_a_gateway_with_the_same_root_takes() {
     let said = owner.json(&owner.release(&["--seq", "7", "--passes", "1..50", "--board", "rpi-4b"]));
     let bytes = fs::read(owner.0.path().join("x.release")).expect("it is there");
     let envelope = Envelope::decode(&bytes).expect("good");
-    let gateway = trust::Gateway { id: "gw", groups: &[], board: Some("rpi-4b") };
+    let gateway = trust::Gateway { id: "gw", groups: &[], board: Some("rpi-4b"), nonce: None };
     let time = trust::Time::AtLeast(porin_core::time::Unix(0));
     let check =
         |root: &Verified<Root>, floor| trust::release(root, &bytes, envelope.digest(), |_| floor, time, gateway, "s");
     let release = check(&owner.root(1), 7).expect("good");
     assert_eq!((release.cell.as_str(), release.world.as_str(), release.seq), ("acme/deadband", "filter", 7));
+    let component = fs::read(target_dir().join("cells/deadband.wasm")).expect("`make test` builds it");
+    let pieces: Vec<_> = component.chunks(8_192).map(trust::Digest::of).collect();
+    assert!(pieces == release.pieces && trust::Digest::of(&component) == release.sha256);
     assert_eq!((release.health.min_per_mille, release.health.max_per_mille), (10, 500));
     assert_eq!(said["release"], envelope.digest().to_string());
     assert_eq!(check(&owner.root(1), 8).expect_err("below").code(), "below-floor");
@@ -124,7 +134,7 @@ fn what_a_gateway_would_refuse_is_not_released() {
     let path = owner.0.path().join("bad.wasm");
     let bad = path.display().to_string();
     for (bytes, words) in [
-        (vec![0; 51_201], "51201 bytes, a cell may have 51200"),
+        (vec![0; 51_201], "more than the 51200 bytes that a cell may have"),
         (b"\0asm\x01\0\0\0".to_vec(), "a core module, not a component"),
         (b"\0asm\x0d\0\x01\0".to_vec(), "no export `init`"),
     ] {
@@ -162,6 +172,20 @@ fn a_rotated_key_signs_no_more_and_the_roots_are_a_chain() {
     copy(&owner.0.path().join("new.pem"), &owner.keys().join("publisher.pem.new"));
     owner.json(&owner.release(&[]));
     assert!(!owner.keys().join("publisher.pem.new").exists());
+    // So is one of which there is no more than a part, or that no root names: it does not stand in the way.
+    for leftover in [&b""[..], &fs::read(&old).expect("it is there")] {
+        fs::write(owner.keys().join("publisher.pem.new"), leftover).expect("written");
+        owner.json(&owner.release(&[]));
+    }
+    assert_eq!(owner.json(&["keys", "rotate", "publisher"])["root"], 5);
+    // Two at a time would make two roots of one number.
+    let lock = fs::File::open(owner.keys()).expect("a folder");
+    lock.lock().expect("it is free");
+    let (code, _, stderr) = owner.run_with(&["keys", "rotate", "operator"], None);
+    assert!(code == Some(1) && stderr.contains("somebody else is at work"), "{stderr}");
+    drop(lock);
+    fs::set_permissions(owner.keys(), fs::Permissions::from_mode(0o777)).expect("set");
+    owner.refused(&["keys", "rotate", "operator"], &["others may write in", "mode 0777"]);
     // A link of the chain that somebody has changed.
     let second = owner.keys().join("root-2");
     let mut bytes = fs::read(&second).expect("it is there");
@@ -179,6 +203,9 @@ fn a_key_with_a_passphrase_signs_with_it_only() {
     let (code, _, stderr) = owner.run_with(&owner.release(&[]), Some("wrong horse"));
     assert!(code == Some(1) && stderr.contains("the passphrase is wrong"), "{stderr}");
     owner.json_with(&owner.release(&[]), Some("correct horse"));
+    // Nor does the next key lie bare because nobody thought of it.
+    let (code, _, stderr) = owner.run_with(&["keys", "rotate", "publisher"], None);
+    assert!(code == Some(1) && stderr.contains("PORIN_PASSPHRASE is not set"), "{stderr}");
     let (code, _, stderr) = owner.run_with(&["keys", "rotate", "operator", "--passphrase"], Some("short"));
     assert!(code == Some(1) && stderr.contains("at least 8 bytes"), "{stderr}");
     assert_eq!(owner.json(&["keys", "show"])["root"], 2);

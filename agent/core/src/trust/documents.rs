@@ -21,6 +21,9 @@ const MAX_PUBLISHERS: usize = 16;
 /// Names in a list: of imports, boards, slots.
 const MAX_NAMES: usize = 32;
 
+/// Bytes of a piece in which a component travels: seven for the largest.
+pub const PIECE: usize = 8_192;
+
 /// Bytes of the text of a desired state.
 const MAX_SET: usize = 12_288;
 
@@ -76,6 +79,8 @@ pub struct Release {
     pub sha256: Digest,
     /// How many there are.
     pub size: u32,
+    /// Of each [`PIECE`] of them, the last one shorter: a piece that came is known to be right before the next one is asked for.
+    pub pieces: Vec<Digest>,
     /// The world it is made for.
     pub world: String,
     /// The interfaces that it imports, sorted: exactly these.
@@ -185,14 +190,15 @@ impl Document for Release {
     const KIND: Kind = Kind::Release;
 
     fn check(&self) -> Result<(), &'static str> {
-        let Self { cell, semver, size, world, imports, boards, health, .. } = self;
+        let Self { cell, semver, size, pieces, world, imports, boards, health, .. } = self;
         let is_version = |text: &str| is_text(text, |byte| byte.is_ascii_alphanumeric() || b".-+".contains(&byte));
         let is_interface = |text: &str| is_text(text, |byte| byte.is_ascii_alphanumeric() || b".-+:/@".contains(&byte));
         ensure(is_name(cell), "a cell's name")?;
         ensure(is_version(semver), "a version")?;
         ensure(*size > 0 && *size as usize <= CellLimits::default().component_bytes, "a cell has 1 to 51,200 bytes")?;
+        ensure(pieces.len() == (*size as usize).div_ceil(PIECE), "a digest for each 8,192 bytes")?;
         ensure(is_name(world), "a world's name")?;
-        ensure(are_names(imports, is_interface) && imports.is_sorted(), "a list of imports")?;
+        ensure(are_names(imports, is_interface) && imports.is_sorted_by(|a, b| a < b), "a list of imports")?;
         ensure(are_names(boards, is_name), "a list of boards")?;
         ensure(health.min_per_mille <= health.max_per_mille, "health bounds")
     }
@@ -205,6 +211,7 @@ impl Document for Desired {
         let (Target::Gateway(name) | Target::Group(name)) = &self.target;
         ensure(is_name(&self.fleet), "a fleet's name")?;
         ensure(is_name(name), "a gateway's or group's name")?;
+        ensure(self.issued < self.expires, "a time to count in")?;
         ensure(self.set.len() <= MAX_SET, "12,288 bytes of routes and slots")
     }
 }
@@ -233,11 +240,11 @@ impl Role {
     }
 }
 
-/// Letters, digits and `-_./`, 1 to 63 of them, with a letter or digit first, and nothing that is a way upward where it is a path.
+/// Letters, digits and `-_./`, 1 to 63 of them; where it is a path, each part begins with a letter or digit, so that there is one way to write it
+/// and none upward.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && !text.contains("..")
+    text.split('/').all(|part| part.starts_with(|first: char| first.is_ascii_alphanumeric()))
         && is_text(text, |byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte))
 }
 

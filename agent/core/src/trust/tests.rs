@@ -7,8 +7,9 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use super::{documents::Document, *};
 
 const FOREVER: Unix = Unix(u64::MAX);
+const NONCE: [u8; 16] = [7; 16];
 const NOW: Time = Time::Known(Unix(1_000_000_000_000_000));
-const GATEWAY: Gateway<'static> = Gateway { id: "gw1", groups: &[], board: None };
+const GATEWAY: Gateway<'static> = Gateway { id: "gw1", groups: &[], board: None, nonce: None };
 
 fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
@@ -66,6 +67,7 @@ fn cell(name: &str, seq: u64) -> Release {
         semver: "1.0.0".into(),
         sha256: Digest::of(b"cell"),
         size: 4,
+        pieces: vec![Digest::of(b"cell")],
         world: "filter".into(),
         imports: vec![],
         boards: vec![],
@@ -115,7 +117,9 @@ fn an_envelope_is_read_as_it_was_written_and_nothing_else_is() {
     assert_eq!(code(Envelope::decode(&[&[1, 9], &bytes[2..]].concat())), "malformed");
     assert_eq!(code(Envelope::decode(&vec![1; MAX_ENVELOPE + 1])), "too-large");
     let mut crowded = whole;
-    (0..7).for_each(|_| sign(&mut crowded, 10));
+    (0..6).for_each(|_| sign(&mut crowded, 10));
+    assert!(Envelope::decode(&crowded.encode()).is_ok(), "eight signatures");
+    sign(&mut crowded, 10);
     assert_eq!(code(Envelope::decode(&crowded.encode())), "malformed");
 }
 
@@ -202,6 +206,10 @@ fn a_root_follows_by_the_keys_of_both_and_one_at_a_time() {
     for seeds in [&[1, 2][..], &[4, 5], &[1, 4, 5], &[1, 2, 4], &[1, 1, 4, 5]] {
         assert_eq!(code(next(2, new.clone(), "lab", seeds)), "too-few-signatures", "{seeds:?}");
     }
+    let last = Root { version: u64::MAX, ..root() };
+    assert_eq!(code(next_root(&trusted(&last), &signed(&last, &[1, 2]))), "root-out-of-turn");
+    assert_eq!(code(next_root(&first, &signed(&state(1), &[1, 2]))), "wrong-type");
+    assert_eq!(code(pinned_root(&signed(&Root { version: 0, ..root() }, &[1, 2]))), "malformed");
     for version in [1, 3, u64::MAX] {
         assert_eq!(code(next(version, same.clone(), "lab", &[1, 2])), "root-out-of-turn", "{version}");
     }
@@ -277,6 +285,13 @@ fn what_has_expired_is_not_taken_up_and_without_a_clock_only_what_has_for_certai
     // A clock that nobody has set says how late it is at least.
     assert_eq!(check(&root(), Time::AtLeast(Unix(99))), Ok(()));
     assert_eq!(code(check(&root(), Time::AtLeast(Unix(100)))), "expired");
+    // A root that has expired vouches for no release either.
+    let envelope = envelope(&cell("acme/x", 1), &[20]);
+    let publish = |expires, time| {
+        let root = trusted(&Root { expires, ..root() });
+        release(&root, &envelope.encode(), envelope.digest(), |_| 0, time, GATEWAY, "any").map(drop)
+    };
+    assert_eq!((publish(Unix(80), at(79)), code(publish(Unix(80), at(80)))), (Ok(()), "expired"));
     // An expired link of the chain of roots does not break it.
     let first = trusted(&Root { expires: Unix(1), ..root() });
     assert!(next_root(&first, &signed(&Root { version: 2, ..root() }, &[1, 2])).is_ok());
@@ -284,13 +299,22 @@ fn what_has_expired_is_not_taken_up_and_without_a_clock_only_what_has_for_certai
 
 #[test]
 fn a_document_from_the_day_after_tomorrow_is_refused_by_a_set_clock() {
-    let root = trusted(&root());
     let day = 86_400_000_000;
+    let bounded = trusted(&Root { expires: Unix(2 * day), ..root() });
+    let root = trusted(&root());
     let bytes = signed(&Desired { issued: Unix(3 * day), ..state(1) }, &[10]);
     let check = |time| desired(&root, &bytes, None, time, GATEWAY).map(drop);
     assert_eq!(code(check(Time::Known(Unix(day)))), "not-yet");
     assert_eq!(check(Time::Known(Unix(2 * day))), Ok(()));
     assert_eq!(check(Time::AtLeast(Unix(day))), Ok(()));
+    let ahead = envelope(&Release { issued: Unix(3 * day), ..cell("acme/x", 1) }, &[20]);
+    let publish = |time| release(&root, &ahead.encode(), ahead.digest(), |_| 0, time, GATEWAY, "any").map(drop);
+    assert_eq!((code(publish(Time::Known(Unix(day)))), publish(Time::AtLeast(Unix(day)))), ("not-yet", Ok(())));
+    // Whoever signs from beyond the root's end would end all that comes after.
+    assert_eq!(code(desired(&bounded, &bytes, None, Time::AtLeast(Unix(day)), GATEWAY)), "not-yet");
+    let publish = release(&bounded, &ahead.encode(), ahead.digest(), |_| 0, Time::AtLeast(Unix(day)), GATEWAY, "any");
+    assert_eq!(code(publish), "not-yet");
+    assert_eq!(code(want(&Desired { issued: Unix(9), expires: Unix(9), ..state(1) }, &[10])), "malformed");
 }
 
 // Addressees and meaning.
@@ -306,6 +330,51 @@ fn a_desired_state_is_for_one_gateway_or_a_group_of_one_fleet() {
     let member = Gateway { groups: &groups, ..GATEWAY };
     assert!(desired(&trusted(&root()), &bytes, None, NOW, member).is_ok());
     assert_eq!(code(want(&Desired { fleet: "other".into(), ..state(1) }, &[10])), "other-fleet");
+    // Its operator knows more than this gateway: which publishers are not to be believed any more, perhaps.
+    assert_eq!(code(want(&Desired { root_version: 2, ..state(1) }, &[10])), "newer-root");
+}
+
+#[test]
+fn a_gateway_without_a_memory_takes_only_what_gives_its_word_back() {
+    let fresh = Gateway { nonce: Some(NONCE), ..GATEWAY };
+    let check = |nonce| {
+        let bytes = signed(&Desired { nonce, ..state(1) }, &[10]);
+        desired(&trusted(&root()), &bytes, None, NOW, fresh).map(drop)
+    };
+    assert_eq!((check(None), check(Some([8; 16]))), (Err(Refusal::OtherNonce), Err(Refusal::OtherNonce)));
+    assert_eq!(check(Some(NONCE)), Ok(()));
+    // Whoever remembers does not need it.
+    assert!(want(&Desired { nonce: Some(NONCE), ..state(1) }, &[10]).is_ok());
+}
+
+#[test]
+fn the_first_check_that_fails_is_the_answer() {
+    let root = trusted(&root());
+    let check = |wanted: &Desired, seeds: &[u8]| {
+        let known = Some((5, Digest::of(b"")));
+        code(desired(&root, &signed(wanted, seeds), known, NOW, GATEWAY))
+    };
+    // Wrong in all points, then mended one after the other.
+    let mut wrong = Desired {
+        fleet: "other".into(),
+        target: Target::Group("x".into()),
+        issued: Unix(1),
+        expires: Unix(2),
+        root_version: 2,
+        ..state(4)
+    };
+    assert_eq!(check(&wrong, &[20]), "too-few-signatures");
+    assert_eq!(check(&wrong, &[10]), "other-fleet");
+    wrong.fleet = "lab".into();
+    assert_eq!(check(&wrong, &[10]), "newer-root");
+    wrong.root_version = 1;
+    assert_eq!(check(&wrong, &[10]), "older");
+    wrong.seq = 5;
+    assert_eq!(check(&wrong, &[10]), "same-number");
+    wrong.seq = 6;
+    assert_eq!(check(&wrong, &[10]), "expired");
+    wrong.expires = FOREVER;
+    assert_eq!(check(&wrong, &[10]), "other-gateway");
 }
 
 #[test]
@@ -317,6 +386,16 @@ fn a_publisher_publishes_under_its_prefix_for_its_slots_and_the_operator_publish
         assert_eq!(check(name, 20, "quiet"), Err(Refusal::OutsidePrefix(name.into())));
     }
     assert_eq!(code(check("x", 21, "other")), "outside-slots");
+    // Both have signed: each stands for what it may itself, and they do not add up.
+    assert_eq!(code(publish(&cell("x", 1), &[20, 21], "other").map(drop)), "outside-slots");
+    let pairs = |first, second| {
+        let mut root = root();
+        root.publishers[0].role = role(&[20, first], 2);
+        root.publishers[1].role = role(&[21, second], 2);
+        let envelope = envelope(&cell("acme/x", 1), &[20, 21]);
+        release(&trusted(&root), &envelope.encode(), envelope.digest(), |_| 0, NOW, GATEWAY, "any").map(drop)
+    };
+    assert_eq!((code(pairs(22, 23)), pairs(21, 23)), ("too-few-signatures", Ok(())));
     for seed in [1, 10, 99] {
         assert_eq!(code(check("acme/x", seed, "any")), "too-few-signatures", "{seed}");
     }
@@ -334,15 +413,18 @@ fn a_publisher_publishes_under_its_prefix_for_its_slots_and_the_operator_publish
 
 #[test]
 fn texts_that_would_end_up_in_logs_and_paths_are_plain() {
-    for name in ["", "../x", "a/../b", "-x", "/x", "a b", "a\u{1b}[31m", "ä", &"x".repeat(64)] {
+    for name in ["", "../x", "a/../b", "a//b", "a/", "a/./b", "-x", "/x", "a b", "a\u{1b}[31m", "ä", &"x".repeat(64)] {
         assert_eq!(code(publish(&cell(name, 1), &[21], "quiet")), "malformed", "{name:?}");
         assert_eq!(code(want(&Desired { target: Target::Gateway(name.into()), ..state(1) }, &[10])), "malformed");
     }
     let release = |release: Release| code(publish(&release, &[21], "quiet"));
     assert_eq!(release(Release { size: 51_201, ..cell("x", 1) }), "malformed");
     assert_eq!(release(Release { size: 0, ..cell("x", 1) }), "malformed");
+    assert_eq!(release(Release { size: 8_193, ..cell("x", 1) }), "malformed");
+    assert_eq!(release(Release { pieces: vec![], ..cell("x", 1) }), "malformed");
     assert_eq!(release(Release { semver: "1\n".into(), ..cell("x", 1) }), "malformed");
     assert_eq!(release(Release { imports: vec!["b".into(), "a".into()], ..cell("x", 1) }), "malformed");
+    assert_eq!(release(Release { imports: vec!["a".into(), "a".into()], ..cell("x", 1) }), "malformed");
     assert_eq!(release(Release { boards: vec!["b".into(); 33], ..cell("x", 1) }), "malformed");
     assert_eq!(code(want(&Desired { set: "#".repeat(12_289), ..state(1) }, &[10])), "malformed");
 }
@@ -357,7 +439,7 @@ fn version_1_of_each_document_reads_as_it_was_written() {
         assert_eq!(std::fs::read(&path).expect("it is there"), bytes, "{name}");
     };
     check("root", &signed(&root(), &[1, 2]));
-    let nonce = Some([7; 16]);
+    let nonce = Some(NONCE);
     let set = "[routes.r]\nstreams = [\"#\"]\n".into();
     check("desired", &signed(&Desired { nonce, set, ..state(1) }, &[10]));
     let imports = vec!["porin:cell/log@0.1.0".into()];

@@ -28,9 +28,11 @@ impl Time {
         if expires <= now { Err(Refusal::Expired { expires, now }) } else { Ok(()) }
     }
 
-    fn issue(self, issued: Unix) -> Result<(), Refusal> {
+    /// Not even without a clock may a document be from after its root's end: it would tell every later one that its time is over.
+    fn issue(self, issued: Unix, root: &Root) -> Result<(), Refusal> {
         match self {
             Self::Known(now) if issued.0 > now.0.saturating_add(AHEAD_US) => Err(Refusal::NotYet { issued, now }),
+            Self::Known(now) | Self::AtLeast(now) if issued >= root.expires => Err(Refusal::NotYet { issued, now }),
             Self::Known(_) | Self::AtLeast(_) => Ok(()),
         }
     }
@@ -45,6 +47,8 @@ pub struct Gateway<'a> {
     pub groups: &'a [String],
     /// The hardware it runs on, if its configuration says so.
     pub board: Option<&'a str>,
+    /// Its own word, where it knows no numbers any more: only what gives it back is new for certain.
+    pub nonce: Option<[u8; 16]>,
 }
 
 /// A root that the owner has put on the gateway: trusted because of where it lies. It must be whole, and signed by itself. Its expiry is not looked
@@ -69,11 +73,11 @@ pub fn next_root(known: &Verified<Root>, bytes: &[u8]) -> Result<Verified<Root>,
     signed(&envelope, &known.root, "root")?;
     let next = payload::<Root>(&envelope)?;
     signed(&envelope, &next.root, "root of itself")?;
-    let expected = known.version.saturating_add(1);
-    if next.version != expected {
-        return Err(Refusal::RootOutOfTurn { found: next.version, expected });
-    }
     same_fleet(known, &next.fleet)?;
+    let (found, expected) = (next.version, known.version.saturating_add(1));
+    if found != expected || found == known.version {
+        return Err(Refusal::RootOutOfTurn { found, expected });
+    }
     Ok(Verified { document: next, digest: envelope.digest() })
 }
 
@@ -93,6 +97,9 @@ pub fn desired(
     let desired = payload::<Desired>(&envelope)?;
     let digest = envelope.digest();
     same_fleet(root, &desired.fleet)?;
+    if desired.root_version > root.version {
+        return Err(Refusal::NewerRoot { wanted: desired.root_version, known: root.version });
+    }
     match known {
         Some((known, _)) if desired.seq < known => return Err(Refusal::Older { found: desired.seq, known }),
         Some((known, same)) if desired.seq == known && digest != same => return Err(Refusal::SameNumber(known)),
@@ -100,13 +107,16 @@ pub fn desired(
     }
     time.expiry(root.expires)?;
     time.expiry(desired.expires)?;
-    time.issue(desired.issued)?;
+    time.issue(desired.issued, root)?;
     let (ours, name) = match &desired.target {
         Target::Gateway(id) => (id == gateway.id, id),
         Target::Group(group) => (gateway.groups.contains(group), group),
     };
     if !ours {
         return Err(Refusal::OtherGateway(name.clone()));
+    }
+    if gateway.nonce.is_some() && desired.nonce != gateway.nonce {
+        return Err(Refusal::OtherNonce);
     }
     Ok(Verified { document: desired, digest })
 }
@@ -130,15 +140,15 @@ pub fn release(
         return Err(Refusal::OtherDigest { found, expected: wanted });
     }
     let mut signers = Vec::new();
-    let mut outcome = Err(Refusal::Malformed("a root without publishers"));
+    let mut refusal = None;
     for publisher in &root.publishers {
         match signed(&envelope, &publisher.role, &publisher.name) {
             Ok(()) => signers.push(publisher),
-            Err(refusal) => outcome = Err(refusal),
+            Err(error) => refusal = refusal.or(Some(error)),
         }
     }
     if signers.is_empty() {
-        return outcome;
+        return Err(refusal.unwrap_or(Refusal::Malformed("a root without publishers")));
     }
     let release = payload::<Release>(&envelope)?;
     let floor = floor(&release.cell);
@@ -146,7 +156,7 @@ pub fn release(
         return Err(Refusal::BelowFloor { cell: release.cell, found: release.seq, floor });
     }
     time.expiry(root.expires)?;
-    time.issue(release.issued)?;
+    time.issue(release.issued, root)?;
     if let Some(board) = gateway.board
         && !release.boards.is_empty()
         && !release.boards.iter().any(|wanted| wanted == board)

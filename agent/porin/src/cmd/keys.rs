@@ -1,18 +1,23 @@
 //! `porin keys`: who may say what. Makes keys, shows them, and exchanges one for another.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use porin_core::{
     time::Unix,
-    trust::{Key, Publisher, Role, Root, Verified, documents::is_name},
+    trust::{self, Key, Publisher, Role, Root, Verified, documents::is_name},
 };
 use ring::signature::Ed25519KeyPair;
 use serde_json::json;
 
 use crate::{
     failure::{Failure, REFUSED},
-    keys::{KeyFolder, RoleName, new_passphrase, now, public, sign, write_whole},
+    keys::{KeyFolder, RoleName, create_pair, new_passphrase, now, public, sign, write_new},
 };
 
 /// A root counts for so long. After that nothing new counts, and what runs goes on.
@@ -68,12 +73,9 @@ pub(crate) struct Show {
 pub(crate) struct Rotate {
     /// Whose key
     role: RoleName,
-    /// The key that is to go, by the beginning of its id [default: the only one]
-    #[arg(long, value_name = "ID")]
-    replace: Option<String>,
     #[command(flatten)]
     folder: Folder,
-    /// Protect the new key file with a passphrase, typed or from PORIN_PASSPHRASE
+    /// Protect the new key file with a passphrase, typed or from PORIN_PASSPHRASE [default: as the old one, or the root's]
     #[arg(long)]
     passphrase: bool,
     /// Print JSON
@@ -106,18 +108,23 @@ fn make(arguments: &Init) -> anyhow::Result<()> {
         }
     }
     let folder = KeyFolder::at(folder.keys.as_deref())?;
-    let files = RoleName::ALL.map(|role| folder.key_file(role));
-    if let Some(there) = files.iter().chain([&folder.root_file(1)]).find(|path| path.exists()) {
+    if fs::read_dir(folder.path()).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Failure {
             code: REFUSED,
-            message: format!("{} is there already; nothing was made", there.display()),
+            message: format!("{} is not empty; nothing was made", folder.path().display()),
             hint: Some("`porin keys show` shows what there is, `porin keys rotate` exchanges a key; --keys names another folder".into()),
         }
         .into());
     }
-    let passphrase = if *passphrase { Some(new_passphrase()?) } else { None };
-    folder.make()?;
-    let pair = |role| folder.create_pair(&folder.key_file(role), passphrase.as_deref());
+    let passphrase = new_passphrase(*passphrase)?;
+    let around = folder.path().parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(around).with_context(|| format!("cannot make the folder {}", around.display()))?;
+    // All of it or nothing: made beside its place, for its owner alone, and put there at the end.
+    let owners = fs::Permissions::from_mode(0o700);
+    let making = tempfile::Builder::new().prefix(".keys-").permissions(owners).tempdir_in(around);
+    let making = making.with_context(|| format!("cannot make a folder in {}", around.display()))?;
+    let unfinished = KeyFolder::at(Some(making.path()))?;
+    let pair = |role| create_pair(&unfinished.key_file(role), passphrase.as_ref().map(|text| text.as_str()));
     let (owner, operator, publisher) = (pair(RoleName::Root)?, pair(RoleName::Operator)?, pair(RoleName::Publisher)?);
     let one = |pair: &Ed25519KeyPair| Role { keys: vec![public(pair)], threshold: 1 };
     let publisher =
@@ -130,30 +137,43 @@ fn make(arguments: &Init) -> anyhow::Result<()> {
         operator: one(&operator),
         publishers: vec![publisher],
     };
-    write_whole(&folder.root_file(1), &sign(&root, &[&owner]))?;
+    write_new(&unfinished.root_file(1), &sign(&root, &[&owner]), 0o644)?;
+    unfinished.root().context("the root that was made")?;
+    fs::rename(making.path(), folder.path()).with_context(|| format!("cannot make {}", folder.path().display()))?;
+    // It has another name now.
+    let _ = making.keep();
     print(&folder, &folder.root()?, *json)?;
     eprintln!("keep root.pem where nobody else comes near it, and a copy: whose keys count is its alone to say");
     Ok(())
 }
 
 /// The order survives an end at any moment: the new key is on disk before the root that names it, and takes its place after that. The old
-/// private key is not needed: it may be lost.
+/// private key is not needed if it is the role's only one: it may be lost.
 fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
-    let Rotate { role, replace, folder, passphrase, json } = arguments;
+    let Rotate { role, folder, passphrase, json } = arguments;
     let folder = KeyFolder::at(folder.keys.as_deref())?;
+    let _lock = folder.lock()?;
     let root = folder.root()?;
     let owner = folder.pair(RoleName::Root, &root)?;
-    folder.finish_exchange(*role, &root)?;
-    let old = replaced(*role, &root, replace.as_deref())?;
-    let passphrase = if *passphrase { Some(new_passphrase()?) } else { None };
+    let here = folder.pair(*role, &root).map(|pair| public(&pair));
+    let old = match (here, &role.keys(&root)[..]) {
+        (Ok(key), _) => key,
+        (Err(_), [only]) => *only,
+        (Err(error), _) => return Err(error.context("which of its keys is to go is said by the key file")),
+    };
     let fresh = folder.fresh_file(*role);
     if fresh.exists() {
-        // Left by an attempt that came to nothing: no root names it.
-        fs::remove_file(&fresh).with_context(|| format!("cannot remove {}", fresh.display()))?;
+        // Left by an attempt that came to nothing: no root here names it.
+        let aside = fresh.with_extension(format!("abandoned-{}", now().0));
+        fs::rename(&fresh, &aside).with_context(|| format!("cannot move {} away", fresh.display()))?;
     }
-    let new = folder.create_pair(&fresh, passphrase.as_deref())?;
+    // Who protects one key does not want the next one bare.
+    let protect = *passphrase || folder.is_encrypted(*role) || folder.is_encrypted(RoleName::Root);
+    let passphrase = new_passphrase(protect)?;
+    let new = create_pair(&fresh, passphrase.as_ref().map(|text| text.as_str()))?;
+    let version = root.version.checked_add(1).context("there are no more roots")?;
     let expires = Unix(now().0.saturating_add(ROOT_DAYS * DAY_US));
-    let mut next = Root { version: root.version + 1, expires, ..(*root).clone() };
+    let mut next = Root { version, expires, ..(*root).clone() };
     let exchange = |keys: &mut Vec<Key>| {
         keys.iter_mut().filter(|key| **key == old).for_each(|key| *key = public(&new));
     };
@@ -163,26 +183,16 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
         RoleName::Publisher => next.publishers.iter_mut().for_each(|publisher| exchange(&mut publisher.role.keys)),
     }
     let signers = if *role == RoleName::Root { vec![&owner, &new] } else { vec![&owner] };
-    write_whole(&folder.root_file(next.version), &sign(&next, &signers))?;
-    folder.finish_exchange(*role, &next)?;
+    let bytes = sign(&next, &signers);
+    // A chain that nobody follows is worse than none: a root that takes more signatures is not for one command to make.
+    let next = trust::next_root(&root, &bytes).map_err(|refusal| Failure {
+        code: REFUSED,
+        message: format!("root {version} would not count: {refusal}; nothing was changed"),
+        hint: None,
+    })?;
+    write_new(&folder.root_file(version), &bytes, 0o644)?;
+    folder.put_in_place(*role, &next)?;
     print(&folder, &folder.root()?, *json)
-}
-
-/// The key that is to go: the only one, or the one whose id begins so.
-fn replaced(role: RoleName, root: &Root, id: Option<&str>) -> anyhow::Result<Key> {
-    let keys = role.keys(root);
-    let chosen: Vec<_> = keys.iter().filter(|key| id.is_none_or(|id| key.id().to_string().starts_with(id))).collect();
-    let [key] = chosen[..] else {
-        let message = match id {
-            Some(id) => {
-                format!("`{id}` begins the ids of {} keys of the role {}, not of one", chosen.len(), role.name())
-            }
-            None => format!("the role {} has {} keys", role.name(), keys.len()),
-        };
-        let hint = Some("--replace says which, by the beginning of its id: `porin keys show` lists them".into());
-        return Err(Failure { code: 2, message, hint }.into());
-    };
-    Ok(*key)
 }
 
 fn print(folder: &KeyFolder, root: &Verified<Root>, as_json: bool) -> anyhow::Result<()> {

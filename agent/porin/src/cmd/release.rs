@@ -1,12 +1,19 @@
 //! `porin release`: says, signed by its publisher, that a cell exists and what it is.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::PathBuf,
+};
 
 use anyhow::Context;
-use porin_cell::{Engine, Plan, World};
+use porin_cell::{Engine, LoadError, Plan, World};
 use porin_core::{
     limits::CellLimits,
-    trust::{self, Digest, Envelope, Gateway, Health, Release, Time, documents::Document},
+    trust::{
+        self, Digest, Envelope, Gateway, Health, Release, Time,
+        documents::{Document, PIECE},
+    },
 };
 use serde_json::json;
 
@@ -61,13 +68,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = KeyFolder::at(arguments.keys.as_deref())?;
     let root = folder.root()?;
     let limits = CellLimits::default();
-    let size = fs::metadata(&arguments.file).with_context(|| format!("cannot read {path}"))?.len();
-    if size > limits.component_bytes as u64 {
-        return Err(
-            refused(format!("{path} has {size} bytes, a cell may have {}", limits.component_bytes), None).into()
-        );
+    let file = File::open(&arguments.file).with_context(|| format!("cannot read {path}"))?;
+    let mut component = Vec::new();
+    // One byte more than may be: a file may grow, and some never end.
+    file.take(limits.component_bytes as u64 + 1)
+        .read_to_end(&mut component)
+        .with_context(|| format!("reading {path}"))?;
+    if component.len() > limits.component_bytes {
+        let message = format!("{path} has more than the {} bytes that a cell may have", limits.component_bytes);
+        return Err(refused(message, None).into());
     }
-    let component = fs::read(&arguments.file).with_context(|| format!("cannot read {path}"))?;
     let plan = load(&component, &limits).map_err(|error| refused(format!("{path}: {error}"), None))?;
     let mut imports: Vec<_> = plan.imports().map(|(interface, _)| interface.to_owned()).collect();
     imports.sort_unstable();
@@ -85,6 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         semver: arguments.semver.clone(),
         sha256: Digest::of(&component),
         size: u32::try_from(component.len()).context("its size")?,
+        pieces: component.chunks(PIECE).map(Digest::of).collect(),
         world: plan.world.name().into(),
         imports,
         boards: arguments.boards.clone(),
@@ -99,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let bytes = sign(&release, &[&pair]);
     let digest = Envelope::decode(&bytes).map_err(|refusal| refused(refusal.to_string(), None))?.digest();
     // As a gateway will: what it would refuse is not written.
-    let gateway = Gateway { id: "", groups: &[], board: None };
+    let gateway = Gateway { id: "", groups: &[], board: None, nonce: None };
     let slot = publisher.and_then(|publisher| publisher.slots.first()).map_or("*", String::as_str);
     trust::release(&root, &bytes, digest, |_| 0, Time::Known(issued), gateway, slot).map_err(|refusal| {
         let hint = matches!(refusal, trust::Refusal::OutsidePrefix(_)).then_some("--name gives the cell another name");
@@ -127,15 +138,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The component knows its world.
-fn load(component: &[u8], limits: &CellLimits) -> Result<Plan, porin_cell::LoadError> {
+/// The component knows its world: the one that says most of it.
+fn load(component: &[u8], limits: &CellLimits) -> Result<Plan, LoadError> {
     let engine = Engine::new(limits);
-    let mut first = None;
+    let mut error = None;
     for world in World::ALL {
         match Plan::load(&engine, component, world, limits) {
             Ok(plan) => return Ok(plan),
-            Err(error) => first = first.or(Some(error)),
+            // Of its own world only another thing can be wrong than a type.
+            Err(other @ (LoadError::ImportType(..) | LoadError::ExportType(..) | LoadError::MissingExport(..))) => {
+                error = error.or(Some(other));
+            }
+            Err(other) => error = Some(other),
         }
     }
-    Err(first.expect("there are worlds"))
+    Err(error.expect("there are worlds"))
 }
