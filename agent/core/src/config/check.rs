@@ -15,8 +15,8 @@ use core::{net::SocketAddr, ops::Range};
 use toml::{Spanned, Value as Toml};
 
 use super::{
-    Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, OutboxConfig, Policy,
-    Route, Source, SourceKind, StreamConfig, TopicTemplate,
+    Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, LogTo, OutboxConfig,
+    Policy, Route, Source, SourceKind, StreamConfig, TopicTemplate,
     nearest::{listed, nearest},
     quantity, raw,
 };
@@ -108,20 +108,31 @@ impl Parser<'_> {
         Ok(Config { gateway, cells, policy: Policy::default() })
     }
 
-    /// A source that receives what a route publishes on the same broker would never come to rest.
+    /// A source that receives what a route publishes, or a slot's cell logs, on the same broker would never come to rest.
     fn no_circle(&self, source: &Source, span: Range<usize>, gateway: &GatewayConfig, cells: &CellSet) -> Checked<()> {
         let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
         let place = |broker: &Broker| (broker.host.clone(), broker.port);
-        let same = place(&mqtt.broker) == place(&gateway.uplink.broker);
-        for route in cells.routes.iter().filter(|_| same) {
+        if place(&mqtt.broker) != place(&gateway.uplink.broker) {
+            return Ok(());
+        }
+        let receives = |topic: &str| mqtt.topics.iter().any(|mapping| mapping.filter.captures(topic).is_some());
+        let circle = |what: &str, name: &str| {
+            let source = &source.name;
+            self.fail(
+                span.clone(),
+                format!("source `{source}` would receive what {what} `{name}` publishes on the same broker"),
+            )
+        };
+        for route in &cells.routes {
             // A stream's name has one to three levels.
-            let topics = ["x", "x/x", "x/x/x"].map(|stream| route.topic.fill(&gateway.id, &route.name, stream));
-            if mqtt.topics.iter().any(|mapping| topics.iter().any(|topic| mapping.filter.captures(topic).is_some())) {
-                let (source, route) = (&source.name, &route.name);
-                return self.fail(
-                    span,
-                    format!("source `{source}` would receive what route `{route}` publishes on the same broker"),
-                );
+            if ["x", "x/x", "x/x/x"].iter().any(|stream| receives(&route.topic.fill(&gateway.id, &route.name, stream)))
+            {
+                return circle("route", &route.name);
+            }
+            for slot in &route.slots {
+                if matches!(&slot.log, LogTo::Mqtt(topic) if receives(topic)) {
+                    return circle("the log of slot", &slot.name);
+                }
             }
         }
         Ok(())

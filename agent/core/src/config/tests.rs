@@ -226,6 +226,11 @@ fn what_is_wrong_with_a_local_broker_is_named_with_its_line() {
         "porin/#\"\npayload = \"number\"\nstream = \"x\"",
         "line 8: source `zigbee` would receive what route `all` publishes on the same broker",
     );
+    check(
+        "[routes.all]",
+        "[slots.s]\ncell = \"x.wasm\"\nlog.mqtt = { topic = \"plain/attic\" }\n[routes.all]\nslots = [\"s\"]",
+        "line 8: source `zigbee` would receive what the log of slot `s` publishes on the same broker",
+    );
 }
 
 const DECODES: &str = r##"
