@@ -40,6 +40,8 @@ pub(crate) struct Host {
     pub(crate) limits: CellLimits,
     /// Fuel that the running call was given.
     pub(crate) budget: u64,
+    /// Elements of all its tables.
+    pub(crate) table_elements: usize,
     /// Whether memory or a table was refused since the call began: explains the trap that follows.
     pub(crate) growth_refused: bool,
     /// Whether the cell may call out: not while the host lays out its arguments or lets it tidy up (the canonical ABI's rule).
@@ -70,9 +72,13 @@ impl ResourceLimiter for Host {
         self.growth_refused |= !allowed;
         Ok(allowed)
     }
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> Result<bool, LimiterError> {
-        let allowed = desired <= self.limits.table_elements;
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool, LimiterError> {
+        let all = self.table_elements.saturating_add(desired.saturating_sub(current));
+        let allowed = all <= self.limits.table_elements;
         self.growth_refused |= !allowed;
+        if allowed {
+            self.table_elements = all;
+        }
         Ok(allowed)
     }
     // A component needs three instances (cell, shim, fixup) and a table for the shim; twice that is plenty.

@@ -74,6 +74,7 @@ impl Guest {
         let host = Host {
             limits,
             budget: limits.init_fuel,
+            table_elements: 0,
             growth_refused: false,
             may_leave: true,
             now: Unix(0),

@@ -62,6 +62,28 @@ fn answer(pointer: &str, len: &str) -> String {
 }
 
 #[test]
+fn tables_share_what_there_is_of_elements() {
+    let with = |items| start(&WatCell { items, ..WatCell::default() }).map(drop);
+    assert_eq!(with("(table 512 funcref) (table 512 funcref)"), Ok(()));
+    let error = with("(table 512 funcref) (table 513 funcref)").expect_err("1,025 of 1,024");
+    assert!(matches!(error, StartError::Instantiate(_)), "{error}");
+    // A table that has grown has used it up for the other one: `table.grow` answers -1, which this cell makes a trap.
+    let grow = |by| {
+        let process = format!(
+            "(if (i32.lt_s (table.grow $a (ref.null func) (i32.const {by})) (i32.const 0)) (then unreachable))
+             (if (i32.lt_s (table.grow $b (ref.null func) (i32.const 512)) (i32.const 0)) (then unreachable)) {PASS}"
+        );
+        process_with("(table $a 0 funcref) (table $b 0 funcref)", &process).map(drop)
+    };
+    assert_eq!(grow(512), Ok(()));
+    assert!(matches!(grow(513), Err(Fault::OutOfMemory { .. })));
+}
+
+fn process_with(items: &str, body: &str) -> Result<Vec<Reading>, Fault> {
+    process(&WatCell { items, process: body, ..WatCell::default() })
+}
+
+#[test]
 fn the_default_cell_passes_everything_on() {
     assert_eq!(process(&WatCell::default()), Ok(batch()));
 }
