@@ -20,6 +20,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -128,11 +129,20 @@ impl Drop for Process {
     }
 }
 
-/// A free port of loopback.
+/// A free port of loopback, given out once. Not one of those that the kernel gives to connections: whoever waits for a listener there may be given the
+/// very port as its own, and then talks to itself.
 ///
 /// # Panics
 /// If there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test programs may run at the same time.
+    let first = std::process::id().wrapping_mul(199);
+    let free = (0..22_000).find_map(|_| {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(10_000 + number % 22_000).ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(port)
+    });
+    free.expect("a free port")
 }

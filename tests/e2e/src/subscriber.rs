@@ -47,9 +47,19 @@ impl Subscriber {
         Self::start_with(port, filter, &["-V", "mqttv311", "-c", "-i", id, "-F", "%t %x -"])
     }
 
+    /// `mosquitto_sub` gives up where its first connection fails; a broker that has just begun may not take it yet.
+    fn start_with(port: u16, filter: &str, args: &[&str]) -> Self {
+        let mut started = None;
+        wait_until("the subscription stands", || {
+            started = Self::attempt(port, filter, args);
+            started.is_some()
+        });
+        started.expect("it was started")
+    }
+
     /// # Panics
     /// If it cannot be started.
-    fn start_with(port: u16, filter: &str, args: &[&str]) -> Self {
+    fn attempt(port: u16, filter: &str, args: &[&str]) -> Option<Self> {
         // `-d` says when the subscription stands; everything after is complete. Into a pipe it would write by blocks.
         let mut child = Command::new("stdbuf")
             .args(["-oL", "mosquitto_sub", "-q", "1", "-d", "-p", &port.to_string(), "-t", filter])
@@ -62,7 +72,7 @@ impl Subscriber {
         let publishes = Arc::new(Mutex::new(Vec::new()));
         let subscribed = Arc::new(Mutex::new(false));
         let (shared, ready) = (publishes.clone(), subscribed.clone());
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if line.starts_with("Subscribed") {
                     *ready.lock().expect("no panic") = true;
@@ -74,8 +84,10 @@ impl Subscriber {
                 }
             }
         });
-        wait_until("the subscription stands", || *subscribed.lock().expect("no panic"));
-        Self { _process: Process(child), publishes }
+        let process = Process(child);
+        let stands = || *subscribed.lock().expect("no panic");
+        wait_until("the subscription stands or fails", || stands() || reader.is_finished());
+        stands().then_some(Self { _process: process, publishes })
     }
 
     /// Everything received so far.
