@@ -9,7 +9,6 @@ use std::{
     io::{ErrorKind, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -19,15 +18,11 @@ use pkcs8::{
     SecretDocument,
     der::{asn1::OctetStringRef, zeroize::Zeroizing},
 };
-use porin_core::{
-    time::Unix,
-    trust::{self, Envelope, Key, Root, Signature, Verified, documents::Document},
-};
+use porin_core::trust::{self, Envelope, Key, Root, Signature, Verified, documents::Document};
 use ring::{
     rand::{self, SystemRandom},
     signature::{Ed25519KeyPair, KeyPair},
 };
-
 use tempfile::{NamedTempFile, PersistError};
 
 use crate::failure::{Failure, REFUSED};
@@ -278,12 +273,6 @@ pub(crate) fn sign<D: Document>(document: &D, pairs: &[&Ed25519KeyPair]) -> Vec<
 
 pub(crate) fn public(pair: &Ed25519KeyPair) -> Key {
     Key(pair.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes"))
-}
-
-/// This machine's time.
-pub(crate) fn now() -> Unix {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Unix(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// A passphrase from the environment, or typed.

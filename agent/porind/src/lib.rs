@@ -40,6 +40,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
 pub use doctor::{Finding, Verdict, doctor};
+pub use machine::wall_clock;
 pub use pipeline::{Kept, Pipeline, Routed, To};
 pub use policy::read_policy;
 pub use report::{report, report_dead};

@@ -11,7 +11,8 @@ use porin_core::{
 };
 
 /// The wall clock.
-pub(crate) fn wall_clock() -> Unix {
+#[must_use]
+pub fn wall_clock() -> Unix {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Unix(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

@@ -7,9 +7,10 @@ use std::{
     process::{Command, Output},
 };
 
-use porin_core::trust::{self, Envelope, Root, Verified};
+use porin_core::trust::{self, Envelope, Key, Kind, Role, Root, Signature, Verified, documents::Document};
 use porin_e2e::program;
 use porin_test_support::target_dir;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -209,4 +210,30 @@ fn a_key_with_a_passphrase_signs_with_it_only() {
     let (code, _, stderr) = owner.run_with(&["keys", "rotate", "operator", "--passphrase"], Some("short"));
     assert!(code == Some(1) && stderr.contains("at least 8 bytes"), "{stderr}");
     assert_eq!(owner.json(&["keys", "show"])["root"], 2);
+}
+
+#[test]
+fn a_root_that_would_not_count_is_not_written() {
+    let owner = Owner::new();
+    // Two keys must sign, one of which is here: more than one command can do.
+    let pairs = [7, 8].map(|seed| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed"));
+    let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n-----END PRIVATE KEY-----\n";
+    fs::write(owner.keys().join("root.pem"), pem).expect("written");
+    let key = |pair: &Ed25519KeyPair| Key(pair.public_key().as_ref().try_into().expect("32 bytes"));
+    let role = Role { keys: pairs.iter().map(key).collect(), threshold: 2 };
+    let root = Root { root: role, ..(*owner.root(1)).clone() };
+    let mut envelope = Envelope { kind: Kind::Root, payload: root.encode(), signatures: vec![] };
+    let input = trust::signing_input(Kind::Root, &envelope.payload);
+    for pair in &pairs {
+        let bytes = pair.sign(&input).as_ref().try_into().expect("64 bytes");
+        envelope.signatures.push(Signature::new(&key(pair), bytes));
+    }
+    fs::write(owner.keys().join("root-1"), envelope.encode()).expect("written");
+    let before = owner.json(&["keys", "show"]);
+    owner.refused(
+        &["keys", "rotate", "operator"],
+        &["root 2 would not count: 1 of 2 signatures", "nothing was changed"],
+    );
+    assert_eq!(owner.json(&["keys", "show"]), before);
+    assert!(!owner.keys().join("operator.pem.new").exists() && !owner.keys().join("root-2").exists());
 }

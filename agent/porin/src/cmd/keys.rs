@@ -12,12 +12,13 @@ use porin_core::{
     time::Unix,
     trust::{self, Key, Publisher, Role, Root, Verified, documents::is_name},
 };
+use porind::wall_clock;
 use ring::signature::Ed25519KeyPair;
 use serde_json::json;
 
 use crate::{
     failure::{Failure, REFUSED},
-    keys::{KeyFolder, RoleName, create_pair, new_passphrase, now, public, sign, write_new},
+    keys::{KeyFolder, RoleName, create_pair, new_passphrase, public, sign, write_new},
 };
 
 /// A root counts for so long. After that nothing new counts, and what runs goes on.
@@ -132,7 +133,7 @@ fn make(arguments: &Init) -> anyhow::Result<()> {
     let root = Root {
         version: 1,
         fleet: fleet.clone(),
-        expires: Unix(now().0.saturating_add(ROOT_DAYS * DAY_US)),
+        expires: Unix(wall_clock().0.saturating_add(ROOT_DAYS * DAY_US)),
         root: one(&owner),
         operator: one(&operator),
         publishers: vec![publisher],
@@ -155,7 +156,11 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
     let _lock = folder.lock()?;
     let root = folder.root()?;
     let owner = folder.pair(RoleName::Root, &root)?;
-    let here = folder.pair(*role, &root).map(|pair| public(&pair));
+    let here = match role {
+        // Its passphrase was given a moment ago.
+        RoleName::Root => Ok(public(&owner)),
+        RoleName::Operator | RoleName::Publisher => folder.pair(*role, &root).map(|pair| public(&pair)),
+    };
     let old = match (here, &role.keys(&root)[..]) {
         (Ok(key), _) => key,
         (Err(_), [only]) => *only,
@@ -164,7 +169,7 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
     let fresh = folder.fresh_file(*role);
     if fresh.exists() {
         // Left by an attempt that came to nothing: no root here names it.
-        let aside = fresh.with_extension(format!("abandoned-{}", now().0));
+        let aside = fresh.with_extension(format!("abandoned-{}", wall_clock().0));
         fs::rename(&fresh, &aside).with_context(|| format!("cannot move {} away", fresh.display()))?;
     }
     // Who protects one key does not want the next one bare.
@@ -172,7 +177,7 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
     let passphrase = new_passphrase(protect)?;
     let new = create_pair(&fresh, passphrase.as_ref().map(|text| text.as_str()))?;
     let version = root.version.checked_add(1).context("there are no more roots")?;
-    let expires = Unix(now().0.saturating_add(ROOT_DAYS * DAY_US));
+    let expires = Unix(wall_clock().0.saturating_add(ROOT_DAYS * DAY_US));
     let mut next = Root { version, expires, ..(*root).clone() };
     let exchange = |keys: &mut Vec<Key>| {
         keys.iter_mut().filter(|key| **key == old).for_each(|key| *key = public(&new));
@@ -185,10 +190,11 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
     let signers = if *role == RoleName::Root { vec![&owner, &new] } else { vec![&owner] };
     let bytes = sign(&next, &signers);
     // A chain that nobody follows is worse than none: a root that takes more signatures is not for one command to make.
-    let next = trust::next_root(&root, &bytes).map_err(|refusal| Failure {
-        code: REFUSED,
-        message: format!("root {version} would not count: {refusal}; nothing was changed"),
-        hint: None,
+    let next = trust::next_root(&root, &bytes).map_err(|refusal| {
+        // Nobody has seen this key.
+        let _ = fs::remove_file(&fresh);
+        let message = format!("root {version} would not count: {refusal}; nothing was changed");
+        Failure { code: REFUSED, message, hint: None }
     })?;
     write_new(&folder.root_file(version), &bytes, 0o644)?;
     folder.put_in_place(*role, &next)?;
@@ -196,7 +202,7 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
 }
 
 fn print(folder: &KeyFolder, root: &Verified<Root>, as_json: bool) -> anyhow::Result<()> {
-    let days = root.expires.0.saturating_sub(now().0) / DAY_US;
+    let days = root.expires.0.saturating_sub(wall_clock().0) / DAY_US;
     let roles = RoleName::ALL.map(|role| {
         let keys = role.keys(root).into_iter().map(|key| key.id().to_string()).collect::<Vec<_>>();
         (role.name(), keys, folder.key_file(role).exists())
@@ -220,11 +226,12 @@ fn print(folder: &KeyFolder, root: &Verified<Root>, as_json: bool) -> anyhow::Re
         place.display()
     )?;
     for (role, keys, here) in roles {
-        let here = if here { "key file here" } else { "key file elsewhere" };
+        let here = if here { "with a key file here" } else { "without a key file here" };
         writeln!(stdout, "{role:<10} {}  {here}", keys.join(" "))?;
     }
     if days < 90 {
-        eprintln!("warning: this root expires soon: `porin keys rotate root` makes the next one");
+        let when = if root.expires <= wall_clock() { "has expired" } else { "expires soon" };
+        eprintln!("warning: this root {when}: `porin keys rotate root` makes the next one");
     }
     Ok(())
 }

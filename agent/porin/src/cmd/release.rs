@@ -15,11 +15,12 @@ use porin_core::{
         documents::{Document, PIECE},
     },
 };
+use porind::wall_clock;
 use serde_json::json;
 
 use crate::{
     failure::{Failure, REFUSED},
-    keys::{KeyFolder, RoleName, now, sign, write_whole},
+    keys::{KeyFolder, RoleName, public, sign, write_whole},
 };
 
 #[derive(Debug, clap::Args)]
@@ -83,12 +84,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     imports.sort_unstable();
     let stem = arguments.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let pair = folder.pair(RoleName::Publisher, &root)?;
-    let key = crate::keys::public(&pair);
+    let key = public(&pair);
     let publisher = root.publishers.iter().find(|publisher| publisher.role.keys.contains(&key));
     let prefix = publisher.map(|publisher| publisher.prefix.as_str()).filter(|prefix| !prefix.is_empty());
     let name =
         arguments.name.clone().unwrap_or_else(|| prefix.map_or(stem.clone(), |prefix| format!("{prefix}/{stem}")));
-    let issued = now();
+    let issued = wall_clock();
     let release = Release {
         cell: name,
         seq: arguments.seq.unwrap_or(issued.0 / 1_000_000),
