@@ -5,6 +5,7 @@
 
 mod broker;
 mod check;
+mod desired;
 mod nearest;
 mod policy;
 mod quantity;
@@ -13,14 +14,17 @@ mod raw;
 use alloc::{
     collections::BTreeMap,
     string::{String, ToString},
+    sync::Arc,
     vec::Vec,
 };
 
-use core::net::SocketAddr;
+use core::{fmt, net::SocketAddr};
 
 pub use self::{
     broker::{Broker, Identity, Login, Protocol, Tls, address},
+    desired::{DesiredSet, Probation, Releases, Wanted, wanted},
     policy::Policy,
+    quantity::microseconds,
 };
 use crate::{
     clock::Trust,
@@ -35,6 +39,7 @@ use crate::{
     setup::{Param, World},
     simulator::Behaviour,
     stream::Pattern,
+    trust::{Release, Verified},
 };
 
 /// What a gateway is and does. `gateway` is always local; `cells` is replaced whole by an accepted desired state.
@@ -55,6 +60,10 @@ pub struct GatewayConfig {
     pub id: String,
     /// The MQTT connection to the cloud side.
     pub uplink: Uplink,
+    /// Where routes publish that do not say.
+    pub topic: TopicTemplate,
+    /// From whom updates are taken; `None`: from nobody.
+    pub updates: Option<Updates>,
     /// When the machine's clock is believed.
     pub clock: Trust,
     /// Where `porind status` asks: a Unix socket.
@@ -92,6 +101,17 @@ pub struct Uplink {
     pub max_publish_bytes: usize,
     /// The shortest pause between two attempts to connect, in microseconds.
     pub reconnect_us: u64,
+}
+
+/// From whom updates are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updates {
+    /// The file with the root that the owner trusts.
+    pub root: String,
+    /// The groups that this gateway counts itself to, the one whose desired state wins first.
+    pub groups: Vec<String>,
+    /// The hardware it runs on.
+    pub board: Option<String>,
 }
 
 /// Where packets wait until the broker has them.
@@ -180,6 +200,8 @@ pub struct StreamConfig {
 pub struct CellSet {
     /// Which streams go through which slots.
     pub routes: Vec<Route>,
+    /// `[routes]` and `[slots]` as they were written; the owner's own components stand as `local`.
+    pub text: String,
 }
 
 /// Which streams go through which slots, in order, and out to the uplink.
@@ -266,6 +288,17 @@ pub struct LogFile {
 pub enum Provenance {
     /// The owner's own file, named in the local configuration.
     Local(String),
+    /// A publisher's release. Its bytes are in the store.
+    Signed(Arc<Verified<Release>>),
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(path) => f.write_str(path),
+            Self::Signed(release) => write!(f, "release {} {}, number {}", release.cell, release.semver, release.seq),
+        }
+    }
 }
 
 /// A topic with `{gw}`, `{route}` and `{stream}` to be filled in.

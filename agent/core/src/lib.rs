@@ -25,3 +25,4 @@ pub mod status;
 pub mod stream;
 pub mod time;
 pub mod trust;
+pub mod update;

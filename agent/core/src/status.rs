@@ -43,8 +43,27 @@ pub struct Snapshot {
     pub outbox: OutboxStatus,
     /// Packets on which cells faulted, and that are kept.
     pub dead_letters: DeadLetterStatus,
+    /// What comes over the uplink to run here; `None`: nothing is taken from there.
+    pub update: Option<UpdateStatus>,
     /// What does not add up. Empty, or there is a defect in porin.
     pub imbalance: Vec<String>,
+}
+
+/// What comes over the uplink to run here.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct UpdateStatus {
+    /// Where routes, slots and their parameters come from: `configuration`, or a desired state.
+    pub cells_from: String,
+    /// What is being done about the desired state: as reported, see `docs/updates.md`.
+    pub state: String,
+    /// Why that came to nothing, or why nothing goes on.
+    pub reason: Option<String>,
+    /// Why the last document that did not count did not.
+    pub refused: Option<String>,
+    /// The fleet of the root.
+    pub fleet: String,
+    /// The root that counts.
+    pub root_version: u64,
 }
 
 /// The MQTT connection.
@@ -131,6 +150,8 @@ pub struct SlotStatus {
     pub name: String,
     /// SHA-256 of the component, in hex.
     pub digest: String,
+    /// Where the component comes from: a file of the owner's, or a release.
+    pub from: String,
     /// Whether its cell is called: `running`, `back-off` or `quarantined`.
     pub state: &'static str,
     /// Packets fed in, those given again among them.
@@ -163,6 +184,8 @@ pub struct SlotStatus {
     pub nanoseconds: u64,
     /// Bytes of linear memory.
     pub memory_bytes: usize,
+    /// Why its cell did not take the state that was kept for it, and began afresh, if it did.
+    pub fresh: Option<String>,
     /// Lines that the cell logged beyond what it may log in a call or a second, or that could not be written.
     pub log_lines_dropped: u64,
 }

@@ -9,6 +9,7 @@
 
 pub mod documents;
 mod envelope;
+pub mod reported;
 mod verify;
 
 use alloc::{string::String, vec::Vec};
@@ -20,7 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     documents::{Desired, Health, Publisher, Release, Role, Root, Target},
     envelope::{Envelope, MAX_ENVELOPE, Signature, signing_input},
-    verify::{Gateway, Time, desired, next_root, pinned_root, release},
+    reported::Reported,
+    verify::{Gateway, Time, desired, next_root, pinned_root, recall, release, reported},
 };
 use crate::time::Unix;
 
@@ -115,11 +117,13 @@ pub enum Kind {
     Release,
     /// What a gateway is to run.
     Desired,
+    /// What a gateway says of itself.
+    Reported,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Root, Self::Release, Self::Desired];
+    pub const ALL: [Self; 4] = [Self::Root, Self::Release, Self::Desired, Self::Reported];
 
     /// The payload type of DSSE.
     #[must_use]
@@ -128,6 +132,7 @@ impl Kind {
             Self::Root => "application/vnd.porin.root.v1+postcard",
             Self::Release => "application/vnd.porin.release.v1+postcard",
             Self::Desired => "application/vnd.porin.desired.v1+postcard",
+            Self::Reported => "application/vnd.porin.reported.v1+postcard",
         }
     }
 
@@ -136,6 +141,7 @@ impl Kind {
             Self::Root => 1,
             Self::Release => 2,
             Self::Desired => 3,
+            Self::Reported => 4,
         }
     }
 
@@ -146,6 +152,7 @@ impl Kind {
             Self::Root => "root",
             Self::Release => "release",
             Self::Desired => "desired state",
+            Self::Reported => "reported state",
         }
     }
 }

@@ -33,6 +33,19 @@ enum Command {
     Keys(cmd::keys::Command),
     /// Sign a cell
     Release(cmd::release::Arguments),
+    /// Put a cell into a slot of a gateway that runs, and see how it does
+    Push(cmd::push::Arguments),
+    /// Go back to what ran before
+    Rollback(cmd::rollback::Arguments),
+    /// Show the gateways of a broker, and what they run
+    Ls(cmd::ls::Arguments),
+    /// Show what gateways say has happened
+    Events(cmd::events::Arguments),
+    /// Show what gateways are to run, compare it with what they run, or say it
+    #[command(subcommand)]
+    Desired(cmd::desired::Command),
+    /// Take what nobody names any more off the broker
+    Prune(cmd::prune::Arguments),
     /// Show packets as they pass through a running agent, before and after
     Tap(cmd::tap::Arguments),
     /// An MQTT broker for demos and tests, on loopback
@@ -84,6 +97,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tap(arguments) => cmd::tap::run(&arguments),
         Command::Up(arguments) => cmd::up::run(&arguments),
         Command::Keys(command) => cmd::keys::run(&command),
+        Command::Push(arguments) => cmd::push::run(&arguments),
+        Command::Rollback(arguments) => cmd::rollback::run(&arguments),
+        Command::Ls(arguments) => cmd::ls::run(&arguments),
+        Command::Events(arguments) => cmd::events::run(&arguments),
+        Command::Desired(command) => cmd::desired::run(&command),
+        Command::Prune(arguments) => cmd::prune::run(&arguments),
         Command::Release(arguments) => cmd::release::run(&arguments),
         Command::Load(command) => cmd::load::run(&command),
         Command::Reduction(arguments) => cmd::reduction::run(&arguments),

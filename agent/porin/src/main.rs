@@ -1,8 +1,10 @@
 //! `porin`: the developer's and operator's command. The gateway itself runs only `porind`.
 
 mod cli;
+mod cloud;
 mod cmd;
 mod failure;
+mod fleet;
 mod keys;
 
 use std::process::ExitCode;

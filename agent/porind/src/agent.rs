@@ -16,6 +16,7 @@ mod losses;
 mod reloading;
 mod sending;
 mod telling;
+mod updating;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,17 +30,18 @@ use porin_core::{
     record::Record,
     status::{Snapshot, SourceStatus},
     time::{Monotonic, Now, Unix},
+    update,
 };
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-pub(crate) use self::telling::notify;
 use self::{
     commits::Commits,
     losses::Losses,
     sending::{Link, Patience},
 };
+pub(crate) use self::{telling::notify, updating::Updating};
 use crate::{
     cell_log::LogFiles,
     committer::Committer,
@@ -49,7 +51,8 @@ use crate::{
     source,
     store::{Room, Store},
     tap::Tap,
-    uplink::Publish,
+    trial::Trial,
+    uplink::{Incoming, Request},
 };
 
 /// Time for what waits to leave after a stop was asked for.
@@ -99,7 +102,7 @@ pub(crate) struct Parts {
     pub(crate) watchdog_us: Option<u64>,
     /// By source: up to which count its packets are settled.
     pub(crate) settled: Vec<watch::Sender<u64>>,
-    pub(crate) link: mpsc::Sender<Publish>,
+    pub(crate) link: mpsc::Sender<Request>,
     /// The time at which the clock was last believed: certificates are never judged by an earlier one.
     pub(crate) time_floor: watch::Sender<Unix>,
     /// What the link connects to next.
@@ -107,6 +110,8 @@ pub(crate) struct Parts {
     /// Sources to be started and ended.
     pub(crate) orders: mpsc::Sender<Vec<source::Order>>,
     pub(crate) stop_link: watch::Sender<bool>,
+    /// `None`: nothing is taken from the uplink to run here.
+    pub(crate) updating: Option<Updating>,
 }
 
 struct Agent {
@@ -123,6 +128,9 @@ struct Agent {
     /// Appended by routes before the last change of the configuration.
     earlier: u64,
     losses: Losses,
+    updating: Option<Updating>,
+    /// The set of cells that is to prove itself, or the one that waits beside it.
+    trial: Option<Trial>,
     /// Whether cells live in the time of the packets.
     replay: bool,
     /// Who looks at packets as they pass.
@@ -179,13 +187,15 @@ pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
 }
 
 impl Agent {
-    fn new(core: Core, parts: Parts) -> Self {
+    fn new(core: Core, mut parts: Parts) -> Self {
         let found = core.outbox.counts().appended;
         let sources = parts.config.gateway.sources.iter().map(Source::new).collect();
         let commit = Commits::new(&core);
         let now = Now { unix: machine::wall_clock(), mono: parts.uptime.now() };
         Self {
             replay: parts.config.gateway.is_replay(),
+            updating: parts.updating.take(),
+            trial: None,
             core,
             parts,
             now,
@@ -234,6 +244,9 @@ impl Agent {
             Event::Source(source, FromSource::Restart(reason)) => self.restarted(source, reason),
             Event::Source(source, FromSource::Ended) => self.ended(source),
             Event::Link(event) => self.link_event(event),
+            Event::Came(Incoming { topic, payload }) => {
+                self.update_event(update::Event::Came { topic: &topic, payload: &payload });
+            }
             Event::Committed(outcome) => self.committed(outcome),
             Event::Question(Question::Status(reply)) => drop(reply.send(self.status())),
             Event::Question(Question::Tap(tap)) => self.look(tap),
@@ -254,6 +267,7 @@ impl Agent {
         self.bury();
         self.make_room();
         self.settle_without_disk();
+        self.go_on_with_updates();
         self.load();
         self.tell();
         self.send();
@@ -281,22 +295,31 @@ impl Agent {
             messages.iter().for_each(|message| tap.message(&self.core.pipeline, None, message));
         }
         let from = self.core.outbox.next_seq();
-        let Core { pipeline, outbox, .. } = &mut self.core;
-        let mut count = |routed: Routed| {
-            let status = &mut self.sources[source].status;
-            status.routed += routed.routed;
-            status.unrouted += routed.unrouted;
-        };
+        let mut sum = Routed::default();
         // One publish may have become many readings: a cell gets no more at a time than it can hold.
         for readings in readings.chunks(CALL) {
-            count(pipeline.process(readings, cells, |to, kept| append(outbox, to, kept, now.mono)));
+            sum += self.through(|pipeline, keep| pipeline.process(readings, cells, keep));
         }
-        count(pipeline.process_messages(&messages, cells, |to, kept| append(outbox, to, kept, now.mono)));
+        sum += self.through(|pipeline, keep| pipeline.process_messages(&messages, cells, keep));
+        let status = &mut self.sources[source].status;
+        status.routed += sum.routed;
+        status.unrouted += sum.unrouted;
         let state = &mut self.sources[source];
         state.decided = upto;
         self.show_kept(from);
         if self.replay {
             self.tick(cells.unix.0, cells);
+        }
+    }
+
+    /// Takes something through the cells into the outbox: through those of both sets while one is on probation.
+    fn through<R>(&mut self, call: impl Fn(&mut Pipeline, &mut dyn FnMut(To, Kept<'_>)) -> R) -> R {
+        let Core { pipeline, outbox, .. } = &mut self.core;
+        let at = self.now.mono;
+        let mut keep = |to: To, kept: Kept<'_>| append(outbox, to, kept, at);
+        match &mut self.trial {
+            None => call(pipeline, &mut keep),
+            Some(trial) => trial.both(pipeline, call, &mut keep, &mut self.earlier),
         }
     }
 
@@ -308,21 +331,29 @@ impl Agent {
     /// Tells the cells that want to know that time has passed: by the clock of the packets in a replay, else by the clock
     /// that never steps.
     fn tick(&mut self, clock_us: u64, now: Now) {
-        let Core { pipeline, outbox, .. } = &mut self.core;
-        if pipeline.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
+        if self.next_tick_us(clock_us).is_none_or(|due| clock_us < due) {
             return;
         }
-        let (from, at) = (outbox.next_seq(), self.now.mono);
-        pipeline.tick(clock_us, now, |to, kept| append(outbox, to, kept, at));
-        let changed = outbox.next_seq() != from || pipeline.has_unwritten();
+        let from = self.core.outbox.next_seq();
+        self.through(|pipeline, keep| pipeline.tick(clock_us, now, keep));
+        let changed = self.core.outbox.next_seq() != from || self.core.pipeline.has_unwritten();
         self.show_kept(from);
         if changed {
             self.mark_dirty();
         }
     }
 
+    fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
+        let beside = self.trial.as_mut().and_then(|trial| trial.next_tick_us(clock_us));
+        self.core.pipeline.next_tick_us(clock_us).into_iter().chain(beside).min()
+    }
+
     fn admit(&mut self, source: usize, local: u32, name: &str, kind: Kind) {
         let stream = self.core.pipeline.admit(name, kind).ok();
+        if let Some(trial) = &mut self.trial {
+            // It has an id already, if there is room for one.
+            let _known = trial.with_other(&mut self.core.pipeline, |other| other.admit(name, kind));
+        }
         let may_block = stream.is_some_and(|stream| self.core.pipeline.may_block(stream, kind));
         let source = &mut self.sources[source];
         source.may_block |= may_block;
@@ -364,9 +395,8 @@ impl Agent {
         if self.sources.iter().all(|source| source.status.ended) {
             let now = self.now;
             self.mark_dirty();
-            let Core { pipeline, outbox, .. } = &mut self.core;
-            let from = outbox.next_seq();
-            pipeline.flush(now, |to, kept| append(outbox, to, kept, now.mono));
+            let from = self.core.outbox.next_seq();
+            self.through(|pipeline, keep| pipeline.flush(now, keep));
             self.show_kept(from);
         }
     }
@@ -415,9 +445,12 @@ impl Agent {
             deadline = deadline.min(self.now.mono.max(self.link.load_after));
         }
         if !self.replay
-            && let Some(tick) = self.core.pipeline.next_tick_us(self.now.mono.0)
+            && let Some(tick) = self.next_tick_us(self.now.mono.0)
         {
             deadline = deadline.min(Monotonic(tick));
+        }
+        if let Some(due) = self.updates_due() {
+            deadline = deadline.min(due);
         }
         let Core { outbox, pipeline, .. } = &self.core;
         let tells = self.parts.config.gateway.publish_metrics;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use porin_cell::{CellPacket, Engine, Plan, StartError, World};
 use porin_core::{
     config::{CellSet, Policy, Provenance, Route, Slot as SlotConfig},
@@ -10,7 +10,7 @@ use porin_core::{
     limits::CellLimits,
     packet::{Message, Packet},
     setup::Setup,
-    trust,
+    trust::{self, Release},
 };
 
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) struct LoadedSlot {
     state: Option<Vec<u8>>,
 }
 
-/// Loads every component. `id` gives a route's durable id, `state` what a slot's cell saved last.
+/// Loads every component. `id` gives a route's durable id, `state` what a slot's cell saved last, `component` the bytes of a release.
 ///
 /// # Errors
 /// What is wrong with one of them, or what a slot is given beyond the policy.
@@ -42,6 +42,7 @@ pub(crate) fn load(
     policy: &Policy,
     mut id: impl FnMut(&str) -> anyhow::Result<RouteId>,
     state: impl Fn(&str) -> anyhow::Result<Option<Vec<u8>>>,
+    component: impl Fn(&Release) -> anyhow::Result<Vec<u8>>,
 ) -> anyhow::Result<Vec<LoadedRoute>> {
     policy.allows(cells).map_err(|error| anyhow!(error))?;
     let mut shelf = Shelf::default();
@@ -49,14 +50,29 @@ pub(crate) fn load(
     for route in &cells.routes {
         let mut slots = Vec::new();
         for config in &route.slots {
-            let Provenance::Local(path) = &config.cell;
-            let loaded = shelf.plan(config, path);
-            let (plan, digest) = loaded.with_context(|| format!("slot `{}`: cell {path}", config.name))?;
+            let bytes = match &config.cell {
+                Provenance::Local(path) => read(Path::new(path), config.limits.component_bytes as u64),
+                Provenance::Signed(release) => component(release),
+            };
+            let loaded = bytes.and_then(|bytes| shelf.plan(config, &bytes));
+            let (plan, digest) = loaded.with_context(|| format!("slot `{}`: cell {}", config.name, config.cell))?;
             slots.push(LoadedSlot { config: config.clone(), plan, digest, state: state(&config.name)? });
         }
         routes.push(LoadedRoute { id: id(&route.name)?, config: route.clone(), slots });
     }
     Ok(routes)
+}
+
+/// Why a component does not fit its slot, with a word for machines.
+#[derive(Debug, thiserror::Error)]
+#[error("{1}")]
+pub(crate) struct Misfit(pub(crate) &'static str, pub(crate) String);
+
+/// Before reading: a wrong path may name something huge.
+fn read(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
+    let size = fs::metadata(path)?.len();
+    anyhow::ensure!(size <= limit, "the file has {size} bytes, a cell may have {limit}");
+    Ok(fs::read(path)?)
 }
 
 /// What was loaded so far. Slots with the same component and the same limits share what was made of it; their instances share nothing.
@@ -68,14 +84,9 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn plan(&mut self, config: &SlotConfig, path: &str) -> anyhow::Result<(Arc<Plan>, Digest)> {
+    fn plan(&mut self, config: &SlotConfig, bytes: &[u8]) -> anyhow::Result<(Arc<Plan>, Digest)> {
         let limits = config.limits;
-        let size = fs::metadata(path)?.len();
-        let limit = limits.component_bytes as u64;
-        // Before reading: a wrong path may name something huge.
-        anyhow::ensure!(size <= limit, "the file has {size} bytes, a cell may have {limit}");
-        let bytes = fs::read(Path::new(path))?;
-        let digest = trust::Digest::of(&bytes).0;
+        let digest = trust::Digest::of(bytes).0;
         let same = |(other, bounds, plan): &&(Digest, CellLimits, Arc<Plan>)| {
             (*other, *bounds, plan.world) == (digest, limits, config.world)
         };
@@ -83,18 +94,27 @@ impl Shelf {
             Some((_, _, plan)) => plan.clone(),
             None => {
                 let engine = self.engines.entry((limits.stack_bytes, limits.call_depth));
-                let plan = Arc::new(load_plan(engine.or_insert_with(|| Engine::new(&limits)), config, &bytes)?);
+                let plan = Arc::new(load_plan(engine.or_insert_with(|| Engine::new(&limits)), config, bytes)?);
                 self.plans.push((digest, limits, plan.clone()));
                 plan
             }
         };
+        if let Provenance::Signed(release) = &config.cell {
+            let mut imports: Vec<_> = plan.imports().map(|(import, _)| import).collect();
+            imports.sort_unstable();
+            if imports != release.imports.iter().map(String::as_str).collect::<Vec<_>>() {
+                bail!(Misfit(
+                    "undeclared-import",
+                    format!("it imports {imports:?}, its release says {:?}", release.imports)
+                ));
+            }
+        }
         for (import, grant) in plan.imports() {
             let granted = config.grants.iter().any(|g| g == grant);
-            anyhow::ensure!(
-                granted,
-                "it imports `{import}`, which the slot does not grant; to allow it, add grants = [\"{grant}\"] to [slots.{}]",
-                config.name
-            );
+            if !granted {
+                let hint = format!("to allow it, add grants = [\"{grant}\"] to [slots.{}]", config.name);
+                bail!(Misfit("not-granted", format!("it imports `{import}`, which the slot does not grant; {hint}")));
+            }
         }
         Ok((plan, digest))
     }

@@ -15,7 +15,12 @@ use porin_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{committer::Committer, store::Room, tap::Tap, uplink::LinkEvent};
+use crate::{
+    committer::Committer,
+    store::Room,
+    tap::Tap,
+    uplink::{Incoming, LinkEvent},
+};
 
 /// Batches of a source that wait for the loop. Beyond it the source waits: 4 × 64 readings are 6 KB.
 pub(crate) const SOURCE_QUEUE: usize = 4;
@@ -25,6 +30,9 @@ pub(crate) const SOURCE_WINDOW: u64 = 32_768;
 
 /// Events of the link that wait for the loop: acknowledgements of a full window and more.
 pub(crate) const LINK_QUEUE: usize = 1_024;
+
+/// Publishes from the broker that wait for the loop, of at most 16 KB each. Beyond it the link waits.
+pub(crate) const INCOMING_QUEUE: usize = 4;
 
 /// Questions that wait for the loop. Beyond it the asker waits.
 pub(crate) const QUESTION_QUEUE: usize = 4;
@@ -99,6 +107,8 @@ pub(crate) enum Which {
 pub(crate) enum Event {
     Source(usize, FromSource),
     Link(LinkEvent),
+    /// Something was published where updates come from.
+    Came(Incoming),
     Committed(anyhow::Result<Room>),
     Question(Question),
     /// A new configuration.
@@ -113,6 +123,7 @@ pub(crate) enum Event {
 pub(crate) struct Inbox {
     pub(crate) sources: Vec<mpsc::Receiver<FromSource>>,
     pub(crate) link: mpsc::Receiver<LinkEvent>,
+    pub(crate) incoming: mpsc::Receiver<Incoming>,
     pub(crate) questions: mpsc::Receiver<Question>,
     pub(crate) stop: mpsc::Receiver<()>,
     pub(crate) reload: mpsc::Receiver<Config>,
@@ -136,6 +147,9 @@ impl Inbox {
         }
         if let Some(outcome) = committer.outcome() {
             return Some(Event::Committed(outcome));
+        }
+        if let Ok(incoming) = self.incoming.try_recv() {
+            return Some(Event::Came(incoming));
         }
         if let Ok(question) = self.questions.try_recv() {
             return Some(Event::Question(question));

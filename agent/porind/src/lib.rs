@@ -20,20 +20,23 @@ mod status;
 mod store;
 mod tap;
 mod tls;
+mod trial;
+mod updates;
 mod uplink;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use porin_core::{
     clock::Clock,
-    config::{Config, SourceKind},
+    config::{Broker, Config, SourceKind},
     dead::DeadLetters,
     ids::RouteId,
     outbox::Outbox,
     status::{SlotStatus, Snapshot},
     stream::NameTable,
     time::Unix,
+    trust::Release,
 };
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
@@ -44,6 +47,7 @@ pub use machine::wall_clock;
 pub use pipeline::{Kept, Pipeline, Routed, To};
 pub use policy::read_policy;
 pub use report::{report, report_dead};
+pub use rumqttc::Transport;
 pub use status::{ask as ask_status, ask_dead, tap};
 
 use crate::{
@@ -81,25 +85,37 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
 /// What is wrong with a cell or its parameters.
 pub fn pipeline(config: &Config) -> anyhow::Result<Pipeline> {
     let mut ids = (0..).map(RouteId);
-    let routes = cells::load(&config.cells, &config.policy, |_| Ok(ids.next().unwrap_or_default()), |_| Ok(None))?;
+    let id = |_: &str| Ok(ids.next().unwrap_or_default());
+    let component = |_: &Release| bail!("only an agent that runs has releases");
+    let routes = cells::load(&config.cells, &config.policy, id, |_| Ok(None), component)?;
     let names = config.gateway.streams.keys().cloned().collect();
     Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams), Vec::new(), Unfit::Fail)
 }
 
 /// What decides, as the store left it.
-fn core_of(config: &Config, store: &Store, found: Found) -> anyhow::Result<agent::Core> {
+fn core_of(config: &Config, store: &Store, found: &Found) -> anyhow::Result<agent::Core> {
     let id = |name: &str| Ok(RouteId(store.intern_route(name)?));
-    let routes = cells::load(&config.cells, &config.policy, id, |slot| store.state(slot))?;
+    let component = |release: &Release| store.component(release);
+    let routes = cells::load(&config.cells, &config.policy, id, |slot| store.state(slot), component)?;
     let names = store.names(Names::Streams)?;
     let durable_names = names.len();
     let route_names = store.names(Names::Routes)?;
     let names = NameTable::new(names, config.gateway.max_streams);
     let pipeline = Pipeline::start(config, routes, names, store.stream_kinds()?, Unfit::LeaveOut)?;
-    let outbox = Outbox::new(found.outbox, config.gateway.outbox.bounds);
-    let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans);
+    let outbox = Outbox::new(found.outbox.clone(), config.gateway.outbox.bounds);
+    let clock = Clock::new(found.boot, config.gateway.clock, found.time_floor, found.spans.clone());
     let (letters, next) = store.dead_letters()?;
     let dead = DeadLetters::new(letters, next, config.gateway.dead_letter_bytes);
     Ok(agent::Core { pipeline, outbox, dead, clock, route_names, durable_names, room: found.room })
+}
+
+/// How a broker is reached, and user name and password there, for those who have something to do with the gateways' broker.
+///
+/// # Errors
+/// If certificates, keys or the password cannot be used.
+pub fn access(broker: &Broker, floor: Unix) -> anyhow::Result<(Transport, Option<(String, String)>)> {
+    let access = tls::access(broker, floor)?;
+    Ok((access.transport, access.login))
 }
 
 /// Runs the agent until it is told to stop, or until everything is done. `ready` is called when it takes packets. A configuration that
@@ -117,7 +133,21 @@ pub fn run(
 ) -> anyhow::Result<Snapshot> {
     let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
     let store = Arc::new(store);
-    let core = core_of(&config, &store, found)?;
+    let (mut config, mut updating) = updates::recall(config, &store)?;
+    let core = match (core_of(&config, &store, &found), &mut updating) {
+        (Err(error), Some((updating, local))) if config.cells != *local => {
+            // What the operator wanted cannot be run any more: what the owner has configured can.
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the desired state that was kept cannot be run; the configuration is"
+            );
+            updating.is_inconsistent(&format!("{error:#}"));
+            config.cells = local.clone();
+            core_of(&config, &store, &found)?
+        }
+        (core, _) => core?,
+    };
+    let updating = updating.map(|(updating, _)| updating);
     tracing::info!(gateway = config.gateway.id, epoch = %store.epoch, waiting = core.outbox.waiting(), "started");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the I/O runtime")?;
@@ -125,6 +155,7 @@ pub fn run(
     let scrapers = config.gateway.metrics.map(|address| runtime.block_on(metrics::listen(address))).transpose()?;
 
     let (link_events, link_inbox) = mpsc::channel(inbox::LINK_QUEUE);
+    let (came, incoming) = mpsc::channel(inbox::INCOMING_QUEUE);
     let (questions, question_inbox) = mpsc::channel(inbox::QUESTION_QUEUE);
     let (stop_agent, stop_inbox) = mpsc::channel(1);
     // As many as can be under way; one more is never sent.
@@ -143,6 +174,7 @@ pub fn run(
     let inbox = Inbox {
         sources: source_inboxes,
         link: link_inbox,
+        incoming,
         questions: question_inbox,
         stop: stop_inbox,
         reload,
@@ -176,6 +208,7 @@ pub fn run(
                     watchdog_us,
                     time_floor,
                     stop_link,
+                    updating,
                 },
             ))
         })?;
@@ -207,7 +240,15 @@ pub fn run(
             }
         }
     });
-    tasks.spawn_local(uplink::mqtt::run(uplinks, identity, floors, link, link_events, doorbell.clone(), link_stop));
+    tasks.spawn_local(uplink::mqtt::run(
+        uplinks,
+        identity,
+        floors,
+        link,
+        (link_events, came),
+        doorbell.clone(),
+        link_stop,
+    ));
     let questions = Questions { queue: questions, doorbell: doorbell.clone() };
     tasks.spawn_local(status::serve(listener, questions.clone()));
     if let Some(scrapers) = scrapers {

@@ -15,7 +15,7 @@ use porin_core::{
     dead::DeadLetter,
     ids::{QueueId, RouteId, StreamId},
     packet::{Kind, Message, Packet, Reading},
-    status::{RouteStatus, StreamStatus},
+    status::{RouteStatus, SlotStatus, StreamStatus},
     stream::NameTable,
     time::{Now, Unix},
 };
@@ -144,6 +144,13 @@ pub struct Routed {
     pub routed: u64,
     /// Packets that no route wanted.
     pub unrouted: u64,
+}
+
+impl std::ops::AddAssign for Routed {
+    fn add_assign(&mut self, other: Self) {
+        self.routed += other.routed;
+        self.unrouted += other.unrouted;
+    }
 }
 
 impl Routed {
@@ -341,6 +348,36 @@ impl Pipeline {
             keep(to, Kept::Messages(&messages.input));
             messages.input.clear();
         }
+    }
+
+    /// Packets that its routes have put out since their counters began.
+    pub(crate) fn forwarded(&self) -> u64 {
+        self.routes.iter().map(|route| route.forwarded).sum()
+    }
+
+    /// Calls of its cells that failed since their counters began.
+    pub(crate) fn faults(&self) -> u64 {
+        self.routes.iter().flat_map(|route| &route.slots).map(AnySlot::faults).sum()
+    }
+
+    /// Counters of routes and slots begin anew.
+    pub(crate) fn begin_counts(&mut self) {
+        for route in &mut self.routes {
+            (route.received, route.forwarded) = (0, 0);
+            route.slots.iter_mut().for_each(AnySlot::begin_counts);
+        }
+    }
+
+    /// Gives what is known of streams to another pipeline, and takes what that one knows: of two that run, one knows all of it.
+    pub(crate) fn exchange_names(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.names, &mut other.names);
+        std::mem::swap(&mut self.kinds, &mut other.kinds);
+        std::mem::swap(&mut self.seen, &mut other.seen);
+    }
+
+    /// Numbers of its slots.
+    pub(crate) fn slot_status(&self) -> Vec<SlotStatus> {
+        self.routes.iter().flat_map(|route| &route.slots).map(AnySlot::status).collect()
     }
 
     /// Saves every cell and gives all states, by slot.

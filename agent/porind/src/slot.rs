@@ -95,7 +95,8 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         machine::release_zeroes(cell.memory());
         let (health, log) = (Health::new(config.quarantine), SlotLog::new(&config));
         let output_rate = Bucket::new(config.limits.output_bytes_per_s);
-        let status = SlotStatus { name: config.name.clone(), digest: hex(&digest), ..SlotStatus::default() };
+        let (name, digest_text, from) = (config.name.clone(), hex(&digest), config.cell.to_string());
+        let status = SlotStatus { name, digest: digest_text, from, ..SlotStatus::default() };
         let (since_save, batch_ends, discarded) = (Vec::new(), Vec::new(), Vec::new());
         let (cell, saved, unwritten, last_tick_us) = (Some(cell), stored, false, None);
         Ok(Self {
@@ -131,6 +132,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
             Err(fault) => fault.to_string(),
         };
         warn!(slot = %self.config.name, reason, "the cell does not take the stored state and starts afresh");
+        self.status.fresh = Some(reason);
         self.saved = None;
         self.make_again();
     }
@@ -264,6 +266,13 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
     /// Nothing was written: the next `save` gives the state again.
     pub(crate) fn commit_failed(&mut self) {
         self.unwritten = self.saved.is_some();
+    }
+
+    /// The counters begin anew.
+    fn begin_counts(&mut self) {
+        let SlotStatus { name, digest, from, fresh, last_fault, .. } = std::mem::take(&mut self.status);
+        self.status = SlotStatus { name, digest, from, fresh, last_fault, ..SlotStatus::default() };
+        self.log.dropped = 0;
     }
 
     /// Numbers for the status.

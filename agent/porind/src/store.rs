@@ -26,13 +26,16 @@ use porin_core::{
     packet::Kind,
     record::Record,
     time::Unix,
+    trust::{self, Release},
+    update::{self, Row, Write},
 };
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
+use ring::rand::{SecureRandom, SystemRandom};
 use tracing::{error, info};
 
 use self::{
     place::Place,
-    tables::{CLOCK, DEAD, META, NAMES, QUEUES, RECORDS, STATES, TOTALS, UNREADABLE},
+    tables::{CLOCK, DEAD, META, NAMES, QUEUES, RECORDS, STATES, TOTALS, UNREADABLE, UPDATE},
 };
 
 /// Pages that redb keeps in memory. The gateway has 64 MB for everything.
@@ -69,6 +72,8 @@ pub(crate) struct Commit {
     pub(crate) spans: Vec<Span>,
     /// What the wall clock said when it was last believed; `None`: not much later than before.
     pub(crate) time_floor: Option<Unix>,
+    /// Steps of an update.
+    pub(crate) update: Vec<Write>,
     /// The disk was full: what has left is deleted, nothing new is written.
     pub(crate) deletes_only: bool,
 }
@@ -337,6 +342,15 @@ impl Store {
                     dead.retain_in(range.clone(), |_, _| false)?;
                 }
             }
+            if !commit.update.is_empty() {
+                let mut rows = transaction.open_table(UPDATE)?;
+                for Write { key, value } in &commit.update {
+                    match value {
+                        Some(value) => drop(rows.insert(key.as_str(), value.as_slice())?),
+                        None => drop(rows.remove(key.as_str())?),
+                    }
+                }
+            }
             if !commit.spans.is_empty() {
                 let mut clock = transaction.open_table(CLOCK)?;
                 for Span { boot, from, offset_us, trusted } in &commit.spans {
@@ -348,6 +362,58 @@ impl Store {
             }
             transaction.commit()?;
             Ok(())
+        })
+    }
+
+    /// What is known of updates; pieces of components without their bytes.
+    pub(crate) fn update_rows(&self) -> anyhow::Result<Vec<Row>> {
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(UPDATE)?;
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                let key = key.value().to_owned();
+                let value = if key.starts_with(update::PIECES) { Vec::new() } else { value.value().to_vec() };
+                rows.push((key, value));
+            }
+            Ok(rows)
+        })
+    }
+
+    /// The component of a release, put together from its pieces.
+    pub(crate) fn component(&self, release: &Release) -> anyhow::Result<Vec<u8>> {
+        let bytes = self.with(|db| {
+            let table = db.begin_read()?.open_table(UPDATE)?;
+            let mut bytes = Vec::new();
+            for piece in (0..).take(release.pieces.len()) {
+                let row = table.get(update::piece_key(release.sha256, piece).as_str())?;
+                let piece = row.as_ref().and_then(|row| update::content(row.value())).context("a piece is missing")?;
+                bytes.extend_from_slice(piece);
+            }
+            Ok(bytes)
+        })?;
+        let found = trust::Digest::of(&bytes);
+        if found != release.sha256 {
+            bail!("its bytes have the digest {found}, expected {}", release.sha256);
+        }
+        Ok(bytes)
+    }
+
+    /// The seed of the gateway's own key; drawn once.
+    pub(crate) fn key_seed(&self) -> anyhow::Result<[u8; 32]> {
+        const KEY: &str = "key";
+        self.with(|db| {
+            let known = db.begin_read()?.open_table(UPDATE)?.get(KEY)?.map(|row| row.value().to_vec());
+            if let Some(known) = known {
+                let seed = update::content(&known).and_then(|seed| seed.try_into().ok());
+                return seed.context("the gateway's key has an unknown version");
+            }
+            let mut seed = [0; 32];
+            SystemRandom::new().fill(&mut seed).ok().context("the system has no random numbers")?;
+            let transaction = begin(db)?;
+            transaction.open_table(UPDATE)?.insert(KEY, [&[1][..], &seed].concat().as_slice())?;
+            transaction.commit()?;
+            Ok(seed)
         })
     }
 

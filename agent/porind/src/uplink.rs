@@ -17,6 +17,9 @@ const MAX_INCOMING_BYTES: u32 = 65_536;
 /// Requests between us and rumqttc's event loop. It is a pipe, not a store.
 const REQUESTS: usize = 16;
 
+/// Bytes of a payload that is passed on: the largest document.
+const MAX_INCOMING_PAYLOAD: usize = porin_core::trust::MAX_ENVELOPE;
+
 /// Seconds for name, TCP, TLS and the broker's answer together: links by radio are slow.
 const CONNECT_S: u64 = 30;
 
@@ -40,16 +43,40 @@ impl Identity {
     }
 }
 
-/// What the loop asks of the link.
+/// What the loop asks of the link, for a connection. What is meant for an earlier one is dropped: it will come again.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Publish(Publish),
+    /// To get what is published on a topic, what is retained there first.
+    Subscribe {
+        connection: u64,
+        topic: String,
+    },
+    Unsubscribe {
+        connection: u64,
+        topic: String,
+    },
+}
+
+/// What is to be published.
 #[derive(Debug)]
 pub(crate) struct Publish {
-    /// The connection that it is meant for. One for an earlier connection is dropped: it will come again.
+    /// The connection that it is meant for.
     pub(crate) connection: u64,
     /// `None`: nobody waits for the acknowledgement.
     pub(crate) ticket: Option<Ticket>,
     pub(crate) topic: String,
+    /// Whether the broker keeps it for whoever subscribes later.
+    pub(crate) retain: bool,
     /// MQTT's content type of the payload.
     pub(crate) content_type: &'static str,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What was published on a topic that was subscribed to.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use porin_cell::{Cell, Engine, Plan, World};
 use porin_core::{
-    config::Config,
+    config::{Config, DesiredSet, Releases, wanted},
     dead::DeadLetter,
     ids::StreamId,
     limits::CellLimits,
@@ -23,7 +23,7 @@ use porin_core::{
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target.
-pub const ALL: [(&str, Body); 9] = [
+pub const ALL: [(&str, Body); 10] = [
     ("payload", payload),
     ("senml", senml),
     ("mapping", mapping),
@@ -33,6 +33,7 @@ pub const ALL: [(&str, Body); 9] = [
     ("staging", staging),
     ("dead", dead),
     ("trust", trust),
+    ("desired_set", desired_set),
 ];
 
 /// Published payloads: what can be read comes back bit by bit in every encoding.
@@ -201,4 +202,21 @@ pub fn trust(bytes: &[u8]) {
     document::<trust::Root>(&envelope.payload);
     document::<trust::Release>(&envelope.payload);
     document::<trust::Desired>(&envelope.payload);
+    document::<trust::Reported>(&envelope.payload);
+    let _ = trust::reported(bytes);
+}
+
+/// What a desired state says: routes and slots from outside.
+///
+/// # Panics
+/// If what it keeps of the text is not what the text means.
+pub fn desired_set(bytes: &[u8]) {
+    const OWN: &str = "[gateway]\nid = \"gw\"\n[uplink]\nbroker = \"mqtt://localhost\"\n[slots.s]\ncell = \"x\"\n\
+        [routes.r]\nstreams = [\"#\"]\nslots = [\"s\"]\n";
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(own) = Config::parse(OWN) else { unreachable!("it is one") };
+    let _ = wanted(text);
+    let Ok(set) = DesiredSet::parse(text, &own.gateway, &own.cells, &Releases::new()) else { return };
+    let again = DesiredSet::parse(&set.cells.text, &own.gateway, &own.cells, &Releases::new());
+    assert_eq!(again.map(|again| again.cells), Ok(set.cells));
 }

@@ -54,6 +54,11 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             ]
             .concat(),
         ],
+        "desired_set" => vec![
+            b"[probation]\nshadow = \"1s\"\npackets = 3\n[slots.s]\ncell = \"local\"\nretry = 1\nmin_seq = 2\n[routes.r]\n\
+              streams = [\"#\"]\nslots = [\"s\"]\ntopic = \"porin/v1/gw/{gw}/data/r\"\n"
+                .to_vec(),
+        ],
         "trust" => files(&fixtures.join("update")),
         "component" | "staging" => STOCK_CELLS.iter().map(|name| cell(name)).collect(),
         other => unreachable!("{other} has no seeds"),

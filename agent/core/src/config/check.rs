@@ -16,7 +16,8 @@ use toml::{Spanned, Value as Toml};
 
 use super::{
     Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, LogTo, OutboxConfig,
-    Policy, Route, Source, SourceKind, StreamConfig, TopicTemplate,
+    Policy, Route, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
+    desired::Origin,
     nearest::{listed, nearest},
     quantity, raw,
 };
@@ -28,6 +29,7 @@ use crate::{
     payload::Encoding,
     setup::{Param, Value},
     stream::{MAX_NAME_BYTES, MAX_NAME_SLASHES, Pattern, check_name},
+    trust::documents::is_name,
 };
 
 /// Bytes of a topic: AWS IoT's limit.
@@ -60,16 +62,18 @@ const MIN_DEAD_LETTER_BYTES: u64 = 100_000;
 /// They are in memory, too.
 const MAX_DEAD_LETTER_BYTES: u64 = 16_000_000;
 
-type Checked<T> = Result<T, ConfigError>;
+pub(super) type Checked<T> = Result<T, ConfigError>;
 
 /// Reads and checks a configuration.
 pub(super) fn parse(text: &str, defaults: Defaults<'_>) -> Checked<Config> {
-    Parser { text, defaults }.config()
+    Parser { text, defaults, origin: Origin::Owner }.config()
 }
 
 pub(super) struct Parser<'a> {
     pub(super) text: &'a str,
     pub(super) defaults: Defaults<'a>,
+    /// Where the text comes from: what its slots may say.
+    pub(super) origin: Origin<'a>,
 }
 
 impl Parser<'_> {
@@ -93,6 +97,8 @@ impl Parser<'_> {
             socket: raw.gateway.socket.unwrap_or_else(|| self.defaults.socket.unwrap_or(DEFAULT_SOCKET).to_string()),
             clock: self.one_of(raw.gateway.clock.as_ref(), "clock", Trust::default(), &Trust::ALL)?,
             uplink: self.uplink(raw.uplink, &id)?,
+            topic: default_topic,
+            updates: raw.updates.map(|updates| self.updates(updates)).transpose()?,
             outbox: self.outbox(&raw.outbox)?,
             publish_metrics: raw.metrics.publish.unwrap_or(true),
             metrics: raw.metrics.listen.map(|listen| self.loopback(&listen)).transpose()?,
@@ -108,8 +114,27 @@ impl Parser<'_> {
         Ok(Config { gateway, cells, policy: Policy::default() })
     }
 
+    fn updates(&self, raw: raw::Updates) -> Checked<Updates> {
+        let name = |what: &str, name: Spanned<String>| match is_name(name.get_ref()) {
+            true => Ok(name.into_inner()),
+            false => self.fail(name.span(), format!("{what} `{}`: letters, digits and `-_.`", name.get_ref())),
+        };
+        let groups = raw.groups.into_iter().map(|group| match group.get_ref().contains('/') {
+            true => self.fail(group.span(), format!("group `{}`: it is one level of a topic", group.get_ref())),
+            false => name("group", group),
+        });
+        let groups = groups.collect::<Checked<_>>()?;
+        Ok(Updates { root: raw.root, groups, board: raw.board.map(|board| name("board", board)).transpose()? })
+    }
+
     /// A source that receives what a route publishes, or a slot's cell logs, on the same broker would never come to rest.
-    fn no_circle(&self, source: &Source, span: Range<usize>, gateway: &GatewayConfig, cells: &CellSet) -> Checked<()> {
+    pub(super) fn no_circle(
+        &self,
+        source: &Source,
+        span: Range<usize>,
+        gateway: &GatewayConfig,
+        cells: &CellSet,
+    ) -> Checked<()> {
         let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
         let place = |broker: &Broker| (broker.host.clone(), broker.port);
         if place(&mqtt.broker) != place(&gateway.uplink.broker) {
@@ -203,7 +228,7 @@ impl Parser<'_> {
         Ok(streams)
     }
 
-    fn cells(
+    pub(super) fn cells(
         &self,
         mut slots: BTreeMap<Spanned<String>, raw::Slot>,
         routes: BTreeMap<Spanned<String>, raw::Route>,
@@ -280,7 +305,7 @@ impl Parser<'_> {
             let text = name.get_ref();
             return self.fail(name.span(), format!("slot `{text}` is in no route"));
         }
-        Ok(CellSet { routes: checked })
+        Ok(CellSet { routes: checked, text: desired::text(self.text) })
     }
 
     fn params(&self, raw: BTreeMap<Spanned<String>, Spanned<Toml>>) -> Checked<Vec<Param>> {
@@ -325,10 +350,13 @@ impl Parser<'_> {
                 "with the deepest stream name ({MAX_NAME_SLASHES} slashes) it has {slashes} slashes, brokers in the cloud allow {MAX_TOPIC_SLASHES}"
             ));
         }
-        Ok(TopicTemplate(text.clone()))
+        match self.origin.may_publish(text, "data") {
+            Ok(()) => Ok(TopicTemplate(text.clone())),
+            Err(what) => wrong(&what),
+        }
     }
 
-    fn time(&self, raw: Option<&Spanned<String>>, default: &str) -> Checked<u64> {
+    pub(super) fn time(&self, raw: Option<&Spanned<String>>, default: &str) -> Checked<u64> {
         let text = raw.map_or(default, |text| text.get_ref());
         let span = raw.map_or(0..0, Spanned::span);
         quantity::microseconds(text).or_else(|message| self.fail(span, format!("`{text}`: {message}")))
@@ -339,7 +367,7 @@ impl Parser<'_> {
         bytes.or_else(|message| self.fail(text.span(), format!("`{}`: {message}", text.get_ref())))
     }
 
-    fn number<T: Copy + PartialOrd + core::fmt::Display>(
+    pub(super) fn number<T: Copy + PartialOrd + core::fmt::Display>(
         &self,
         raw: Option<&Spanned<T>>,
         default: T,
@@ -387,7 +415,7 @@ impl Parser<'_> {
         ConfigError { line: self.line(span.start), message: format!("{message}{guess}") }
     }
 
-    fn fail<T>(&self, span: Range<usize>, message: String) -> Checked<T> {
+    pub(super) fn fail<T>(&self, span: Range<usize>, message: String) -> Checked<T> {
         Err(ConfigError { line: self.line(span.start), message })
     }
 

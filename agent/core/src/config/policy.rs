@@ -7,7 +7,7 @@ use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
 use toml::Spanned;
 
-use super::{CellSet, ConfigError, Defaults, GRANTS, Slot, check, raw};
+use super::{CellSet, ConfigError, Defaults, GRANTS, Slot, check, desired::Origin, raw};
 use crate::limits::LIMITS;
 
 /// What a slot may be given at most. The default: everything.
@@ -25,7 +25,7 @@ impl Policy {
     /// # Errors
     /// The first thing that is wrong, with its line.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let parser = check::Parser { text, defaults: Defaults::default() };
+        let parser = check::Parser { text, defaults: Defaults::default(), origin: Origin::Owner };
         let raw: raw::Policy = toml::from_str(text).map_err(|error| parser.toml_error(&error))?;
         let grant = |grant: Spanned<String>| match GRANTS.contains(&grant.get_ref().as_str()) {
             true => Ok(grant.into_inner()),

@@ -11,7 +11,7 @@ const TIMES: [(&str, f64); 6] = [("us", 1.0), ("ms", 1e3), ("s", 1e6), ("min", 6
 const BYTES: [(&str, f64); 4] = [("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)];
 
 /// A time such as `250ms`, `1.5 s` or `5min`, in microseconds.
-pub(super) fn microseconds(text: &str) -> Result<u64, String> {
+pub fn microseconds(text: &str) -> Result<u64, String> {
     quantity(text, "time", TIMES)
 }
 

@@ -13,6 +13,7 @@ pub(super) struct Raw {
     pub(super) gateway: Gateway,
     #[serde(default)]
     pub(super) uplink: Uplink,
+    pub(super) updates: Option<Updates>,
     #[serde(default)]
     pub(super) outbox: Outbox,
     #[serde(default)]
@@ -68,6 +69,35 @@ pub(super) struct Tls {
 pub(super) struct Login {
     pub(super) username: Spanned<String>,
     pub(super) password_file: Option<String>,
+}
+
+/// What a desired state may say: the part of a configuration that comes from outside.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Set {
+    #[serde(default)]
+    pub(super) probation: Probation,
+    #[serde(default)]
+    pub(super) slots: BTreeMap<Spanned<String>, Slot>,
+    #[serde(default)]
+    pub(super) routes: BTreeMap<Spanned<String>, Route>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Probation {
+    pub(super) shadow: Option<Spanned<String>>,
+    pub(super) canary: Option<Spanned<String>>,
+    pub(super) packets: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Updates {
+    pub(super) root: String,
+    #[serde(default)]
+    pub(super) groups: Vec<Spanned<String>>,
+    pub(super) board: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -187,6 +217,8 @@ pub(super) struct Slot {
     pub(super) log: Option<Log>,
     #[serde(default)]
     pub(super) limits: CellLimits,
+    pub(super) min_seq: Option<Spanned<u64>>,
+    pub(super) retry: Option<Spanned<u64>>,
 }
 
 /// By name: `limits::LIMITS` is the list.

@@ -19,13 +19,13 @@ const MAX_KEYS: usize = 8;
 const MAX_PUBLISHERS: usize = 16;
 
 /// Names in a list: of imports, boards, slots.
-const MAX_NAMES: usize = 32;
+pub(super) const MAX_NAMES: usize = 32;
 
 /// Bytes of a piece in which a component travels: seven for the largest.
 pub const PIECE: usize = 8_192;
 
 /// Bytes of the text of a desired state.
-const MAX_SET: usize = 12_288;
+pub(super) const MAX_SET: usize = 12_288;
 
 /// Keys of which so many must sign.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +103,7 @@ pub struct Health {
 }
 
 /// Whom a desired state is for. A gateway's own wins over its group's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Target {
     /// One gateway, by its id.
     Gateway(String),
@@ -248,14 +248,14 @@ pub fn is_name(text: &str) -> bool {
         && is_text(text, |byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte))
 }
 
-fn is_text(text: &str, byte: impl Fn(u8) -> bool) -> bool {
+pub(super) fn is_text(text: &str, byte: impl Fn(u8) -> bool) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(byte)
 }
 
-fn are_names(names: &[String], is_name: impl Fn(&str) -> bool) -> bool {
+pub(super) fn are_names(names: &[String], is_name: impl Fn(&str) -> bool) -> bool {
     names.len() <= MAX_NAMES && names.iter().all(|name| is_name(name))
 }
 
-fn ensure(good: bool, what: &'static str) -> Result<(), &'static str> {
+pub(super) fn ensure(good: bool, what: &'static str) -> Result<(), &'static str> {
     if good { Ok(()) } else { Err(what) }
 }

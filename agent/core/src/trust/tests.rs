@@ -4,7 +4,11 @@ use alloc::{string::ToString, vec, vec::Vec};
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
-use super::{documents::Document, *};
+use super::{
+    documents::Document,
+    reported::{ClockWord, Reason, ReleaseReport, SlotReport, UpdateState},
+    *,
+};
 
 const FOREVER: Unix = Unix(u64::MAX);
 const NONCE: [u8; 16] = [7; 16];
@@ -444,4 +448,58 @@ fn version_1_of_each_document_reads_as_it_was_written() {
     check("desired", &signed(&Desired { nonce, set, ..state(1) }, &[10]));
     let imports = vec!["porin:cell/log@0.1.0".into()];
     check("release", &signed(&Release { imports, boards: vec!["rpi-4b".into()], ..cell("acme/x", 3) }, &[20]));
+    check("reported", &signed(&account(), &[30]));
+}
+
+fn account() -> Reported {
+    let release = ReleaseReport { digest: Digest([3; 32]), cell: "acme/x".into(), semver: "1.2.3".into(), seq: 3 };
+    let slot = SlotReport {
+        name: "quiet".into(),
+        sha256: Digest([4; 32]),
+        state: "running".into(),
+        release: Some(release),
+        fresh: Some("another version".into()),
+    };
+    let target = Target::Gateway("gw1".into());
+    Reported {
+        gateway: "gw1".into(),
+        key: key(30),
+        at: Unix(7),
+        agent: "0.1.0".into(),
+        epoch: "1f-2".into(),
+        clock: ClockWord::Floor,
+        fleet: "lab".into(),
+        root_version: 2,
+        groups: vec!["north".into()],
+        board: Some("rpi-4b".into()),
+        nonce: Some(NONCE),
+        known: vec![(target.clone(), 4)],
+        desired: Some((target, 4)),
+        state: UpdateState::RolledBack,
+        reason: Some(Reason::new("fault", "trap: unreachable").of("quiet")),
+        refused: Some(Reason::new("older", "number 3, number 4 is known")),
+        refusals: 1,
+        slots: vec![slot],
+        floors: vec![("acme/x".into(), 2)],
+        set: "[routes.r]\nstreams = [\"#\"]\n".into(),
+    }
+}
+
+#[test]
+fn a_reported_state_is_bounded_and_signed_by_the_key_that_it_names() {
+    let account = account();
+    assert_eq!(*reported(&signed(&account, &[30])).expect("good"), account);
+    assert_eq!(code(reported(&signed(&account, &[31]))), "too-few-signatures");
+    let check = |spoil: fn(&mut Reported)| {
+        let mut account = account.clone();
+        spoil(&mut account);
+        assert_eq!(code(reported(&signed(&account, &[30]))), "malformed");
+    };
+    check(|account| account.gateway = "../x".into());
+    check(|account| account.slots = vec![account.slots[0].clone(); 129]);
+    check(|account| account.set = "#".repeat(12_289));
+    check(|account| account.reason.iter_mut().for_each(|reason| reason.text = "x".repeat(401)));
+    check(|account| account.known[0].0 = Target::Group("#".into()));
+    let long = Reason::new("fault", &"é".repeat(400));
+    assert!(long.text.len() <= 400 && long.text.len() > 390, "{}", long.text.len());
 }

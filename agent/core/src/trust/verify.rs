@@ -2,7 +2,9 @@
 
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
-use super::{Desired, Digest, Envelope, Kind, Refusal, Release, Role, Root, Target, Verified, documents::Document};
+use super::{
+    Desired, Digest, Envelope, Kind, Refusal, Release, Reported, Role, Root, Target, Verified, documents::Document,
+};
 use crate::time::Unix;
 
 /// How far ahead of a set clock a document may have been issued: clocks differ.
@@ -169,6 +171,26 @@ pub fn release(
         return Err(Refusal::OutsideSlots { publisher: publisher.name.clone(), slot: slot.to_owned() });
     }
     Ok(Verified { document: release, digest: found })
+}
+
+/// What was verified here before, and since then kept where nobody else writes: its bytes, as they were in the envelope.
+///
+/// # Errors
+/// If they are none of this version.
+pub fn recall<D: Document>(payload: &[u8]) -> Result<Verified<D>, Refusal> {
+    Ok(Verified { document: D::decode(payload)?, digest: Digest::of(payload) })
+}
+
+/// What a gateway says of itself, signed by the key that it names as its own: whoever saw that key before knows that it is the same gateway.
+///
+/// # Errors
+/// Why it does not count.
+pub fn reported(bytes: &[u8]) -> Result<Verified<Reported>, Refusal> {
+    let envelope = Envelope::decode(bytes)?;
+    let document = payload::<Reported>(&envelope)?;
+    let role = Role { keys: [document.key].into(), threshold: 1 };
+    signed(&envelope, &role, "gateway")?;
+    Ok(Verified { document, digest: envelope.digest() })
 }
 
 fn signed(envelope: &Envelope, role: &Role, name: &str) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context;
@@ -27,21 +27,8 @@ use crate::{
 pub(crate) struct Arguments {
     /// The component, as `porin cell build` makes it
     file: PathBuf,
-    /// The cell's name [default: the file's, after the publisher's prefix]
-    #[arg(long)]
-    name: Option<String>,
-    /// Its number, higher than that of every release before [default: seconds since 1970]
-    #[arg(long)]
-    seq: Option<u64>,
-    /// Its version, for people
-    #[arg(long, default_value = "0.1.0")]
-    semver: String,
-    /// A board it is made for; may be given several times [default: any]
-    #[arg(long = "board", value_name = "BOARD")]
-    boards: Vec<String>,
-    /// What comes out of a healthy cell for what goes in, in percent
-    #[arg(long, value_name = "MIN..MAX", default_value = "0..100", value_parser = percent)]
-    passes: Health,
+    #[command(flatten)]
+    about: About,
     /// Where the publisher's key is [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
@@ -51,6 +38,36 @@ pub(crate) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What a publisher says of a cell besides what its component says itself.
+#[derive(Debug, clap::Args)]
+pub(crate) struct About {
+    /// The cell's name [default: the file's, after the publisher's prefix]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Its number, higher than that of every release before [default: seconds since 1970]
+    #[arg(long)]
+    pub(crate) seq: Option<u64>,
+    /// Its version, for people
+    #[arg(long, default_value = "0.1.0")]
+    semver: String,
+    /// A board it is made for; may be given several times [default: any]
+    #[arg(long = "board", value_name = "BOARD")]
+    boards: Vec<String>,
+    /// What comes out of a healthy cell for what goes in, in percent
+    #[arg(long, value_name = "MIN..MAX", default_value = "0..100", value_parser = percent)]
+    passes: Health,
+}
+
+/// A component, and the release that says what it is.
+pub(crate) struct Released {
+    pub(crate) component: Vec<u8>,
+    pub(crate) release: Release,
+    /// The release's name.
+    pub(crate) digest: Digest,
+    /// As it is published.
+    pub(crate) envelope: Vec<u8>,
 }
 
 fn percent(text: &str) -> Result<Health, String> {
@@ -63,13 +80,15 @@ fn percent(text: &str) -> Result<Health, String> {
         .ok_or("two whole numbers, such as 1..50".into())
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let path = arguments.file.display();
-    let refused = |message: String, hint: Option<&str>| Failure { code: REFUSED, message, hint: hint.map(Into::into) };
-    let folder = KeyFolder::at(arguments.keys.as_deref())?;
-    let root = folder.root()?;
+fn refused(message: String, hint: Option<&str>) -> Failure {
+    Failure { code: REFUSED, message, hint: hint.map(Into::into) }
+}
+
+/// Reads a component, and what a gateway would find in it.
+pub(crate) fn read_component(path: &Path) -> anyhow::Result<(Vec<u8>, Plan)> {
     let limits = CellLimits::default();
-    let file = File::open(&arguments.file).with_context(|| format!("cannot read {path}"))?;
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let path = path.display();
     let mut component = Vec::new();
     // One byte more than may be: a file may grow, and some never end.
     file.take(limits.component_bytes as u64 + 1)
@@ -80,27 +99,55 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(refused(message, None).into());
     }
     let plan = load(&component, &limits).map_err(|error| refused(format!("{path}: {error}"), None))?;
+    Ok((component, plan))
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let folder = KeyFolder::at(arguments.keys.as_deref())?;
+    let Released { release, digest, envelope, .. } = release(&folder, &arguments.file, &arguments.about)?;
+    let out = arguments.out.clone().unwrap_or_else(|| arguments.file.with_extension("release"));
+    write_whole(&out, &envelope)?;
+    let mut stdout = std::io::stdout().lock();
+    let Release { cell, seq, semver, sha256, size, world, imports, .. } = &release;
+    if arguments.json {
+        let release = json!({
+            "cell": cell, "seq": seq, "semver": semver, "release": digest.to_string(), "sha256": sha256.to_string(),
+            "size": size, "world": world, "imports": imports, "file": out,
+        });
+        writeln!(stdout, "{release}")?;
+    } else {
+        writeln!(stdout, "{cell} {semver}, number {seq}: a {world} of {size} bytes, sha256:{sha256}")?;
+        let imports = if imports.is_empty() { "nothing".into() } else { imports.join(", ") };
+        writeln!(stdout, "imports {imports}")?;
+        writeln!(stdout, "release {digest} in {}", out.display())?;
+    }
+    Ok(())
+}
+
+/// Signs what a component is. What a gateway would refuse is not signed.
+pub(crate) fn release(folder: &KeyFolder, path: &Path, about: &About) -> anyhow::Result<Released> {
+    let root = folder.root()?;
+    let (component, plan) = read_component(path)?;
     let mut imports: Vec<_> = plan.imports().map(|(interface, _)| interface.to_owned()).collect();
     imports.sort_unstable();
-    let stem = arguments.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let pair = folder.pair(RoleName::Publisher, &root)?;
     let key = public(&pair);
     let publisher = root.publishers.iter().find(|publisher| publisher.role.keys.contains(&key));
     let prefix = publisher.map(|publisher| publisher.prefix.as_str()).filter(|prefix| !prefix.is_empty());
-    let name =
-        arguments.name.clone().unwrap_or_else(|| prefix.map_or(stem.clone(), |prefix| format!("{prefix}/{stem}")));
+    let name = about.name.clone().unwrap_or_else(|| prefix.map_or(stem.clone(), |prefix| format!("{prefix}/{stem}")));
     let issued = wall_clock();
     let release = Release {
         cell: name,
-        seq: arguments.seq.unwrap_or(issued.0 / 1_000_000),
-        semver: arguments.semver.clone(),
+        seq: about.seq.unwrap_or(issued.0 / 1_000_000),
+        semver: about.semver.clone(),
         sha256: Digest::of(&component),
         size: u32::try_from(component.len()).context("its size")?,
         pieces: component.chunks(PIECE).map(Digest::of).collect(),
         world: plan.world.name().into(),
         imports,
-        boards: arguments.boards.clone(),
-        health: arguments.passes,
+        boards: about.boards.clone(),
+        health: about.passes,
         issued,
     };
     release.check().map_err(|what| Failure {
@@ -120,23 +167,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 .then_some("`porin keys rotate root` makes the next root"));
         refused(refusal.to_string(), hint)
     })?;
-    let out = arguments.out.clone().unwrap_or_else(|| arguments.file.with_extension("release"));
-    write_whole(&out, &bytes)?;
-    let mut stdout = std::io::stdout().lock();
-    let Release { cell, seq, semver, sha256, size, world, imports, .. } = &release;
-    if arguments.json {
-        let release = json!({
-            "cell": cell, "seq": seq, "semver": semver, "release": digest.to_string(), "sha256": sha256.to_string(),
-            "size": size, "world": world, "imports": imports, "file": out,
-        });
-        writeln!(stdout, "{release}")?;
-    } else {
-        writeln!(stdout, "{cell} {semver}, number {seq}: a {world} of {size} bytes, sha256:{sha256}")?;
-        let imports = if imports.is_empty() { "nothing".into() } else { imports.join(", ") };
-        writeln!(stdout, "imports {imports}")?;
-        writeln!(stdout, "release {digest} in {}", out.display())?;
-    }
-    Ok(())
+    Ok(Released { component, release, digest, envelope: bytes })
 }
 
 /// The component knows its world: the one that says most of it.

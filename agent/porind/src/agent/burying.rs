@@ -15,7 +15,7 @@ use crate::{
     inbox::{DeadQuestion, Which},
     pipeline::Replayed,
     slot::hex,
-    uplink::Publish,
+    uplink::{Publish, Request},
 };
 
 impl Agent {
@@ -23,6 +23,9 @@ impl Agent {
     pub(super) fn bury(&mut self) {
         let Core { pipeline, dead, .. } = &mut self.core;
         pipeline.take_dead(self.now.unix, |letter| dead.add(letter));
+        if let Some(trial) = &mut self.trial {
+            trial.forget_side_effects();
+        }
     }
 
     /// Answers whoever asks for dead letters, as JSON.
@@ -129,7 +132,8 @@ impl Agent {
                 if payload.len() <= max_payload {
                     let (topic, content_type) = (topic.clone(), "application/json");
                     // There is room.
-                    let _ = parts.link.try_send(Publish { connection, ticket: None, topic, content_type, payload });
+                    let publish = Publish { connection, ticket: None, topic, retain: false, content_type, payload };
+                    let _ = parts.link.try_send(Request::Publish(publish));
                 }
                 true
             }

@@ -3,11 +3,15 @@
 use porin_core::{
     packet::AckToken,
     time::{Monotonic, Unix},
+    update,
 };
 use tracing::{error, info};
 
-use super::{Agent, Core, Source};
-use crate::store::{Commit, Room, is_full};
+use super::{Agent, Core, Source, Updating};
+use crate::{
+    pipeline::Pipeline,
+    store::{Commit, Room, is_full},
+};
 
 /// A pause after a commit that failed.
 pub(super) const COMMIT_RETRY_US: u64 = 5_000_000;
@@ -20,6 +24,8 @@ const FLOOR_EVERY_US: u64 = 3_600_000_000;
 
 /// What the running commit will have made durable.
 pub(super) struct Running {
+    /// Whether steps of an update are among it.
+    updates: bool,
     written: u64,
     names: usize,
     kinds: usize,
@@ -107,8 +113,18 @@ impl Agent {
         if self.commit.full {
             return self.delete_only();
         }
+        let update = self.updating.as_mut().map(Updating::update);
+        let confirming = update.as_ref().is_some_and(|update| update.is_confirming());
+        let update = update.map(|update| update.unsaved()).unwrap_or_default();
         let Core { pipeline, outbox, dead, clock, .. } = &mut self.core;
-        let states = pipeline.save();
+        let states = match &mut self.trial {
+            None => pipeline.save(),
+            // What the old set has learnt, until it is written that the new one is kept.
+            Some(trial) => match (trial.old_and_new(pipeline), confirming) {
+                ((old, _), false) => old.save(),
+                ((_, new), true) => new.save(),
+            },
+        };
         let durable = u32::try_from(self.commit.names).unwrap_or(u32::MAX);
         let names = pipeline.names()[self.commit.names..].to_vec();
         let tokens = self.sources.iter().enumerate().filter(|(_, source)| source.decided > source.settled);
@@ -125,8 +141,17 @@ impl Agent {
         let later = clock.floor().0.abs_diff(self.commit.time_floor.0) >= FLOOR_EVERY_US;
         let time_floor = (changed || later).then(|| clock.floor());
         let names_after = self.commit.names + names.len();
-        self.commit.running =
-            Some(Running { written, names: names_after, kinds: found, tokens, clock_changes, time_floor, began: now });
+        let updates = !update.is_empty();
+        self.commit.running = Some(Running {
+            updates,
+            written,
+            names: names_after,
+            kinds: found,
+            tokens,
+            clock_changes,
+            time_floor,
+            began: now,
+        });
         self.commit.dirty = false;
         self.parts.committer.begin(Commit {
             queues,
@@ -136,6 +161,7 @@ impl Agent {
             dead: dead.commit(),
             spans,
             time_floor,
+            update,
             deletes_only: false,
         });
     }
@@ -146,12 +172,13 @@ impl Agent {
         let (queues, dead) = (self.core.outbox.commit_deletions(), self.core.dead.commit_deletions());
         let Commits { names, kinds, clock_changes, .. } = self.commit;
         let (tokens, time_floor) = (Vec::new(), None);
-        self.commit.running = Some(Running { written: 0, names, kinds, tokens, clock_changes, time_floor, began });
+        self.commit.running =
+            Some(Running { updates: false, written: 0, names, kinds, tokens, clock_changes, time_floor, began });
         self.parts.committer.begin(Commit { queues, dead, deletes_only: true, ..Commit::default() });
     }
 
     pub(super) fn committed(&mut self, outcome: anyhow::Result<Room>) {
-        let Some(Running { written, names, kinds, tokens, clock_changes, time_floor, began }) =
+        let Some(Running { updates, written, names, kinds, tokens, clock_changes, time_floor, began }) =
             self.commit.running.take()
         else {
             return;
@@ -185,6 +212,9 @@ impl Agent {
                     *settled = upto.max(*settled);
                     self.parts.settled[source].send_replace(*settled);
                 }
+                if updates {
+                    self.update_event(update::Event::Saved);
+                }
             }
             Err(error) => {
                 self.commit.failures += 1;
@@ -205,6 +235,12 @@ impl Agent {
                 self.core.outbox.commit_failed();
                 self.core.dead.commit_failed();
                 self.core.pipeline.commit_failed();
+                if let Some(trial) = &mut self.trial {
+                    trial.with_other(&mut self.core.pipeline, Pipeline::commit_failed);
+                }
+                if let Some(updating) = &mut self.updating {
+                    updating.update().not_saved();
+                }
             }
         }
     }
@@ -239,7 +275,8 @@ impl Agent {
     }
 
     pub(super) fn is_dirty(&self) -> bool {
-        self.commit.dirty || self.core.outbox.is_dirty() || self.core.dead.is_dirty()
+        let unsaved = self.updating.as_ref().is_some_and(Updating::has_unsaved);
+        self.commit.dirty || unsaved || self.core.outbox.is_dirty() || self.core.dead.is_dirty()
     }
 
     /// Half of a source's window waits for the commit, or all of memory, or an alarm, or somebody waits for the end.

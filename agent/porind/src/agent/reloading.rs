@@ -8,11 +8,12 @@ use porin_core::{
     config::{Config, GatewayConfig},
     ids::RouteId,
     stream::NameTable,
+    trust::Release,
 };
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
-use super::{Agent, Source};
+use super::{Agent, Source, Updating};
 use crate::{
     cells,
     inbox::SOURCE_QUEUE,
@@ -30,15 +31,25 @@ impl Agent {
         }
     }
 
-    fn try_reload(&mut self, config: Config) -> anyhow::Result<()> {
+    fn try_reload(&mut self, mut config: Config) -> anyhow::Result<()> {
         ensure!(self.stopping.is_none(), "the agent is stopping");
+        let trying = self.updating.as_ref().is_some_and(Updating::is_trying);
+        ensure!(!trying, "an update is on probation: send SIGHUP again when it is over");
         needs_no_restart(&self.parts.config.gateway, &config.gateway)?;
         crate::check(&config)?;
+        let local = config.cells.clone();
+        if let Some(updating) = &mut self.updating {
+            // Routes and slots of a desired state stay what they are.
+            config.cells = updating.update().kept_with(&config, &local)?;
+        }
         let orders = self.parts.orders.clone();
         let Ok(orders) = orders.try_reserve() else { bail!("the last one is still being carried out") };
         let pipeline = beside(&mut self.core.pipeline, &config, &self.parts.store)?;
 
         // From here on nothing fails.
+        if let Some(updating) = &mut self.updating {
+            updating.update().reconfigured(local, config.cells.clone());
+        }
         let old = std::mem::replace(&mut self.core.pipeline, pipeline);
         self.earlier += old.status().0.iter().map(|route| route.forwarded).sum::<u64>();
         self.core.outbox.set_bounds(config.gateway.outbox.bounds);
@@ -52,14 +63,18 @@ impl Agent {
             self.parts.uplink.send_replace(uplink.clone());
         }
         orders.send(self.exchange_sources(&before.gateway));
+        self.learn_route_names();
+        self.mark_dirty();
+        Ok(())
+    }
+
+    pub(super) fn learn_route_names(&mut self) {
         for (id, name) in self.core.pipeline.route_names() {
             let index = id.0 as usize;
             let known = &mut self.core.route_names;
             known.resize(known.len().max(index + 1), String::new());
             known[index] = name.to_owned();
         }
-        self.mark_dirty();
-        Ok(())
     }
 
     /// Keeps the sources that stay the same; gives what is to be started and ended. No commit runs: what one settles is counted by
@@ -106,6 +121,7 @@ impl Agent {
 fn needs_no_restart(old: &GatewayConfig, new: &GatewayConfig) -> anyhow::Result<()> {
     let held = [
         ("gateway.id", old.id != new.id),
+        ("updates", old.updates != new.updates),
         ("gateway.socket", old.socket != new.socket),
         ("outbox.path", old.outbox.path != new.outbox.path),
         ("metrics.listen", old.metrics != new.metrics),
@@ -117,13 +133,15 @@ fn needs_no_restart(old: &GatewayConfig, new: &GatewayConfig) -> anyhow::Result<
 }
 
 /// The pipeline of a configuration, with the names and the cells' states of the one that runs.
-fn beside(running: &mut Pipeline, config: &Config, store: &crate::store::Store) -> anyhow::Result<Pipeline> {
+pub(super) fn beside(running: &mut Pipeline, config: &Config, store: &crate::store::Store) -> anyhow::Result<Pipeline> {
     let learnt = running.states();
     let state = |slot: &str| match learnt.get(slot) {
         Some(state) => Ok(Some(state.clone())),
         None => store.state(slot),
     };
-    let routes = cells::load(&config.cells, &config.policy, |name| Ok(RouteId(store.intern_route(name)?)), state)?;
+    let component = |release: &Release| store.component(release);
+    let route = |name: &str| Ok(RouteId(store.intern_route(name)?));
+    let routes = cells::load(&config.cells, &config.policy, route, state, component)?;
     let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);
     let mut pipeline = Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::LeaveOut)?;
     // What the cells have learnt since the last commit is to be written with the next.

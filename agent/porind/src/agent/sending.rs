@@ -18,7 +18,7 @@ use tracing::error;
 use super::{Agent, Core, Parts};
 use crate::{
     pipeline::Pipeline,
-    uplink::{LinkEvent, Publish},
+    uplink::{LinkEvent, Publish, Request},
 };
 
 /// Pieces of the backlog that are read in one step at most: others have something to do, too.
@@ -66,6 +66,7 @@ impl Agent {
                 (self.link.window, self.link.max_bytes) = (window, max_bytes);
                 // Data first: it may be all that this gateway is allowed to publish.
                 self.tell_at = self.now.mono.after(TELL_AFTER_US);
+                self.begin_to_listen();
                 self.link.status.connections += 1;
             }
             LinkEvent::Acked(ticket) => {
@@ -156,7 +157,7 @@ impl Agent {
             let Some(publish) = self.publish(parcel, connection) else { continue };
             self.link.status.publishes += 1;
             // There is room; when the link has ended, so has the run.
-            let _ = self.parts.link.try_send(publish);
+            let _ = self.parts.link.try_send(Request::Publish(publish));
         }
     }
 
@@ -202,7 +203,7 @@ impl Agent {
             }
         };
         self.link.status.bytes += payload.len() as u64;
-        Some(Publish { connection, ticket: Some(ticket), topic, content_type, payload })
+        Some(Publish { connection, ticket: Some(ticket), topic, retain: false, content_type, payload })
     }
 }
 

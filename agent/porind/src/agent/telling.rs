@@ -10,8 +10,11 @@ use porin_core::{
 use sd_notify::NotifyState;
 use tracing::{debug, warn};
 
-use super::{Agent, Core, Parts, commits::Commits};
-use crate::{tap::Tap, uplink::Publish};
+use super::{Agent, Core, Parts, Updating, commits::Commits};
+use crate::{
+    tap::Tap,
+    uplink::{Publish, Request},
+};
 
 /// Between two publishes of the numbers.
 const TELL_US: u64 = 60_000_000;
@@ -51,6 +54,7 @@ impl Agent {
                 ..OutboxStatus::of(outbox)
             },
             dead_letters: dead.status(),
+            update: self.updating.as_ref().map(Updating::status),
             ..Snapshot::default()
         }
         .finish()
@@ -120,7 +124,14 @@ impl Agent {
         let topic = format!("porin/v1/gw/{}/metrics", self.parts.config.gateway.id);
         // There is room.
         let content_type = "application/json";
-        let _ = self.parts.link.try_send(Publish { connection, ticket: None, topic, content_type, payload });
+        self.publish_unkept(Publish { connection, ticket: None, topic, retain: false, content_type, payload });
+    }
+}
+
+impl Agent {
+    /// Publishes something that nobody waits for. There must be room.
+    pub(super) fn publish_unkept(&self, publish: Publish) {
+        let _ = self.parts.link.try_send(Request::Publish(publish));
     }
 }
 

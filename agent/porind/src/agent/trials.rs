@@ -119,7 +119,7 @@ enum Acks {
 struct Life<'a> {
     world: &'a mut World,
     agent: Agent,
-    publishes: mpsc::Receiver<Publish>,
+    publishes: mpsc::Receiver<Request>,
     settled: watch::Receiver<u64>,
     /// Publishes that the cloud has and has not acknowledged.
     delivered: Vec<Ticket>,
@@ -140,7 +140,7 @@ impl<'a> Life<'a> {
                 let room = if (disk.keep_reserve)() { Room::Enough } else { Room::None };
                 Store::start(disk, db, u64::from(world.lives), room)?
             };
-            let core = core_of(&config, &store, found)?;
+            let core = core_of(&config, &store, &found)?;
             anyhow::Ok((Arc::new(store), core))
         });
         let (store, core) = match begun {
@@ -156,8 +156,8 @@ impl<'a> Life<'a> {
         // Nobody else has anything to say: the test steps the loop itself.
         let (source, events) = (mpsc::channel(1).1, mpsc::channel(1).1);
         let (questions, stop) = (mpsc::channel(1).1, mpsc::channel(1).1);
-        let reload = mpsc::channel(1).1;
-        let inbox = Inbox { sources: vec![source], link: events, questions, stop, reload, turn: 0 };
+        let (reload, incoming) = (mpsc::channel(1).1, mpsc::channel(1).1);
+        let inbox = Inbox { sources: vec![source], link: events, incoming, questions, stop, reload, turn: 0 };
         let (uplink, orders) = (watch::channel(config.gateway.uplink.clone()).0, mpsc::channel(1).0);
         let (watchdog_us, time_floor) = (None, watch::channel(Unix(0)).0);
         let committer = Committer::start(store.clone(), Doorbell::of_this_thread()).expect("a thread");
@@ -176,6 +176,7 @@ impl<'a> Life<'a> {
             watchdog_us,
             time_floor,
             stop_link,
+            updating: None,
         };
         let mut agent = Agent::new(core, parts);
         agent.step(Event::Source(0, FromSource::Stream { local: 0, name: "x".into(), kind: Kind::Readings }));
@@ -226,7 +227,8 @@ impl<'a> Life<'a> {
 
     /// What has been sent is at the cloud.
     fn deliver(&mut self) {
-        while let Ok(publish) = self.publishes.try_recv() {
+        while let Ok(request) = self.publishes.try_recv() {
+            let Request::Publish(publish) = request else { continue };
             let Some(ticket) = publish.ticket else { continue };
             let Decoded { epoch, packets, .. } = payload::decode(&publish.payload).expect("it is ours");
             for packet in packets {

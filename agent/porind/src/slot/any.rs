@@ -89,6 +89,14 @@ impl AnySlot {
         any!(self, slot => slot.take_lines(take));
     }
 
+    pub(crate) fn faults(&self) -> u64 {
+        any!(self, slot => slot.status.faults)
+    }
+
+    pub(crate) fn begin_counts(&mut self) {
+        any!(self, slot => slot.begin_counts());
+    }
+
     pub(crate) fn status(&self) -> SlotStatus {
         any!(self, slot => slot.status())
     }

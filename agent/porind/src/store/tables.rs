@@ -40,6 +40,9 @@ pub(super) const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new
 /// number → a dead letter. Came later than version 2; whoever does not know it leaves it alone.
 pub(super) const DEAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("dead");
 
+/// key → a row of `core::update`; `key`: the seed of the gateway's own key. Came later than version 2, too.
+pub(super) const UPDATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("update");
+
 /// Reads who the store is, or draws who it will be, and counts the start: from here on seqs belong to it.
 pub(super) fn start(db: &Database, boot_id: u64) -> anyhow::Result<(Epoch, Found)> {
     match version(db)? {
@@ -66,6 +69,7 @@ pub(super) fn start(db: &Database, boot_id: u64) -> anyhow::Result<(Epoch, Found
     transaction.open_table(NAMES)?;
     transaction.open_table(STATES)?;
     transaction.open_table(DEAD)?;
+    transaction.open_table(UPDATE)?;
     transaction.commit()?;
     Ok((epoch, Found { outbox: Stored { queues, starts }, boot, spans, time_floor, room: Room::Enough }))
 }

@@ -12,11 +12,11 @@ use std::{
 
 use porin_core::{config::Uplink, outbox::Ticket, time::Unix};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::{
-    CONNECT_S, Identity, LinkEvent, Publish,
+    CONNECT_S, Identity, Incoming, LinkEvent, MAX_INCOMING_PAYLOAD, Publish, Request,
     protocol::{self, Answer, Client, Heard, Listener},
 };
 use crate::{inbox::Doorbell, tls};
@@ -30,6 +30,9 @@ const JSON: &str = "application/json";
 /// Packet ids wrap at the window; subscribes and the birth burn ids of the same counter.
 const RESERVED_IDS: u16 = 8;
 
+/// So many of them before everything that is under way has to be acknowledged, or an id could be given twice.
+const MAX_BURNT: u16 = RESERVED_IDS - 2;
+
 /// The longest pause between attempts: a broker that is back has its gateways back within five minutes, not all at once.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
@@ -42,6 +45,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// Where events go.
 struct Events {
     queue: mpsc::Sender<LinkEvent>,
+    incoming: mpsc::Sender<Incoming>,
     doorbell: Doorbell,
 }
 
@@ -51,6 +55,17 @@ impl Events {
         let _ = self.queue.send(event).await;
         self.doorbell.ring();
     }
+
+    async fn came(&self, topic: Vec<u8>, payload: Vec<u8>) {
+        // Nothing that counts is larger, and nobody is kept busy by what is.
+        let Ok(topic) = String::from_utf8(topic) else { return };
+        if payload.len() > MAX_INCOMING_PAYLOAD {
+            warn!(topic, bytes = payload.len(), "what was published is larger than any document; it is not looked at");
+            return;
+        }
+        let _ = self.incoming.send(Incoming { topic, payload }).await;
+        self.doorbell.ring();
+    }
 }
 
 /// Connects, and connects again, until `stop` becomes true.
@@ -58,12 +73,12 @@ pub(crate) async fn run(
     mut configs: watch::Receiver<Uplink>,
     identity: Identity,
     time_floor: watch::Receiver<Unix>,
-    mut publishes: mpsc::Receiver<Publish>,
-    queue: mpsc::Sender<LinkEvent>,
+    mut requests: mpsc::Receiver<Request>,
+    (queue, incoming): (mpsc::Sender<LinkEvent>, mpsc::Sender<Incoming>),
     doorbell: Doorbell,
     mut stop: watch::Receiver<bool>,
 ) {
-    let events = Events { queue, doorbell };
+    let events = Events { queue, incoming, doorbell };
     let mut connection = 0;
     let mut pause = Duration::ZERO;
     while !*stop.borrow() {
@@ -78,7 +93,7 @@ pub(crate) async fn run(
                 let (link, listener) = Connection::new(&config, &identity, access, connection, &events);
                 let changed = configs.changed();
                 let reason = tokio::select! {
-                    reason = link.run(listener, &mut publishes, &mut stop) => reason,
+                    reason = link.run(listener, &mut requests, &mut stop) => reason,
                     Ok(()) = changed => "the configuration has changed".into(),
                 };
                 (reason, link.took_some.get())
@@ -93,7 +108,7 @@ pub(crate) async fn run(
             pause = shortest * 2;
         }
         // Meant for the connection that is gone: they come again from the outbox.
-        while publishes.try_recv().is_ok() {}
+        while requests.try_recv().is_ok() {}
         warn!(broker = %format!("{}:{}", config.broker.host, config.broker.port), reason, "no connection to the broker");
         events.tell(LinkEvent::Down(reason)).await;
         let jittered = jitter(shortest, pause);
@@ -129,6 +144,11 @@ struct Connection<'a> {
     client: Client,
     /// Tickets handed to rumqttc that have no packet id yet, in order. `None`: not the outbox's.
     handed_over: RefCell<VecDeque<Option<Ticket>>>,
+    /// Publishes that are not acknowledged yet, and who waits until there is none.
+    under_way: Cell<usize>,
+    all_acknowledged: Notify,
+    /// Packet ids that subscriptions have used while something was under way.
+    burnt: Cell<u16>,
     /// Whether the broker has acknowledged a publish.
     took_some: Cell<bool>,
     identity: &'a Identity,
@@ -151,6 +171,9 @@ impl<'a> Connection<'a> {
             silence: Duration::from_secs(u64::from(config.keep_alive_s) * 2 + 5),
             client,
             handed_over: RefCell::default(),
+            under_way: Cell::new(0),
+            all_acknowledged: Notify::new(),
+            burnt: Cell::new(0),
             took_some: Cell::new(false),
             identity,
             events,
@@ -162,7 +185,7 @@ impl<'a> Connection<'a> {
     async fn run(
         &self,
         listener: Listener,
-        publishes: &mut mpsc::Receiver<Publish>,
+        requests: &mut mpsc::Receiver<Request>,
         stop: &mut watch::Receiver<bool>,
     ) -> String {
         let (up, is_up) = watch::channel(false);
@@ -170,7 +193,7 @@ impl<'a> Connection<'a> {
         // Both halves are whole loops: the listener is dropped only when it is no longer wanted.
         tokio::select! {
             reason = self.listen(listener, up) => reason,
-            () = self.publish(publishes, is_up, stop) => "stopped".into(),
+            () = self.ask(requests, is_up, stop) => "stopped".into(),
             // A broker that takes nothing more does not keep the agent from ending.
             () = async {
                 let _ = stop_at_last.wait_for(|stop| *stop).await;
@@ -213,9 +236,18 @@ impl<'a> Connection<'a> {
                 }
                 Heard::Acked(id, answer) => {
                     waiting_since = Instant::now();
+                    self.under_way.set(self.under_way.get().saturating_sub(1));
+                    if self.under_way.get() == 0 {
+                        self.burnt.set(0);
+                        self.all_acknowledged.notify_one();
+                    }
                     if let Some(reason) = self.acked(tickets.remove(&id).flatten(), answer).await {
                         return reason;
                     }
+                }
+                Heard::Came { topic, payload } => self.events.came(topic, payload).await,
+                Heard::NotSubscribed => {
+                    warn!("the broker does not let this gateway subscribe where updates come from; look at its ACL");
                 }
                 Heard::Left => return "stopped".into(),
                 Heard::Nothing => {}
@@ -257,9 +289,9 @@ impl<'a> Connection<'a> {
     /// The half that speaks: the birth first, then what the outbox has, the farewell last. Ends when all is said.
     ///
     /// Between two publishes only: one that was half handed over would leave a ticket without a packet id.
-    async fn publish(
+    async fn ask(
         &self,
-        publishes: &mut mpsc::Receiver<Publish>,
+        requests: &mut mpsc::Receiver<Request>,
         mut is_up: watch::Receiver<bool>,
         stop: &mut watch::Receiver<bool>,
     ) {
@@ -269,19 +301,45 @@ impl<'a> Connection<'a> {
         }
         self.tell_state("online").await;
         loop {
-            let publish = tokio::select! {
-                publish = publishes.recv() => publish,
+            let request = tokio::select! {
+                request = requests.recv() => request,
                 _ = stop.wait_for(|stop| *stop) => None,
             };
-            let Some(publish) = publish else { break };
-            if publish.connection == self.number {
-                self.hand_over(publish.ticket, publish.topic, false, publish.payload, publish.content_type).await;
+            match request {
+                None => break,
+                Some(Request::Publish(Publish { connection, ticket, topic, retain, content_type, payload })) => {
+                    if connection == self.number {
+                        self.hand_over(ticket, topic, retain, payload, content_type).await;
+                    }
+                }
+                Some(Request::Subscribe { connection, topic }) => {
+                    if connection == self.number && self.may_burn(stop).await {
+                        self.client.subscribe(topic).await;
+                    }
+                }
+                Some(Request::Unsubscribe { connection, topic }) => {
+                    if connection == self.number && self.may_burn(stop).await {
+                        self.client.unsubscribe(topic).await;
+                    }
+                }
             }
         }
         self.tell_state("offline").await;
         self.client.disconnect().await;
         // The other half ends once the farewell is written, and this one with it.
         std::future::pending().await
+    }
+
+    /// Waits until a packet id can be spared. `false`: it is too late for that.
+    async fn may_burn(&self, stop: &mut watch::Receiver<bool>) -> bool {
+        while self.under_way.get() > 0 && self.burnt.get() >= MAX_BURNT {
+            tokio::select! {
+                () = self.all_acknowledged.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => return false,
+            }
+        }
+        self.burnt.set(self.burnt.get() + u16::from(self.under_way.get() > 0));
+        true
     }
 
     /// Birth or farewell.
@@ -300,6 +358,7 @@ impl<'a> Connection<'a> {
     ) {
         // Before the request: the event loop may give the packet id before `publish` returns.
         self.handed_over.borrow_mut().push_back(ticket);
+        self.under_way.set(self.under_way.get() + 1);
         self.client.publish(topic, retain, payload, content_type).await;
     }
 }

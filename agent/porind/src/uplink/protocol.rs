@@ -17,6 +17,10 @@ pub(super) enum Heard {
     Sent(u16),
     /// A publish is acknowledged.
     Acked(u16, Answer),
+    /// Something was published on a topic that we subscribed to.
+    Came { topic: Vec<u8>, payload: Vec<u8> },
+    /// The broker does not give us what we subscribed to.
+    NotSubscribed,
     /// Our farewell is written.
     Left,
     /// Whatever else.
@@ -67,6 +71,21 @@ impl Client {
             Self::V5(client) => v5::publish(client, topic, retain, payload, content_type).await,
             Self::V311(client) => v311::publish(client, topic, retain, payload).await,
         }
+    }
+
+    /// Asks for what is published on a topic. It fails only when the listener is gone.
+    pub(super) async fn subscribe(&self, topic: String) {
+        let _ = match self {
+            Self::V5(client) => client.subscribe(topic, rumqttc::v5::mqttbytes::QoS::AtLeastOnce).await.map_err(drop),
+            Self::V311(client) => client.subscribe(topic, rumqttc::QoS::AtLeastOnce).await.map_err(drop),
+        };
+    }
+
+    pub(super) async fn unsubscribe(&self, topic: String) {
+        let _ = match self {
+            Self::V5(client) => client.unsubscribe(topic).await.map_err(drop),
+            Self::V311(client) => client.unsubscribe(topic).await.map_err(drop),
+        };
     }
 
     pub(super) async fn disconnect(&self) {

@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{Checked, MAX_TOPIC_BYTES, MAX_TOPIC_SLASHES, Parser, did_you_mean};
 use crate::{
-    config::{DEFAULT_LOG_TOPIC, GRANTS, LogFile, LogTo, Provenance, Slot, nearest::nearest, raw},
+    config::{DEFAULT_LOG_TOPIC, GRANTS, LogFile, LogTo, Provenance, Slot, desired::Origin, nearest::nearest, raw},
     fault::FaultPolicy,
     health::Quarantine,
     limits::{CellLimits, LIMITS, Limit},
@@ -73,6 +73,7 @@ impl Parser<'_> {
             return self
                 .fail(span, format!("fault `pass`: slot `{text}` decodes, and a message cannot go on as a reading"));
         }
+        let cell = self.cell(text, &raw)?;
         let quarantine = raw.quarantine.map_or(Ok(Quarantine::default()), |raw| self.quarantine(&raw))?;
         let log = raw.log.map_or(Ok(LogTo::Journal), |log| self.log(log, text, gateway))?;
         let mut limits = CellLimits::default();
@@ -86,7 +87,7 @@ impl Parser<'_> {
         Ok(Slot {
             tick_us: tick_us.transpose()?,
             name: text.clone(),
-            cell: Provenance::Local(raw.cell.into_inner()),
+            cell,
             world,
             grants: raw.grants.into_iter().map(Spanned::into_inner).collect(),
             params: self.params(raw.params)?,
@@ -96,6 +97,15 @@ impl Parser<'_> {
             log,
             limits,
         })
+    }
+
+    /// Which component, and who vouches for it.
+    fn cell(&self, slot: &str, raw: &raw::Slot) -> Checked<Provenance> {
+        let (span, text) = (raw.cell.span(), raw.cell.get_ref());
+        if let (Origin::Owner, Some(at)) = (self.origin, raw.min_seq.as_ref().or(raw.retry.as_ref())) {
+            return self.fail(at.span(), format!("slot `{slot}`: `min_seq` and `retry` are for releases"));
+        }
+        self.origin.cell(slot, text).or_else(|what| self.fail(span, format!("cell `{text}` of slot `{slot}`: {what}")))
     }
 
     fn quarantine(&self, raw: &raw::Quarantine) -> Checked<Quarantine> {
@@ -111,6 +121,10 @@ impl Parser<'_> {
         match raw {
             raw::Log::Journal => Ok(LogTo::Journal),
             raw::Log::File(raw::LogFile { path, max_bytes, keep }) => {
+                if !matches!(self.origin, Origin::Owner) {
+                    let message = format!("log file `{}`: only the owner's configuration names files", path.get_ref());
+                    return self.fail(path.span(), message);
+                }
                 if !path.get_ref().starts_with('/') {
                     let message = format!("log file `{}`: it must be an absolute path", path.get_ref());
                     return self.fail(path.span(), message);
@@ -134,6 +148,9 @@ impl Parser<'_> {
                         format!("topic `{topic}` of a log: placeholders are {{gw}} and {{slot}}; no wildcards, not `$` first, at most {MAX_TOPIC_BYTES} bytes and {MAX_TOPIC_SLASHES} slashes"),
                     );
                 }
+                self.origin
+                    .may_publish(&template, "log")
+                    .or_else(|what| self.fail(span, format!("topic `{topic}` of a log: {what}")))?;
                 Ok(LogTo::Mqtt(topic))
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use porin_core::config::Uplink;
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS,
-    StateError, TlsError, mqttbytes::Error,
+    StateError, SubscribeReasonCode, TlsError, mqttbytes::Error,
 };
 
 use super::{Answer, Heard};
@@ -57,6 +57,12 @@ impl Listener {
             Event::Outgoing(Outgoing::Publish(id)) => Heard::Sent(id),
             Event::Outgoing(Outgoing::Disconnect) => Heard::Left,
             Event::Incoming(Packet::PubAck(ack)) => Heard::Acked(ack.pkid, Answer::Taken),
+            Event::Incoming(Packet::Publish(publish)) => {
+                Heard::Came { topic: publish.topic.into_bytes(), payload: publish.payload.to_vec() }
+            }
+            Event::Incoming(Packet::SubAck(ack)) if ack.return_codes.contains(&SubscribeReasonCode::Failure) => {
+                Heard::NotSubscribed
+            }
             Event::Incoming(_) | Event::Outgoing(_) => Heard::Nothing,
         })
     }

@@ -9,7 +9,7 @@ use rumqttc::{
         AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError,
         mqttbytes::{
             Error, QoS,
-            v5::{LastWill, Packet, PubAckReason, PublishProperties},
+            v5::{LastWill, Packet, PubAckReason, PublishProperties, SubscribeReasonCode},
         },
     },
 };
@@ -68,6 +68,14 @@ impl Listener {
             Event::Outgoing(Outgoing::Publish(id)) => Heard::Sent(id),
             Event::Outgoing(Outgoing::Disconnect) => Heard::Left,
             Event::Incoming(Packet::PubAck(ack)) => Heard::Acked(ack.pkid, answer(ack.reason)),
+            Event::Incoming(Packet::Publish(publish)) => {
+                Heard::Came { topic: publish.topic.to_vec(), payload: publish.payload.to_vec() }
+            }
+            Event::Incoming(Packet::SubAck(ack))
+                if ack.return_codes.iter().any(|code| !matches!(code, SubscribeReasonCode::Success(_))) =>
+            {
+                Heard::NotSubscribed
+            }
             Event::Incoming(_) | Event::Outgoing(_) => Heard::Nothing,
         })
     }

@@ -1,0 +1,145 @@
+//! Whether a new set of cells may stay: what its new cells did on the same packets as the cells before them.
+//!
+//! Faults and a flooded log end it at once. How much comes out, what a packet costs and how much memory is used are judged when every new cell has had
+//! its packets and the time is over: before, they say little.
+
+use alloc::format;
+
+use crate::{
+    config::Probation,
+    status::SlotStatus,
+    trust::{Health, reported::Reason},
+};
+
+/// A packet may cost so many times what it costs the cell before...
+const MORE_FUEL: u64 = 10;
+
+/// ...or this much, which is small beside any budget.
+const LITTLE_FUEL: u64 = 2_000;
+
+/// Memory may be so many times that of the cell before...
+const MORE_MEMORY: usize = 4;
+
+/// ...or this much.
+const LITTLE_MEMORY: usize = 512 * 1_024;
+
+/// What a new cell has done, and the one before it on the same packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared<'a> {
+    /// The new cell.
+    pub new: &'a SlotStatus,
+    /// The one that ran in the slot before, if there was one of the same kind.
+    pub old: Option<&'a SlotStatus>,
+    /// What its publisher says should come out of it.
+    pub health: Option<Health>,
+}
+
+/// How it looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing can be said yet.
+    Open,
+    /// Every new cell is well.
+    Passed,
+    /// One is not.
+    Failed(Reason),
+}
+
+/// Looks at the new cells after so long a time of a stage that takes `stage_us`.
+#[must_use]
+pub fn verdict(compared: &[Compared<'_>], rule: Probation, stage_us: u64, elapsed_us: u64) -> Verdict {
+    for Compared { new, .. } in compared {
+        if new.faults > 0 {
+            let fault = new.last_fault.as_deref().unwrap_or("unknown");
+            return Verdict::Failed(Reason::new("fault", fault).of(&new.name));
+        }
+        if new.log_lines_dropped > 0 {
+            let text = format!("{} lines more than the slot may log", new.log_lines_dropped);
+            return Verdict::Failed(Reason::new("log-flood", &text).of(&new.name));
+        }
+    }
+    if elapsed_us < stage_us || compared.iter().any(|cell| cell.new.input < rule.packets) {
+        return Verdict::Open;
+    }
+    match compared.iter().find_map(unhealthy) {
+        Some(reason) => Verdict::Failed(reason),
+        None => Verdict::Passed,
+    }
+}
+
+fn unhealthy(Compared { new, old, health }: &Compared<'_>) -> Option<Reason> {
+    let reason = |code, text: &str| Some(Reason::new(code, text).of(&new.name));
+    if let Some(health) = health
+        && new.input > 0
+    {
+        let per_mille = new.output.saturating_mul(1_000) / new.input;
+        let (min, max) = (u64::from(health.min_per_mille), u64::from(health.max_per_mille));
+        if !(min..=max).contains(&per_mille) {
+            let text = format!("{} of {} packets came out, {min} to {max} in a thousand should", new.output, new.input);
+            return reason("output-ratio", &text);
+        }
+    }
+    let old = old.filter(|old| old.processed > 0 && new.processed > 0)?;
+    let (fuel, before) = (new.fuel / new.processed, old.fuel / old.processed);
+    if fuel > before.saturating_mul(MORE_FUEL).max(LITTLE_FUEL) {
+        return reason("fuel", &format!("a packet costs {fuel} fuel, it cost {before}"));
+    }
+    if new.memory_bytes > old.memory_bytes.saturating_mul(MORE_MEMORY).max(LITTLE_MEMORY) {
+        return reason("memory", &format!("{} bytes, the cell before has {}", new.memory_bytes, old.memory_bytes));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+
+    use super::*;
+
+    const RULE: Probation = Probation { shadow_us: 10, canary_us: 10, packets: 100 };
+    const HALF: Health = Health { min_per_mille: 100, max_per_mille: 500 };
+
+    fn status(input: u64, output: u64) -> SlotStatus {
+        let (fuel, memory_bytes) = (input * 100, 65_536);
+        SlotStatus { name: "s".into(), input, processed: input, output, fuel, memory_bytes, ..SlotStatus::default() }
+    }
+
+    fn check(new: &SlotStatus, elapsed_us: u64) -> Verdict {
+        let old = status(100, 30);
+        verdict(&[Compared { new, old: Some(&old), health: Some(HALF) }], RULE, 10, elapsed_us)
+    }
+
+    fn code(new: &SlotStatus, elapsed_us: u64) -> String {
+        match check(new, elapsed_us) {
+            Verdict::Failed(reason) => reason.code,
+            other @ (Verdict::Open | Verdict::Passed) => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_verdict_needs_packets_and_time_or_a_hard_failure() {
+        assert_eq!(check(&status(99, 30), 1_000), Verdict::Open);
+        assert_eq!(check(&status(100, 30), 9), Verdict::Open);
+        assert_eq!(check(&status(100, 30), 10), Verdict::Passed);
+        assert_eq!(code(&SlotStatus { faults: 1, ..status(1, 1) }, 0), "fault");
+        assert_eq!(code(&SlotStatus { log_lines_dropped: 1, ..status(1, 1) }, 0), "log-flood");
+    }
+
+    #[test]
+    fn a_cell_that_forwards_everything_or_nothing_or_costs_much_more_fails() {
+        assert_eq!(code(&status(100, 0), 9), "Open");
+        assert_eq!(code(&status(100, 0), 10), "output-ratio");
+        assert_eq!(code(&status(100, 100), 10), "output-ratio");
+        assert_eq!(code(&status(100, 50), 10), "Passed");
+        assert_eq!(code(&SlotStatus { fuel: 200_100, ..status(100, 30) }, 10), "fuel");
+        assert_eq!(code(&SlotStatus { fuel: 200_000, ..status(100, 30) }, 10), "Passed");
+        assert_eq!(code(&SlotStatus { memory_bytes: 524_289, ..status(100, 30) }, 10), "memory");
+    }
+
+    #[test]
+    fn where_nothing_ran_before_only_the_publisher_says_what_is_well() {
+        let new = SlotStatus { fuel: 1_000_000_000, ..status(100, 0) };
+        assert_eq!(verdict(&[Compared { new: &new, old: None, health: None }], RULE, 10, 10), Verdict::Passed);
+        assert_eq!(verdict(&[], RULE, 10, 10), Verdict::Passed);
+    }
+}

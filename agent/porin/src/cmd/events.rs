@@ -1,0 +1,67 @@
+//! `porin events`: what gateways say has happened: updates taken up, refused, rolled back.
+
+use std::{io::Write, time::Duration};
+
+use serde_json::Value;
+
+use crate::cloud::{BrokerArguments, Cloud};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only of this gateway
+    gateway: Option<String>,
+    /// Go on until ctrl-C. Without it: for a second
+    #[arg(short, long)]
+    follow: bool,
+    /// Stop after so many
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    #[command(flatten)]
+    broker: BrokerArguments,
+    /// Print JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// One look: events are not retained.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut cloud = Cloud::connect(&arguments.broker)?;
+    cloud.subscribe(&format!("porin/v1/gw/{}/event", arguments.gateway.as_deref().unwrap_or("+")))?;
+    if arguments.follow {
+        eprintln!("waiting for events; ctrl-C ends it");
+    }
+    let mut stdout = std::io::stdout().lock();
+    let mut shown = 0;
+    loop {
+        if arguments.count.is_some_and(|count| shown >= count) {
+            return Ok(());
+        }
+        let Some((topic, payload)) = cloud.next(LOOK)? else {
+            if arguments.follow {
+                continue;
+            }
+            return Ok(());
+        };
+        let Ok(event) = serde_json::from_slice::<Value>(&payload) else {
+            eprintln!("warning: {topic} is no JSON");
+            continue;
+        };
+        shown += 1;
+        let line = if arguments.json { event.to_string() } else { readable(&event) };
+        match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            outcome => outcome?,
+        }
+    }
+}
+
+fn readable(event: &Value) -> String {
+    let word = |key: &str| event[key].as_str().unwrap_or_default();
+    let seconds = event["time_us"].as_u64().unwrap_or_default() / 1_000_000;
+    let desired = event["desired"].as_u64().map_or_else(String::new, |seq| format!(" desired state {seq}"));
+    let slot = event["slot"].as_str().map_or_else(String::new, |slot| format!(" slot `{slot}`"));
+    let why = event["reason"].as_str().map_or_else(String::new, |code| format!(": {code}: {}", word("text")));
+    format!("{seconds} {} {}{desired}{slot}{why}", word("gw"), word("event"))
+}

@@ -1,0 +1,107 @@
+//! `porin ls`: the gateways of a broker, what they run, and how they are.
+
+use std::io::Write;
+
+use porin_core::trust::{Reported, Verified, reported::ClockWord};
+use serde_json::{Value, json};
+
+use crate::{
+    cloud::{BrokerArguments, Cloud},
+    fleet,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only this gateway
+    gateway: Option<String>,
+    #[command(flatten)]
+    broker: BrokerArguments,
+    /// Print JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut cloud = Cloud::connect(&arguments.broker)?;
+    let whom = arguments.gateway.as_deref().unwrap_or("+");
+    let mut retained = cloud.retained(&format!("porin/v1/gw/{whom}/reported"))?;
+    retained.extend(cloud.retained(&format!("porin/v1/gw/{whom}/state"))?);
+    let mut stdout = std::io::stdout().lock();
+    let accounts = fleet::accounts(
+        &retained
+            .iter()
+            .filter(|(topic, _)| topic.ends_with("/reported"))
+            .map(|(t, p)| (t.clone(), p.clone()))
+            .collect(),
+    );
+    for (gateway, account) in &accounts {
+        let state = retained.get(&format!("porin/v1/gw/{gateway}/state"));
+        let state: Value = state.and_then(|state| serde_json::from_slice(state).ok()).unwrap_or_default();
+        let online = state["state"].as_str().unwrap_or("unknown");
+        if arguments.json {
+            writeln!(stdout, "{}", as_json(account, online))?;
+        } else {
+            write!(stdout, "{}", readable(account, online))?;
+        }
+    }
+    if accounts.is_empty() {
+        eprintln!("no gateway has reported itself on this broker");
+    }
+    Ok(())
+}
+
+fn as_json(account: &Verified<Reported>, online: &str) -> Value {
+    let slots = account.slots.iter().map(|slot| {
+        let release = slot.release.as_ref().map(|release| {
+            json!({ "digest": release.digest.to_string(), "cell": release.cell, "semver": release.semver, "seq": release.seq })
+        });
+        json!({
+            "slot": slot.name, "sha256": slot.sha256.to_string(), "state": slot.state, "release": release, "fresh": slot.fresh,
+        })
+    });
+    json!({
+        "gateway": account.gateway, "online": online, "agent": account.agent, "epoch": account.epoch,
+        "key": account.key.id().to_string(), "at_us": account.at.0, "fleet": account.fleet, "root": account.root_version,
+        "groups": account.groups, "board": account.board, "clock_set": account.clock == ClockWord::Synchronised,
+        "desired": account.desired.as_ref().map(|(target, seq)| json!({ "target": fleet::name(target), "seq": seq })),
+        "state": account.state.name(), "reason": account.reason, "refused": account.refused,
+        "slots": slots.collect::<Vec<_>>(),
+        "floors": account.floors.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+        "wants_nonce": account.nonce.is_some(),
+    })
+}
+
+fn readable(account: &Verified<Reported>, online: &str) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    let desired = account.desired.as_ref();
+    let desired =
+        desired.map_or_else(String::new, |(target, seq)| format!(" desired state {seq} for {}", fleet::name(target)));
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{}  {online}, porin {}, root {} of {}, {}{desired}, key {}",
+        account.gateway,
+        account.agent,
+        account.root_version,
+        account.fleet,
+        account.state.name(),
+        &account.key.id().to_string()[..16],
+    );
+    if let Some(reason) = &account.reason {
+        let _ = writeln!(text, "  why: {reason}");
+    }
+    if let Some(refused) = &account.refused {
+        let _ = writeln!(text, "  last refused: {refused}");
+    }
+    for slot in &account.slots {
+        let what = match &slot.release {
+            Some(release) => format!("{} {}, number {}", release.cell, release.semver, release.seq),
+            None => "its own component".into(),
+        };
+        let fresh = slot.fresh.as_ref().map_or_else(String::new, |why| format!("; began afresh: {why}"));
+        let _ =
+            writeln!(text, "  {}: {what}, {}, sha256:{}{fresh}", slot.name, slot.state, &slot.sha256.to_string()[..16]);
+    }
+    text
+}

@@ -1,0 +1,270 @@
+//! `porin push`: a cell into a slot of a gateway that runs, signed, over its broker; and how it did there.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use porin_core::{
+    config::microseconds,
+    payload::{self, Decoded},
+    trust::{Digest, Envelope, Release, Reported, Target, Verified, documents::PIECE, recall},
+};
+use serde_json::json;
+use toml::{Table, Value};
+
+use super::release::{About, Released, read_component, release};
+use crate::{
+    cloud::{BrokerArguments, Cloud},
+    failure::{Failure, REFUSED},
+    fleet::{self, Outcome},
+    keys::KeyFolder,
+};
+
+/// Packets that are shown at the end, and how long they are waited for.
+const DECISIONS: usize = 3;
+const DECISIONS_WAIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The component; its release is the file beside it with `.release`, or is signed now
+    cell: PathBuf,
+    /// Whom it is for: a gateway's id, or group:NAME
+    #[arg(long, value_name = "GW", value_parser = fleet::target)]
+    to: Target,
+    /// Which slot [default: the only one]
+    #[arg(long)]
+    slot: Option<String>,
+    /// A parameter of the cell, NAME=VALUE; may be given several times. The others stay
+    #[arg(long = "config", value_name = "NAME=VALUE", value_parser = parameter)]
+    params: Vec<(String, Value)>,
+    /// Something that the cell may import: log, clock; may be given several times
+    #[arg(long = "grant", value_name = "GRANT")]
+    grants: Vec<String>,
+    #[command(flatten)]
+    proof: Proof,
+    /// From now on no release of this cell with a lower number may run
+    #[arg(long, value_name = "N")]
+    min_seq: Option<u64>,
+    #[command(flatten)]
+    about: About,
+    #[command(flatten)]
+    operator: Operator,
+}
+
+/// What a new set must go through before it is kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Proof {
+    /// So long its output is compared and not sent
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    shadow: String,
+    /// So long its output is sent, and the old cell waits beside it
+    #[arg(long, value_name = "TIME", default_value = "1min", value_parser = time)]
+    canary: String,
+    /// In each of them a new cell has at least so many packets
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    packets: u32,
+}
+
+/// Who pushes, over which broker, and how long he waits.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Operator {
+    #[command(flatten)]
+    pub(crate) broker: BrokerArguments,
+    /// Where the operator's key is [default: `porin/keys` in the folder of the user's configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keys: Option<PathBuf>,
+    /// Give up waiting after this; what was published stays
+    #[arg(long, value_name = "TIME", default_value = "30min", value_parser = time)]
+    pub(crate) wait: String,
+    /// Print JSON at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Operator {
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_micros(microseconds(&self.wait).unwrap_or_default())
+    }
+}
+
+impl Proof {
+    /// Writes it down in the text of a desired state.
+    pub(crate) fn write(&self, table: &mut Table) {
+        let mut proof = Table::new();
+        proof.insert("shadow".into(), self.shadow.clone().into());
+        proof.insert("canary".into(), self.canary.clone().into());
+        proof.insert("packets".into(), i64::from(self.packets).into());
+        table.insert("probation".into(), proof.into());
+    }
+}
+
+fn time(text: &str) -> Result<String, String> {
+    // `5m` is what everybody writes; in a configuration it would be neither minutes nor metres.
+    let text = match text.strip_suffix('m') {
+        Some(minutes) if minutes.bytes().all(|byte| byte.is_ascii_digit()) => format!("{minutes}min"),
+        _ => text.to_owned(),
+    };
+    microseconds(&text).map(|_| text)
+}
+
+fn parameter(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE")?;
+    let parsed = toml::from_str::<Table>(&format!("x = {value}")).ok().and_then(|mut table| table.remove("x"));
+    Ok((name.to_owned(), parsed.unwrap_or_else(|| value.into())))
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { cell, to, operator, .. } = arguments;
+    let keys = KeyFolder::at(operator.keys.as_deref())?;
+    let released = released(&keys, cell, &arguments.about)?;
+    let mut cloud = Cloud::connect(&operator.broker)?;
+    let members = fleet::members(&mut cloud, to)?;
+    let base = base(&mut cloud, &keys, to, &members)?;
+    let mut order = fleet::order(&mut cloud, &keys, to, &members, |seq| new_text(&base, arguments, &released, seq))?;
+    let Released { component, release, digest, envelope } = released;
+    let pieces = (0..).zip(component.chunks(PIECE));
+    let blob =
+        |(piece, bytes): (u32, &[u8])| (format!("porin/v1/fleet/blob/{}/{piece}", release.sha256), bytes.to_vec());
+    let mut publishes: Vec<_> = pieces.map(blob).collect();
+    publishes.push((format!("porin/v1/fleet/rel/{digest}"), envelope));
+    // What a desired state names is there before it.
+    order.publishes.splice(0..0, publishes);
+    eprintln!(
+        "{} {}, number {}, {} bytes, for {} in desired state {}",
+        release.cell,
+        release.semver,
+        release.seq,
+        release.size,
+        fleet::name(to),
+        order.desired.seq
+    );
+    if let Target::Gateway(id) = to {
+        cloud.subscribe(&format!("porin/v1/gw/{id}/data/#"))?;
+    }
+    order.publish(&mut cloud, &keys)?;
+    let outcomes = fleet::follow(&mut cloud, &order.desired, &members, operator.patience())?;
+    let decisions = match to {
+        Target::Gateway(id) if outcomes.values().all(|outcome| *outcome == Outcome::Confirmed) => {
+            decisions(&mut cloud, id)?
+        }
+        Target::Gateway(_) | Target::Group(_) => Vec::new(),
+    };
+    if !operator.json {
+        decisions.iter().for_each(|packet| println!("{packet}"));
+    }
+    let more = [("release", json!(digest.to_string())), ("cell", json!(release.cell)), ("decisions", json!(decisions))];
+    fleet::conclude(&order.desired, &outcomes, &more, operator.json)
+}
+
+/// The release beside a component, or one that is signed now.
+fn released(keys: &KeyFolder, cell: &Path, about: &About) -> anyhow::Result<Released> {
+    let beside = cell.with_extension("release");
+    if about.name.is_some() || about.seq.is_some() || !beside.exists() {
+        return release(keys, cell, about);
+    }
+    let (component, _) = read_component(cell)?;
+    let envelope = fs::read(&beside).with_context(|| format!("cannot read {}", beside.display()))?;
+    let document = Envelope::decode(&envelope).and_then(|envelope| recall::<Release>(&envelope.payload));
+    let document = document.map_err(|refusal| Failure {
+        code: REFUSED,
+        message: format!("{}: {refusal}", beside.display()),
+        hint: None,
+    })?;
+    if document.sha256 != Digest::of(&component) {
+        return Err(Failure {
+            code: REFUSED,
+            message: format!("{} is of another component than {}", beside.display(), cell.display()),
+            hint: Some("`porin release` makes the one that fits; without the file it is made now".into()),
+        }
+        .into());
+    }
+    let digest = document.digest();
+    Ok(Released { component, release: (*document).clone(), digest, envelope })
+}
+
+/// The routes and slots that are to be changed: what runs; for a group what is retained for it, or what all of its gateways run.
+pub(crate) fn base(
+    cloud: &mut Cloud,
+    keys: &KeyFolder,
+    to: &Target,
+    members: &BTreeMap<String, Verified<Reported>>,
+) -> anyhow::Result<String> {
+    if let Target::Group(_) = to
+        && let Some(desired) = fleet::current(cloud, keys, to)?
+    {
+        return Ok(desired.set);
+    }
+    let mut sets = members.values().map(|account| &account.set);
+    let first = sets.next().ok_or_else(|| anyhow!("there is no gateway"))?;
+    if sets.any(|set| !fleet::is_same(set, first)) {
+        return Err(Failure {
+            code: 1,
+            message: format!("the gateways of {} run different routes and slots", fleet::name(to)),
+            hint: Some("say once what all of them are to run: porin desired apply FILE --to group:NAME".into()),
+        }
+        .into());
+    }
+    Ok(first.clone())
+}
+
+/// The text with the cell in its slot.
+fn new_text(base: &str, arguments: &Arguments, released: &Released, seq: u64) -> anyhow::Result<String> {
+    let mut table = fleet::table(base)?;
+    let mut slots = fleet::slots(&mut table);
+    let names = slots.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ");
+    let index = match &arguments.slot {
+        Some(wanted) => slots.iter().position(|(name, _)| name == wanted),
+        None if slots.len() == 1 => Some(0),
+        None => bail!(Failure { code: 2, message: format!("which slot? {names}"), hint: Some("--slot NAME".into()) }),
+    };
+    let Some(index) = index else {
+        let wanted = arguments.slot.as_deref().unwrap_or_default();
+        bail!(Failure { code: 2, message: format!("there is no slot `{wanted}`; there are: {names}"), hint: None });
+    };
+    let slot = &mut slots[index].1;
+    slot.insert("cell".into(), format!("release:{}", released.digest).into());
+    let number = |number: u64| i64::try_from(number).map(Value::from).context("a number that is too high");
+    // Somebody wants it now, whatever became of it before.
+    slot.insert("retry".into(), number(seq)?);
+    slot.insert("world".into(), released.release.world.clone().into());
+    if let Some(min_seq) = arguments.min_seq {
+        ensure!(
+            min_seq <= released.release.seq,
+            "--min-seq {min_seq}: the release has number {}",
+            released.release.seq
+        );
+        slot.insert("min_seq".into(), number(min_seq)?);
+    }
+    if !arguments.grants.is_empty() {
+        slot.insert("grants".into(), arguments.grants.clone().into());
+    }
+    if !arguments.params.is_empty() {
+        let params = slot.entry("params").or_insert_with(|| Table::new().into());
+        let params = params.as_table_mut().context("`params` of the slot is no table")?;
+        params.extend(arguments.params.iter().cloned());
+    }
+    arguments.proof.write(&mut table);
+    Ok(toml::to_string(&table)?)
+}
+
+/// The first packets that come after the new cell was kept.
+fn decisions(cloud: &mut Cloud, gateway: &str) -> anyhow::Result<Vec<String>> {
+    let data = format!("porin/v1/gw/{gateway}/data/");
+    let mut shown = Vec::new();
+    while shown.len() < DECISIONS
+        && let Some((topic, payload)) = cloud.next(DECISIONS_WAIT)?
+    {
+        if !topic.starts_with(&data) {
+            continue;
+        }
+        let Ok(Decoded { packets, .. }) = payload::decode(&payload) else { continue };
+        let line =
+            |packet: payload::DecodedPacket| format!("{} = {} at {} us", packet.stream, packet.value, packet.time_us);
+        shown.extend(packets.into_iter().map(line).take(DECISIONS - shown.len()));
+    }
+    Ok(shown)
+}

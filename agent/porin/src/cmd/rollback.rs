@@ -1,0 +1,88 @@
+//! `porin rollback`: back to what ran before, of a gateway, a group or one slot.
+
+use anyhow::Context;
+use porin_core::trust::Target;
+use toml::Table;
+
+use super::push::{Operator, Proof, base};
+use crate::{
+    cloud::Cloud,
+    failure::Failure,
+    fleet::{self, History},
+    keys::KeyFolder,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Whose: a gateway's id, or group:NAME
+    #[arg(value_name = "GW", value_parser = fleet::target)]
+    to: Target,
+    /// Only what is in this slot
+    slot: Option<String>,
+    #[command(flatten)]
+    proof: Proof,
+    #[command(flatten)]
+    operator: Operator,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { to, slot, operator, .. } = arguments;
+    let keys = KeyFolder::at(operator.keys.as_deref())?;
+    let mut cloud = Cloud::connect(&operator.broker)?;
+    let members = fleet::members(&mut cloud, to)?;
+    let now = base(&mut cloud, &keys, to, &members)?;
+    let before = History::of(&keys, to).before(&keys, u64::MAX, &now);
+    let before = match (before, to) {
+        (Some(desired), _) => {
+            eprintln!("back to what desired state {} said", desired.seq);
+            desired.set
+        }
+        // The first push is the only one: before it there was what the owner has configured.
+        (None, Target::Gateway(_)) => {
+            eprintln!("back to what the gateway's own configuration has in these slots");
+            own(&now)?
+        }
+        (None, Target::Group(_)) => {
+            return Err(Failure {
+                code: 1,
+                message: format!("nothing else was signed for {} in {}", fleet::name(to), keys.path().display()),
+                hint: Some("porin desired apply FILE says what is to run".into()),
+            }
+            .into());
+        }
+    };
+    let order = fleet::order(&mut cloud, &keys, to, &members, |seq| {
+        let mut table = match slot {
+            None => fleet::table(&before)?,
+            Some(slot) => one_slot(&now, &before, slot)?,
+        };
+        for (_, slot) in fleet::slots(&mut table) {
+            slot.insert("retry".into(), i64::try_from(seq)?.into());
+        }
+        arguments.proof.write(&mut table);
+        Ok(toml::to_string(&table)?)
+    })?;
+    order.publish(&mut cloud, &keys)?;
+    let outcomes = fleet::follow(&mut cloud, &order.desired, &members, operator.patience())?;
+    fleet::conclude(&order.desired, &outcomes, &[], operator.json)
+}
+
+/// The same with the owner's own components.
+fn own(text: &str) -> anyhow::Result<String> {
+    let mut table = fleet::table(text)?;
+    for (_, slot) in fleet::slots(&mut table) {
+        slot.insert("cell".into(), "local".into());
+        slot.remove("min_seq");
+    }
+    Ok(toml::to_string(&table)?)
+}
+
+/// What is now, with one slot as it was before.
+fn one_slot(now: &str, before: &str, name: &str) -> anyhow::Result<Table> {
+    let (mut table, mut before) = (fleet::table(now)?, fleet::table(before)?);
+    let earlier = fleet::slots(&mut before).into_iter().find(|(slot, _)| slot == name);
+    let earlier = earlier.with_context(|| format!("there was no slot `{name}`"))?.1.clone();
+    let slot = fleet::slots(&mut table).into_iter().find(|(slot, _)| slot == name);
+    *slot.with_context(|| format!("there is no slot `{name}`"))?.1 = earlier;
+    Ok(table)
+}

@@ -1,0 +1,367 @@
+//! What an operator knows of gateways, and how a desired state is made and followed.
+//!
+//! The broker has everything that counts: what gateways report, what they are to run. The folder of the keys has the desired states that were signed here,
+//! for a way back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use porin_core::{
+    time::Unix,
+    trust::{
+        self, Desired, Envelope, Reported, Target, Verified,
+        reported::{Reason, UpdateState},
+    },
+};
+use porind::wall_clock;
+use serde_json::{Value as Json, json};
+use toml::{Table, Value};
+
+use crate::{
+    cloud::Cloud,
+    failure::{Failure, REFUSED, UNREACHABLE},
+    keys::{KeyFolder, RoleName, sign, write_whole},
+};
+
+/// A desired state counts for so long. What runs goes on after that.
+const DESIRED_DAYS: u64 = 365;
+
+const DAY_US: u64 = 86_400_000_000;
+
+/// Time for a gateway's account to come, where it is retained.
+const ACCOUNT: Duration = Duration::from_secs(5);
+
+/// How a target is written on the command line: a gateway's id, or `group:NAME`.
+pub(crate) fn target(text: &str) -> Result<Target, String> {
+    let (target, name) = match text.strip_prefix("group:") {
+        Some(group) => (Target::Group(group.into()), group),
+        None => (Target::Gateway(text.into()), text),
+    };
+    match trust::documents::is_name(name) && !name.contains('/') {
+        true => Ok(target),
+        false => Err("a gateway's id, or group:NAME".into()),
+    }
+}
+
+pub(crate) fn name(target: &Target) -> String {
+    match target {
+        Target::Gateway(id) => id.clone(),
+        Target::Group(group) => format!("group:{group}"),
+    }
+}
+
+fn desired_topic(target: &Target) -> String {
+    match target {
+        Target::Gateway(id) => format!("porin/v1/gw/{id}/desired"),
+        Target::Group(group) => format!("porin/v1/group/{group}/desired"),
+    }
+}
+
+/// What gateways report, by gateway. What is no account, or not signed by the key that it names, is said and left out.
+pub(crate) fn accounts(publishes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Verified<Reported>> {
+    publishes.iter().filter_map(|(topic, payload)| account(topic, payload)).collect()
+}
+
+fn account(topic: &str, payload: &[u8]) -> Option<(String, Verified<Reported>)> {
+    let gateway = topic.strip_prefix("porin/v1/gw/")?.strip_suffix("/reported")?;
+    match trust::reported(payload) {
+        Ok(account) if account.gateway == gateway => Some((gateway.to_owned(), account)),
+        Ok(account) => {
+            eprintln!("warning: {topic} has the account of another gateway, {}", account.gateway);
+            None
+        }
+        Err(refusal) => {
+            eprintln!("warning: {topic}: {refusal}");
+            None
+        }
+    }
+}
+
+/// The gateways that a target means, as they report themselves.
+pub(crate) fn members(cloud: &mut Cloud, target: &Target) -> anyhow::Result<BTreeMap<String, Verified<Reported>>> {
+    let (filter, whom) = match target {
+        Target::Gateway(id) => (format!("porin/v1/gw/{id}/reported"), format!("gateway `{id}`")),
+        Target::Group(group) => ("porin/v1/gw/+/reported".into(), format!("gateway of group `{group}`")),
+    };
+    let start = Instant::now();
+    let mut retained = cloud.retained(&filter)?;
+    // One that connects at this moment.
+    while retained.is_empty() && start.elapsed() < ACCOUNT {
+        retained.extend(cloud.next(ACCOUNT.saturating_sub(start.elapsed()))?);
+    }
+    let mut members = accounts(&retained);
+    members.retain(|_, account| match target {
+        Target::Gateway(_) => true,
+        Target::Group(group) => account.groups.contains(group),
+    });
+    if members.is_empty() {
+        return Err(Failure {
+            code: UNREACHABLE,
+            message: format!("no {whom} has reported itself on this broker"),
+            hint: Some("has its configuration [updates] with our root, and is it connected?".into()),
+        }
+        .into());
+    }
+    Ok(members)
+}
+
+/// The desired state that is retained for a target, if it is one of ours.
+pub(crate) fn current(cloud: &mut Cloud, keys: &KeyFolder, target: &Target) -> anyhow::Result<Option<Desired>> {
+    let topic = desired_topic(target);
+    let Some(payload) = cloud.retained(&topic)?.remove(&topic).filter(|payload| !payload.is_empty()) else {
+        return Ok(None);
+    };
+    ours(keys, &payload).with_context(|| format!("what is retained at {topic}")).map(Some)
+}
+
+/// A desired state that was signed by an operator of these roots, whether it still counts or not.
+fn ours(keys: &KeyFolder, payload: &[u8]) -> anyhow::Result<Desired> {
+    let root = keys.root()?;
+    let envelope = Envelope::decode(payload)?;
+    let desired: Verified<Desired> = trust::recall(&envelope.payload)?;
+    if envelope.signers(&root.operator.keys) < usize::from(root.operator.threshold) {
+        // A key that was exchanged since may have signed it: its text is as good as any, its number is not.
+        eprintln!(
+            "note: the desired state for {} is signed by a key that does not count any more",
+            name(&desired.target)
+        );
+    }
+    Ok((*desired).clone())
+}
+
+/// What is about to be published.
+pub(crate) struct Order {
+    /// Roots, releases, pieces, the desired states last.
+    pub(crate) publishes: Vec<(String, Vec<u8>)>,
+    pub(crate) desired: Desired,
+}
+
+/// Makes and signs a desired state, with a number that is higher than any that is known, and what gateways need besides.
+pub(crate) fn order(
+    cloud: &mut Cloud,
+    keys: &KeyFolder,
+    target: &Target,
+    members: &BTreeMap<String, Verified<Reported>>,
+    text: impl FnOnce(u64) -> anyhow::Result<String>,
+) -> anyhow::Result<Order> {
+    let root = keys.root()?;
+    let pair = keys.pair(RoleName::Operator, &root)?;
+    let retained = current(cloud, keys, target)?.map_or(0, |desired| desired.seq);
+    let known = members.values().flat_map(|account| &account.known);
+    let known = known.filter(|(of, _)| of == target).map(|(_, seq)| *seq);
+    let signed = History::of(keys, target).newest().unwrap_or(0);
+    let seq = known.chain([retained, signed]).max().unwrap_or(0).checked_add(1).context("the numbers are used up")?;
+    let issued = wall_clock();
+    let nonce = |gateway: &str| members.get(gateway).and_then(|account| account.nonce);
+    let document = |target: Target, seq, nonce, set| Desired {
+        fleet: root.fleet.clone(),
+        target,
+        seq,
+        issued,
+        expires: Unix(issued.0 + DESIRED_DAYS * DAY_US),
+        root_version: root.version,
+        nonce,
+        set,
+    };
+    let own = match target {
+        Target::Gateway(id) => nonce(id),
+        Target::Group(_) => None,
+    };
+    let desired = document(target.clone(), seq, own, text(seq)?);
+    if let Err(what) = trust::documents::Document::check(&desired) {
+        let message = format!("that makes no desired state: {what}");
+        return Err(Failure { code: 2, message, hint: None }.into());
+    }
+    let mut publishes = Vec::new();
+    let oldest = members.values().map(|account| account.root_version).min().unwrap_or(root.version);
+    for version in oldest + 1..=root.version {
+        let envelope = fs::read(keys.root_file(version)).with_context(|| format!("root {version}"))?;
+        publishes.push((format!("porin/v1/fleet/root/{version}"), envelope));
+    }
+    if let Target::Group(_) = target {
+        // They know no numbers yet: their own desired state says that this operator is there, and nothing else.
+        for (gateway, account) in members.iter().filter(|(_, account)| account.nonce.is_some()) {
+            let own = Target::Gateway(gateway.clone());
+            let seq = History::of(keys, &own).newest().unwrap_or(0) + 1;
+            let enrolment = sign(&document(own.clone(), seq, account.nonce, String::new()), &[&pair]);
+            History::of(keys, &own).keep(seq, &enrolment)?;
+            publishes.push((desired_topic(&own), enrolment));
+        }
+    }
+    publishes.push((desired_topic(target), sign(&desired, &[&pair])));
+    Ok(Order { publishes, desired })
+}
+
+impl Order {
+    /// Publishes everything; from then on gateways act.
+    pub(crate) fn publish(&self, cloud: &mut Cloud, keys: &KeyFolder) -> anyhow::Result<()> {
+        if let Some((_, signed)) = self.publishes.last() {
+            History::of(keys, &self.desired.target).keep(self.desired.seq, signed)?;
+        }
+        cloud.publish_all(&self.publishes)
+    }
+}
+
+/// The desired states for a target that were signed here.
+pub(crate) struct History(PathBuf);
+
+impl History {
+    pub(crate) fn of(keys: &KeyFolder, target: &Target) -> Self {
+        let folder = match target {
+            Target::Gateway(id) => format!("gw-{id}"),
+            Target::Group(group) => format!("group-{group}"),
+        };
+        Self(keys.path().join("desired").join(folder))
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().map_while(Result::ok);
+        let mut numbers: Vec<_> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn newest(&self) -> Option<u64> {
+        self.numbers().last().copied()
+    }
+
+    fn keep(&self, seq: u64, signed: &[u8]) -> anyhow::Result<()> {
+        fs::create_dir_all(&self.0).with_context(|| format!("making {}", self.0.display()))?;
+        write_whole(&self.0.join(seq.to_string()), signed)
+    }
+
+    /// The text before this number that says something else, the newest first.
+    pub(crate) fn before(&self, keys: &KeyFolder, seq: u64, text: &str) -> Option<Desired> {
+        let earlier = self.numbers().into_iter().rev().filter(|number| *number < seq);
+        let read = |number: u64| ours(keys, &fs::read(self.0.join(number.to_string())).ok()?).ok();
+        earlier.filter_map(read).find(|desired| !desired.set.is_empty() && !is_same(&desired.set, text))
+    }
+}
+
+/// Whether two texts mean the same, but for what must rise.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    let plain = |text: &str| {
+        let mut table: Table = toml::from_str(text).unwrap_or_default();
+        table.remove("probation");
+        for slot in slots(&mut table) {
+            slot.1.remove("retry");
+        }
+        table
+    };
+    plain(one) == plain(other)
+}
+
+/// The slots of a text.
+pub(crate) fn slots(table: &mut Table) -> Vec<(String, &mut Table)> {
+    let slots = table.get_mut("slots").and_then(Value::as_table_mut);
+    let slots = slots.into_iter().flat_map(|slots| slots.iter_mut());
+    slots.filter_map(|(name, slot)| Some((name.clone(), slot.as_table_mut()?))).collect()
+}
+
+/// Reads the text of routes and slots.
+pub(crate) fn table(text: &str) -> anyhow::Result<Table> {
+    toml::from_str(text).map_err(|error| anyhow!("routes and slots: {error}"))
+}
+
+/// How it ended for a gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Confirmed,
+    Refused(&'static str, Reason),
+}
+
+/// Watches until every gateway has kept the desired state, or has not. Says what it sees.
+pub(crate) fn follow(
+    cloud: &mut Cloud,
+    desired: &Desired,
+    before: &BTreeMap<String, Verified<Reported>>,
+    patience: Duration,
+) -> anyhow::Result<BTreeMap<String, Outcome>> {
+    let mut outcomes = BTreeMap::new();
+    let mut last: BTreeMap<String, UpdateState> = BTreeMap::new();
+    let start = Instant::now();
+    let mut waiting: BTreeSet<&String> = before.keys().collect();
+    while !waiting.is_empty() {
+        let left = patience.saturating_sub(start.elapsed());
+        let Some((topic, payload)) = cloud.next(left)? else {
+            let names: Vec<_> = waiting.iter().map(|name| name.as_str()).collect();
+            return Err(Failure {
+                code: UNREACHABLE,
+                message: format!("no end within {} s: {}", patience.as_secs(), names.join(", ")),
+                hint: Some("nothing is lost: what was published is retained; `porin ls` shows how far they are".into()),
+            }
+            .into());
+        };
+        let Some((gateway, account)) = account(&topic, &payload) else { continue };
+        let Some(earlier) = before.get(&gateway) else { continue };
+        let ours = account.desired.as_ref() == Some(&(desired.target.clone(), desired.seq));
+        let outcome = match (ours, account.state, &account.reason) {
+            (true, UpdateState::Confirmed, _) => Some(Outcome::Confirmed),
+            (true, UpdateState::Rejected | UpdateState::RolledBack | UpdateState::Inconsistent, Some(reason)) => {
+                Some(Outcome::Refused(account.state.name(), reason.clone()))
+            }
+            (false, _, _) if account.refusals > earlier.refusals => {
+                account.refused.clone().map(|reason| Outcome::Refused("refused", reason))
+            }
+            _ => None,
+        };
+        if ours && last.insert(gateway.clone(), account.state) != Some(account.state) {
+            let why = account.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+            eprintln!("{:>5.1} s  {gateway}: {}{why}", start.elapsed().as_secs_f64(), account.state.name());
+        }
+        if let Some(outcome) = outcome {
+            waiting.remove(&gateway);
+            outcomes.insert(gateway, outcome);
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Says how it ended, and fails if it did not end well for one of them.
+pub(crate) fn conclude(
+    desired: &Desired,
+    outcomes: &BTreeMap<String, Outcome>,
+    more: &[(&str, Json)],
+    as_json: bool,
+) -> anyhow::Result<()> {
+    use std::io::Write;
+    let refused = outcomes.iter().find_map(|(gateway, outcome)| match outcome {
+        Outcome::Confirmed => None,
+        Outcome::Refused(state, reason) => Some((gateway, *state, reason)),
+    });
+    if as_json {
+        let gateways = outcomes.iter().map(|(gateway, outcome)| {
+            let value = match outcome {
+                Outcome::Confirmed => json!({ "state": "confirmed" }),
+                Outcome::Refused(state, reason) => {
+                    json!({ "state": state, "reason": reason.code, "text": reason.text, "slot": reason.slot })
+                }
+            };
+            (gateway.clone(), value)
+        });
+        let gateways: serde_json::Map<_, _> = gateways.collect();
+        let mut said = json!({ "target": name(&desired.target), "seq": desired.seq, "gateways": gateways });
+        more.iter().for_each(|(key, value)| said[*key] = value.clone());
+        writeln!(std::io::stdout().lock(), "{said}")?;
+    }
+    let Some((gateway, state, reason)) = refused else { return Ok(()) };
+    let slot = reason.slot.as_ref().map_or_else(String::new, |slot| format!(" (slot `{slot}`)"));
+    let hint = match reason.code.as_str() {
+        "not-granted" => Some("--grant allows it, if the gateway's policy does, too"),
+        "below-floor" => Some("a lower number than may run; release the cell again"),
+        "too-few-signatures" => Some("does the gateway's [updates] root belong to these keys? `porin keys show`"),
+        "other-nonce" => Some("the gateway has been started anew meanwhile; push again"),
+        _ => None,
+    };
+    Err(Failure {
+        code: REFUSED,
+        message: format!("{gateway}: {state}: {reason}{slot}; what ran before runs on"),
+        hint: hint.map(Into::into),
+    }
+    .into())
+}

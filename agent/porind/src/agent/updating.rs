@@ -1,0 +1,324 @@
+//! The loop's side of updates: `core::update` decides, and here is done what it says.
+
+use std::collections::BTreeMap;
+
+use porin_core::{
+    config::{Config, DesiredSet},
+    status::UpdateStatus,
+    time::{Monotonic, Unix},
+    trust::{Envelope, Key, Kind, Reported, Signature, Time, documents::Document, reported::Reason, signing_input},
+    update::{About, Action, Event, Moment, Told, Update},
+};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::{Agent, reloading::beside};
+use crate::{
+    cells::Misfit,
+    trial::{Mark, Trial},
+    uplink::{Publish, Request},
+};
+
+/// Between two looks at the cells on probation.
+const COMPARE_US: u64 = 100_000;
+
+/// Between two looks at what does not come.
+const TICK_US: u64 = 1_000_000;
+
+/// Events that wait for a connection. Beyond it the oldest is given up: the reported state says how it ended.
+const MAX_TOLD: usize = 64;
+
+/// What the loop knows of updates.
+pub(crate) struct Updating {
+    update: Update,
+    key: Ed25519KeyPair,
+    /// On this connection, each with the count that it was asked for with.
+    subscribed: BTreeMap<String, u32>,
+    /// What was reported on this connection.
+    reported: Option<Reported>,
+    /// What is to be told.
+    told: Vec<(Unix, Told)>,
+    due: Monotonic,
+    /// Whether topics or the report may have changed.
+    changed: bool,
+}
+
+impl Updating {
+    pub(crate) fn new(update: Update, key: Ed25519KeyPair) -> Self {
+        Self {
+            update,
+            key,
+            subscribed: BTreeMap::new(),
+            reported: None,
+            told: Vec::new(),
+            due: Monotonic(0),
+            changed: true,
+        }
+    }
+
+    /// What is kept cannot be run: the owner's configuration runs.
+    pub(crate) fn is_inconsistent(&mut self, why: &str) {
+        self.update.inconsistent(why);
+    }
+
+    fn key(&self) -> Key {
+        Key(self.key.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes"))
+    }
+
+    pub(super) fn update(&mut self) -> &mut Update {
+        &mut self.update
+    }
+
+    /// Whether anything waits to be written.
+    pub(super) fn has_unsaved(&self) -> bool {
+        self.update.has_unsaved()
+    }
+
+    /// Whether a desired state is on its way to the slots.
+    pub(super) fn is_trying(&self) -> bool {
+        self.update.is_trying()
+    }
+
+    /// For the status.
+    pub(super) fn status(&self) -> UpdateStatus {
+        let (state, reason) = self.update.state();
+        let root = self.update.root();
+        UpdateStatus {
+            cells_from: self.update.cells_from(),
+            state: state.name().to_owned(),
+            reason: reason.map(|reason| reason.to_string()),
+            refused: self.update.refused().map(ToString::to_string),
+            fleet: root.fleet.clone(),
+            root_version: root.version,
+        }
+    }
+}
+
+impl Agent {
+    /// A new connection: nothing is subscribed to on it, and nothing was reported.
+    pub(super) fn begin_to_listen(&mut self) {
+        if let Some(updating) = &mut self.updating {
+            updating.subscribed.clear();
+            updating.reported = None;
+            updating.changed = true;
+        }
+    }
+
+    /// Something happened that updates may care about; then whatever follows from it.
+    pub(super) fn update_event(&mut self, event: Event<'_>) {
+        let Some(mut updating) = self.updating.take() else { return };
+        let mut actions = updating.update.step(self.moment(&updating), &self.parts.config, event);
+        // What was staged is answered at once, which may ask for more.
+        while !actions.is_empty() {
+            let mut next = Vec::new();
+            for action in actions {
+                next.extend(self.carry_out(action, &mut updating));
+            }
+            actions = next;
+        }
+        if updating.update.has_unsaved() {
+            self.mark_dirty();
+        }
+        updating.changed = true;
+        self.updating = Some(updating);
+    }
+
+    fn moment(&self, updating: &Updating) -> Moment {
+        let clock = &self.core.clock;
+        let time = match clock.is_trusted() {
+            true => Time::Known(self.now.unix),
+            false => Time::AtLeast(clock.floor().max(updating.update.issued())),
+        };
+        Moment { mono: self.now.mono, time }
+    }
+
+    fn carry_out(&mut self, action: Action, updating: &mut Updating) -> Vec<Action> {
+        match action {
+            Action::Stage(set) => {
+                let outcome = self.stage(*set).map_err(|error| {
+                    let misfit = error.chain().find_map(|cause| cause.downcast_ref::<Misfit>());
+                    Reason::new(misfit.map_or("unfit", |Misfit(code, _)| code), &format!("{error:#}"))
+                });
+                let moment = self.moment(updating);
+                return updating.update.step(moment, &self.parts.config, Event::Staged(outcome));
+            }
+            Action::Switch => {
+                if let Some(trial) = &mut self.trial {
+                    self.earlier += self.core.pipeline.forwarded();
+                    trial.switch(&mut self.core.pipeline);
+                    self.learn_route_names();
+                }
+            }
+            Action::Confirm => {
+                if let Some(trial) = self.trial.take() {
+                    if !trial.is_canary() {
+                        self.earlier += self.core.pipeline.forwarded();
+                    }
+                    self.parts.config.cells = trial.confirm(&mut self.core.pipeline);
+                    self.learn_route_names();
+                    self.learn_who_may_block();
+                    info!("the new set of cells has taken over");
+                }
+            }
+            Action::Discard => {
+                if let Some(trial) = self.trial.take() {
+                    if trial.is_canary() {
+                        self.earlier += self.core.pipeline.forwarded();
+                    }
+                    trial.discard(&mut self.core.pipeline);
+                }
+            }
+            Action::Tell(told) => {
+                let reason = told.reason.as_ref().map(ToString::to_string);
+                match told.what {
+                    "rejected" | "rolled-back" => {
+                        warn!(what = told.what, seq = told.seq, reason, "an update came to nothing")
+                    }
+                    "refused" => warn!(reason, "a document does not count"),
+                    what => info!(what, seq = told.seq, "update"),
+                }
+                if updating.told.len() >= MAX_TOLD {
+                    updating.told.remove(0);
+                }
+                updating.told.push((self.now.unix, told));
+            }
+        }
+        Vec::new()
+    }
+
+    /// Loads the set and starts it beside the one that runs.
+    fn stage(&mut self, set: DesiredSet) -> anyhow::Result<()> {
+        let cells = set.cells;
+        let config = Config { cells: cells.clone(), ..self.parts.config.clone() };
+        let mut new = beside(&mut self.core.pipeline, &config, &self.parts.store)?;
+        for (name, kind) in self.sources.iter().flat_map(|source| source.streams.iter().flatten()) {
+            // It has an id already.
+            let _known = new.admit(&self.core.pipeline.name(*name).to_owned(), *kind);
+        }
+        let mark = Mark::open(&self.parts.config.gateway.socket);
+        self.trial = Some(Trial::begin(&mut self.core.pipeline, new, cells, mark));
+        self.mark_dirty();
+        Ok(())
+    }
+
+    /// Sources of routes that give up nothing wait where others do not.
+    fn learn_who_may_block(&mut self) {
+        for source in &mut self.sources {
+            let streams = source.streams.iter().flatten();
+            source.may_block =
+                streams.map(|(id, kind)| self.core.pipeline.may_block(*id, *kind)).fold(false, |a, b| a | b);
+        }
+    }
+
+    /// What is due, whatever happened: looks at the cells on probation, subscriptions, reports, events.
+    pub(super) fn go_on_with_updates(&mut self) {
+        let Some(updating) = &self.updating else { return };
+        // Staging asks the store for names of routes, which must not wait for a commit that runs.
+        if self.now.mono >= updating.due && self.commit.running.is_none() {
+            match &self.trial {
+                Some(trial) => {
+                    let (new, old) = trial.compare(&self.core.pipeline);
+                    self.update_event(Event::Compared { new: &new, old: &old });
+                }
+                None => self.update_event(Event::Tick),
+            }
+            let every = if self.trial.is_some() { COMPARE_US } else { TICK_US };
+            if let Some(updating) = &mut self.updating {
+                updating.due = self.now.mono.after(every);
+            }
+        }
+        let changed = self.updating.as_mut().is_some_and(|updating| std::mem::take(&mut updating.changed));
+        if changed && !(self.listen_for_updates() && self.report()) {
+            // No connection, or no room: later.
+            self.updating.iter_mut().for_each(|updating| updating.changed = self.link.connection.is_some());
+        }
+    }
+
+    /// When that is, if anything is.
+    pub(super) fn updates_due(&self) -> Option<Monotonic> {
+        self.updating.as_ref().filter(|_| self.commit.running.is_none()).map(|updating| updating.due)
+    }
+
+    /// Subscribes where something is wanted from. `false`: not yet.
+    fn listen_for_updates(&mut self) -> bool {
+        let (Some(updating), Some(connection)) = (&mut self.updating, self.link.connection) else { return false };
+        let wanted: BTreeMap<String, u32> = updating.update.topics().into_iter().collect();
+        let gone: Vec<_> = updating.subscribed.keys().filter(|topic| !wanted.contains_key(*topic)).cloned().collect();
+        for topic in gone {
+            if self.parts.link.capacity() == 0 {
+                return false;
+            }
+            updating.subscribed.remove(&topic);
+            let _ = self.parts.link.try_send(Request::Unsubscribe { connection, topic });
+        }
+        for (topic, generation) in wanted {
+            if updating.subscribed.get(&topic) == Some(&generation) {
+                continue;
+            }
+            if self.parts.link.capacity() == 0 {
+                return false;
+            }
+            updating.subscribed.insert(topic.clone(), generation);
+            let _ = self.parts.link.try_send(Request::Subscribe { connection, topic });
+        }
+        true
+    }
+
+    /// Tells what has happened, and where everything stands if that has changed. `false`: not yet.
+    fn report(&mut self) -> bool {
+        let (Some(updating), Some(connection)) = (&mut self.updating, self.link.connection) else { return false };
+        let gateway = &self.parts.config.gateway.id;
+        while let Some((at, told)) = updating.told.first()
+            && self.parts.link.capacity() > 0
+        {
+            let reason = told.reason.as_ref();
+            let event = json!({
+                "v": 1, "gw": gateway, "time_us": at.0, "event": told.what, "desired": told.seq,
+                "slot": reason.and_then(|reason| reason.slot.as_ref()),
+                "reason": reason.map(|reason| &reason.code), "text": reason.map(|reason| &reason.text),
+            });
+            let (topic, payload) = (format!("porin/v1/gw/{gateway}/event"), event.to_string().into_bytes());
+            let content_type = "application/json";
+            let publish = Publish { connection, ticket: None, topic, retain: false, content_type, payload };
+            let _ = self.parts.link.try_send(Request::Publish(publish));
+            updating.told.remove(0);
+        }
+        if self.parts.link.capacity() == 0 {
+            return false;
+        }
+        let sent = self.trial.as_ref().filter(|trial| trial.is_canary());
+        let about = About {
+            key: updating.key(),
+            at: Unix(0),
+            agent: env!("CARGO_PKG_VERSION"),
+            epoch: self.parts.store.epoch,
+            cells: sent.map_or(&self.parts.config.cells, |trial| &trial.cells),
+            slots: &self.core.pipeline.slot_status(),
+        };
+        let clock = &self.core.clock;
+        let time = if clock.is_trusted() { Time::Known(self.now.unix) } else { Time::AtLeast(clock.floor()) };
+        let now = updating.update.report(about, time);
+        if updating.reported.as_ref() == Some(&now) {
+            return true;
+        }
+        let said = Reported { at: self.now.unix, ..now.clone() };
+        updating.reported = Some(now);
+        let payload = sign(&said, &updating.key, updating.key());
+        if payload.len() > self.link.max_payload() {
+            warn!(bytes = payload.len(), "the reported state is more than the broker takes; it is not published");
+            return true;
+        }
+        let (topic, content_type) = (format!("porin/v1/gw/{gateway}/reported"), Kind::Reported.media_type());
+        let publish = Publish { connection, ticket: None, topic, retain: true, content_type, payload };
+        let _ = self.parts.link.try_send(Request::Publish(publish));
+        true
+    }
+}
+
+fn sign(said: &Reported, pair: &Ed25519KeyPair, key: Key) -> Vec<u8> {
+    let payload = said.encode();
+    let signature = pair.sign(&signing_input(Kind::Reported, &payload));
+    let bytes = signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes");
+    Envelope { kind: Kind::Reported, payload, signatures: vec![Signature::new(&key, bytes)] }.encode()
+}

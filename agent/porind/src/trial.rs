@@ -1,0 +1,222 @@
+//! Two sets of cells on the same packets: the one that is kept, and the one that is to prove itself.
+//!
+//! In the **shadow** the new set's output is compared and thrown away. As a **canary** it is sent, and the old set has decided about every batch as
+//! well: if a cell of the new one faults, what the old one made of that batch is sent instead, and the old one goes on. No packet is lost, none comes
+//! twice, and none is decided by both.
+//!
+//! A mark in a file that does not outlive a power cut says that a call is under way: an agent that ends then was ended by a cell.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use porin_core::{
+    config::CellSet,
+    packet::{Message, Reading},
+    status::SlotStatus,
+};
+use tracing::warn;
+
+use crate::pipeline::{Kept, Pipeline, To};
+
+/// Whose output is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The old set's.
+    Shadow,
+    /// The new set's.
+    Canary,
+}
+
+/// The set that runs beside the one whose output is sent, and which of them is which.
+pub(crate) struct Trial {
+    other: Pipeline,
+    stage: Stage,
+    /// The new set as it was asked for.
+    pub(crate) cells: CellSet,
+    mark: Mark,
+}
+
+impl Trial {
+    /// `pipeline` has the output that is sent; what is known of streams stays with it.
+    pub(crate) fn begin(pipeline: &mut Pipeline, mut new: Pipeline, cells: CellSet, mark: Mark) -> Self {
+        pipeline.exchange_names(&mut new);
+        Self { other: new, stage: Stage::Shadow, cells, mark }
+    }
+
+    /// Takes something through both sets, and gives what counts. `earlier`: what the set that is sent no more has put out is added to it.
+    pub(crate) fn both<R>(
+        &mut self,
+        pipeline: &mut Pipeline,
+        call: impl Fn(&mut Pipeline, &mut dyn FnMut(To, Kept<'_>)) -> R,
+        keep: &mut dyn FnMut(To, Kept<'_>),
+        earlier: &mut u64,
+    ) -> R {
+        self.mark.set(true);
+        let outcome = match self.stage {
+            Stage::Shadow => {
+                let outcome = call(pipeline, keep);
+                call(&mut self.other, &mut |_, _| {});
+                outcome
+            }
+            Stage::Canary => {
+                let (mut new, mut old) = (Held::default(), Held::default());
+                // What it has counted before was the new set's to count.
+                self.other.begin_counts();
+                let (faults, before) = (pipeline.faults(), pipeline.forwarded());
+                let outcome = call(pipeline, &mut |to, kept| new.push(to, kept));
+                let instead = call(&mut self.other, &mut |to, kept| old.push(to, kept));
+                if pipeline.faults() == faults {
+                    new.give(keep);
+                    outcome
+                } else {
+                    warn!("a new cell faulted: what the old ones made of the batch is sent, and they go on");
+                    *earlier += before;
+                    self.swap(pipeline, Stage::Shadow);
+                    old.give(keep);
+                    instead
+                }
+            }
+        };
+        self.mark.set(false);
+        outcome
+    }
+
+    fn swap(&mut self, pipeline: &mut Pipeline, stage: Stage) {
+        std::mem::swap(pipeline, &mut self.other);
+        pipeline.exchange_names(&mut self.other);
+        self.stage = stage;
+    }
+
+    /// From now on the new set's output is sent. Its counters begin anew.
+    pub(crate) fn switch(&mut self, pipeline: &mut Pipeline) {
+        if self.stage == Stage::Shadow {
+            self.swap(pipeline, Stage::Canary);
+            pipeline.begin_counts();
+        }
+    }
+
+    /// The new set alone runs on.
+    pub(crate) fn confirm(mut self, pipeline: &mut Pipeline) -> CellSet {
+        self.switch(pipeline);
+        self.cells
+    }
+
+    /// The old set alone runs on.
+    pub(crate) fn discard(mut self, pipeline: &mut Pipeline) {
+        if self.stage == Stage::Canary {
+            self.swap(pipeline, Stage::Shadow);
+            pipeline.begin_counts();
+        }
+    }
+
+    /// Whether the new set's output is sent.
+    pub(crate) fn is_canary(&self) -> bool {
+        self.stage == Stage::Canary
+    }
+
+    /// What the slots have done: the new set's and the old one's.
+    pub(crate) fn compare(&self, pipeline: &Pipeline) -> (Vec<SlotStatus>, Vec<SlotStatus>) {
+        let (sent, other) = (pipeline.slot_status(), self.other.slot_status());
+        match self.stage {
+            Stage::Shadow => (other, sent),
+            Stage::Canary => (sent, other),
+        }
+    }
+
+    /// The old set and the new one.
+    pub(crate) fn old_and_new<'a>(&'a mut self, pipeline: &'a mut Pipeline) -> (&'a mut Pipeline, &'a mut Pipeline) {
+        match self.stage {
+            Stage::Shadow => (pipeline, &mut self.other),
+            Stage::Canary => (&mut self.other, pipeline),
+        }
+    }
+
+    /// The set whose output is not sent, with what is known of streams lent to it.
+    pub(crate) fn with_other<R>(&mut self, pipeline: &mut Pipeline, what: impl FnOnce(&mut Pipeline) -> R) -> R {
+        self.other.exchange_names(pipeline);
+        let outcome = what(&mut self.other);
+        self.other.exchange_names(pipeline);
+        outcome
+    }
+
+    /// Dead letters and log lines of the set whose output is not sent are nobody's.
+    pub(crate) fn forget_side_effects(&mut self) {
+        self.other.take_dead(porin_core::time::Unix(0), drop);
+        self.other.take_lines(|_, _, _| true);
+    }
+
+    /// When the set whose output is not sent wants to hear of the time.
+    pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
+        self.other.next_tick_us(clock_us)
+    }
+}
+
+/// What a set has kept of a batch, until it is known whether it counts.
+#[derive(Default)]
+struct Held(Vec<(To, Packets)>);
+
+enum Packets {
+    Readings(Vec<Reading>),
+    Messages(Vec<Message>),
+}
+
+impl Held {
+    fn push(&mut self, to: To, kept: Kept<'_>) {
+        let packets = match kept {
+            Kept::Readings(readings) => Packets::Readings(readings.to_vec()),
+            Kept::Messages(messages) => Packets::Messages(messages.to_vec()),
+        };
+        self.0.push((to, packets));
+    }
+
+    fn give(&self, keep: &mut dyn FnMut(To, Kept<'_>)) {
+        for (to, packets) in &self.0 {
+            match packets {
+                Packets::Readings(readings) => keep(*to, Kept::Readings(readings)),
+                Packets::Messages(messages) => keep(*to, Kept::Messages(messages)),
+            }
+        }
+    }
+}
+
+/// A byte in a file beside the agent's socket: whether a call into a set on probation is under way. In memory, so that a power cut takes it away.
+#[derive(Debug)]
+pub(crate) struct Mark(Option<File>);
+
+impl Mark {
+    fn path(socket: &str) -> PathBuf {
+        Path::new(socket).with_extension("probation")
+    }
+
+    /// `None` where the file cannot be made: then an agent that ends is nobody's fault.
+    pub(crate) fn open(socket: &str) -> Self {
+        let path = Self::path(socket);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        if let Err(error) = &file {
+            warn!(path = %path.display(), %error, "no mark of calls on probation can be left");
+        }
+        Self(file.ok())
+    }
+
+    /// Whether the last agent ended within a call. Asked once: the mark is taken away.
+    pub(crate) fn was_left(socket: &str) -> bool {
+        let path = Self::path(socket);
+        let left = std::fs::read(&path).is_ok_and(|bytes| bytes.first() == Some(&1));
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(path = %path.display(), %error, "a mark of calls on probation cannot be removed");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        left
+    }
+
+    fn set(&self, under_way: bool) {
+        // Without the mark an agent that ends is nobody's fault.
+        let _ = self.0.as_ref().map(|file| file.write_at(&[u8::from(under_way)], 0));
+    }
+}
