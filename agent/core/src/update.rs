@@ -271,11 +271,9 @@ impl Update {
         for (name, value) in rows {
             let Some(key) = Key::read(name) else { continue };
             let unreadable = || RecallError::Row(name.clone());
-            let bytes = match key {
-                // Its bytes are not among what was read.
-                Key::Piece(..) => &[],
-                _ => content(value).ok_or_else(unreadable)?,
-            };
+            // The bytes of a piece are not among what was read.
+            let is_piece = matches!(key, Key::Piece(..));
+            let bytes = if is_piece { &[] } else { content(value).ok_or_else(unreadable)? };
             update.recall_row(key, bytes, &mut roots).ok_or_else(unreadable)?;
         }
         for (version, envelope) in roots {

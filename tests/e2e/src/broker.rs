@@ -102,10 +102,23 @@ pub fn publish(port: u16, topic: &str, payload: &[u8]) {
     mosquitto_pub(port, topic, "-s", payload);
 }
 
+/// Publishes one payload for whoever subscribes, now and later; an empty one is forgotten.
+///
+/// # Panics
+/// If the broker does not take it.
+pub fn publish_retained(port: u16, topic: &str, payload: &[u8]) {
+    mosquitto_pub_with(port, topic, &["-V", "5", "-r", "-s"], payload);
+}
+
 /// `how` reads standard input: `-l` by lines, `-s` whole.
 fn mosquitto_pub(port: u16, topic: &str, how: &str, input: &[u8]) {
+    mosquitto_pub_with(port, topic, &["-V", "5", how], input);
+}
+
+fn mosquitto_pub_with(port: u16, topic: &str, how: &[&str], input: &[u8]) {
     let mut child = Command::new("mosquitto_pub")
-        .args(["-V", "5", "-q", "1", how, "-p", &port.to_string(), "-t", topic])
+        .args(["-q", "1", "-p", &port.to_string(), "-t", topic])
+        .args(how)
         .stdin(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("mosquitto_pub: {error}; `make test` installs it"));

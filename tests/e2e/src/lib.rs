@@ -4,6 +4,7 @@
 
 #![allow(clippy::panic)] // this is test code, in a crate of its own
 
+mod accounts;
 mod broker;
 mod cable;
 pub mod certificates;
@@ -28,7 +29,8 @@ use std::{
 use porin_test_support::target_dir;
 
 pub use self::{
-    broker::{Broker, publish, publish_lines},
+    accounts::Accounts,
+    broker::{Broker, publish, publish_lines, publish_retained},
     cable::{Cable, Plugged},
     gateway::{Gateway, library, porind},
     manager::ServiceManager,

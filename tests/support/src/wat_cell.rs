@@ -130,6 +130,19 @@ pub fn component(module: &[u8]) -> Result<Vec<u8>, String> {
     encoder.encode().map_err(|error| format!("{error:#}"))
 }
 
+/// Passes every reading on with this quality, so that a receiver sees who has decided about it.
+#[must_use]
+pub fn marking_cell(quality: u32) -> Vec<u8> {
+    let each = format!(
+        "(block $done (loop $next
+        (br_if $done (i32.ge_u (local.get $i) (local.get $arg1)))
+        (i32.store offset=20 (i32.add (local.get $arg0) (i32.mul (local.get $i) (i32.const 24))) (i32.const {quality}))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br $next))) {PASS}"
+    );
+    WatCell { process: &each, ..WatCell::default() }.build()
+}
+
 /// Counts the readings that it has seen and writes the count into each value; traps on a reading at time 13. Its
 /// state is the count.
 #[must_use]

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -154,7 +155,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Target::Gateway(_) | Target::Group(_) => Vec::new(),
     };
     if !operator.json {
-        decisions.iter().for_each(|packet| println!("{packet}"));
+        let mut stdout = std::io::stdout().lock();
+        decisions.iter().try_for_each(|packet| writeln!(stdout, "{packet}"))?;
     }
     let more = [("release", json!(digest.to_string())), ("cell", json!(release.cell)), ("decisions", json!(decisions))];
     fleet::conclude(&order.desired, &outcomes, &more, operator.json)

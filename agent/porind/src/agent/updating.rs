@@ -194,7 +194,7 @@ impl Agent {
         let mut new = beside(&mut self.core.pipeline, &config, &self.parts.store)?;
         for (name, kind) in self.sources.iter().flat_map(|source| source.streams.iter().flatten()) {
             // It has an id already.
-            let _known = new.admit(&self.core.pipeline.name(*name).to_owned(), *kind);
+            let _known = new.admit(self.core.pipeline.name(*name), *kind);
         }
         let mark = Mark::open(&self.parts.config.gateway.socket);
         self.trial = Some(Trial::begin(&mut self.core.pipeline, new, cells, mark));

@@ -1,0 +1,301 @@
+//! Cells come over MQTT to a gateway that runs, prove themselves, and take over; bad ones do not, and no packet is lost meanwhile.
+
+use std::{collections::BTreeMap, fs, time::Instant};
+
+use porin_core::{
+    payload,
+    trust::{Health, Release},
+};
+use porin_e2e::{Accounts, Broker, Gateway, Process, Subscriber, wait_until};
+use porin_test_support::{
+    EMPTY, LOG_IMPORT, PASS, WatCell,
+    authority::{self, PUBLISHER, Published, STRANGER, first_root, order, publish_by, published, release_of},
+    marking_cell,
+};
+use serde_json::Value;
+
+const SIMULATOR: &str = "[sources.sim.simulator]\nstreams = \"s/{n}\"\ncount = 4\nevery = \"2ms\"\n";
+
+/// A gateway with its own passing cell in the slot `mark`, which takes updates.
+fn gateway(broker: &Broker, rest: &str) -> Gateway {
+    let rest = format!(
+        "[updates]\nroot = \"HERE/root-1\"\n{rest}[slots.mark]\ncell = \"HERE/own.wasm\"\n[routes.all]\nstreams = [\"#\"]\n\
+         slots = [\"mark\"]\nencoding = \"compact\"\nbatch = {{ packets = 500 }}\n"
+    );
+    let gateway = Gateway::new("gw1", broker.port, &rest);
+    fs::write(gateway.path("root-1"), first_root()).expect("written");
+    fs::write(gateway.path("own.wasm"), marking_cell(0)).expect("written");
+    gateway
+}
+
+/// What is to run: a release in the slot `mark`.
+fn set(published: &Published, slot: &str, proof: &str) -> String {
+    format!(
+        "[probation]\n{proof}\n[slots.mark]\ncell = \"release:{}\"\n{slot}\n[routes.all]\nstreams = [\"#\"]\n\
+         slots = [\"mark\"]\nencoding = \"compact\"\nbatch = {{ packets = 500 }}\n",
+        published.digest
+    )
+}
+
+const QUICK: &str = "shadow = \"200ms\"\ncanary = \"200ms\"\npackets = 50";
+
+/// Packets by seq: value and quality.
+fn packets(subscriber: &Subscriber) -> BTreeMap<u64, (f64, u32)> {
+    let publishes = subscriber.publishes();
+    let decoded = publishes.iter().map(|publish| payload::decode(&publish.payload).expect("it is ours"));
+    decoded.flat_map(|decoded| decoded.packets).map(|packet| (packet.seq.0, (packet.value, packet.quality))).collect()
+}
+
+/// Ends the agent: everything that its sources made is at the broker, once.
+fn end_without_loss(agent: Process, subscriber: &Subscriber) -> Value {
+    agent.terminate();
+    let (status, text) = agent.output();
+    assert!(status.success(), "{text}");
+    let last: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(last["imbalance"], Value::Array(vec![]), "{last}");
+    let outbox = &last["outbox"];
+    let received = last["sources"][0]["received"].as_u64().expect("a number");
+    assert_eq!((outbox["appended"].as_u64(), outbox["waiting"].as_u64()), (Some(received), Some(0)), "{outbox}");
+    wait_until("everything is there", || packets(subscriber).len() as u64 >= received);
+    assert!(packets(subscriber).keys().copied().eq(0..received), "each once, under names without a gap");
+    last
+}
+
+#[test]
+fn a_release_takes_over_and_outlives_a_restart() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
+    let mut agent = gateway.run(&["--json"]);
+    let new = published(&marking_cell(4), 1);
+    accounts.retain(&new.publishes);
+    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &set(&new, "min_seq = 1", QUICK))]);
+    assert_eq!(accounts.end_of("gw1", 1), ("confirmed".into(), String::new()));
+    let states: Vec<_> = accounts.all("gw1").iter().map(|account| account.state.name()).collect();
+    assert!(["local", "shadow", "canary", "confirmed"].iter().all(|state| states.contains(state)), "{states:?}");
+    let account = accounts.last("gw1").expect("it reports");
+    let release = account.slots[0].release.as_ref().expect("signed");
+    assert_eq!((release.cell.as_str(), release.seq, account.floors.len()), ("acme/cell", 1, 1));
+    let status = gateway.status().expect("it runs");
+    assert_eq!(status["update"]["cells_from"], "desired state 1 for gw/gw1");
+    assert_eq!(status["routes"][0]["slots"][0]["from"], "release acme/cell 1.0.0, number 1");
+    // Its packets come from the new cell; a restart changes nothing.
+    wait_until("the new cell decides", || {
+        packets(&subscriber).values().next_back().is_some_and(|(_, quality)| *quality == 4)
+    });
+    agent.kill();
+    let before = accounts.all("gw1").len();
+    agent = gateway.run(&["--json"]);
+    wait_until("it is back", || accounts.all("gw1").len() > before);
+    assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
+    assert_eq!(
+        gateway.status().expect("it runs")["routes"][0]["slots"][0]["from"],
+        "release acme/cell 1.0.0, number 1"
+    );
+    drop(agent);
+}
+
+/// How a bad release ends.
+struct Bad<'a> {
+    what: &'a str,
+    component: Vec<u8>,
+    change: fn(&mut Release),
+    seeds: &'a [u8],
+    slot: &'a str,
+    ends: (&'a str, &'a str),
+}
+
+#[test]
+#[allow(clippy::too_many_lines)] // a list
+fn bad_cells_are_refused_or_rolled_back_by_themselves_and_no_packet_is_lost() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
+    let agent = gateway.run(&["--json"]);
+    let good = published(&marking_cell(4), 10);
+    accounts.retain(&good.publishes);
+    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &set(&good, "min_seq = 10", QUICK))]);
+    assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
+
+    let same = |_: &mut Release| ();
+    let plain = WatCell::default();
+    let rolled_back = |what, component, ends| Bad {
+        what,
+        component,
+        change: same,
+        seeds: &[PUBLISHER],
+        slot: "",
+        ends: ("rolled-back", ends),
+    };
+    let loops = format!("(loop $for_ever br $for_ever) {PASS}");
+    let tenth = format!(
+        "(global.set $seen (i32.add (global.get $seen) (local.get $arg1)))
+         (if (i32.ge_u (global.get $seen) (i32.const 10)) (then unreachable)) {PASS}"
+    );
+    let seen = "(global $seen (mut i32) (i32.const 0))";
+    let leak = format!("(if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) {PASS}");
+    let log = "(call $log (i32.const 3) (i32.const 64) (i32.const 4) (i32.const 64) (i32.const 12))";
+    let flood = format!("{} {PASS}", log.repeat(100));
+    let logs = WatCell { imports: LOG_IMPORT, process: &flood, ..plain }.build();
+    let half = |release: &mut Release| release.health = Health { min_per_mille: 100, max_per_mille: 500 };
+    let imports_log = |release: &mut Release| release.imports = vec!["porin:cell/log@0.1.0".into()];
+    let grants = "grants = [\"log\"]";
+    let bad = [
+        rolled_back("loops", WatCell { process: &loops, ..plain }.build(), "fault"),
+        rolled_back("traps on the tenth packet", WatCell { items: seen, process: &tenth, ..plain }.build(), "fault"),
+        Bad { change: half, ..rolled_back("forwards everything", WatCell::default().build(), "output-ratio") },
+        Bad {
+            change: half,
+            ..rolled_back("forwards nothing", WatCell { process: EMPTY, ..plain }.build(), "output-ratio")
+        },
+        rolled_back("leaks memory", WatCell { process: &leak, ..plain }.build(), "fault"),
+        Bad { change: imports_log, slot: grants, ..rolled_back("floods the log", logs.clone(), "log-flood") },
+        Bad {
+            change: imports_log,
+            ends: ("rejected", "not-granted"),
+            ..rolled_back("imports what it was not granted", logs.clone(), "")
+        },
+        Bad {
+            slot: grants,
+            ends: ("rejected", "undeclared-import"),
+            ..rolled_back("imports what its release does not say", logs, "")
+        },
+        Bad { ends: ("rejected", "malformed"), ..rolled_back("is 51,201 bytes", vec![7; 51_201], "") },
+        Bad { ends: ("rejected", "unfit"), ..rolled_back("is no component", vec![7; 1_000], "") },
+        Bad {
+            seeds: &[STRANGER],
+            ends: ("rejected", "too-few-signatures"),
+            ..rolled_back("is signed by the wrong key", marking_cell(8), "")
+        },
+        Bad {
+            seeds: &[PUBLISHER, PUBLISHER],
+            change: |release| release.seq = 9,
+            ends: ("rejected", "below-floor"),
+            ..rolled_back("is below the floor, signed twice", marking_cell(8), "")
+        },
+        Bad {
+            change: |release| release.cell = "other/cell".into(),
+            ends: ("rejected", "outside-prefix"),
+            ..rolled_back("is outside its publisher's prefix", marking_cell(8), "")
+        },
+        Bad {
+            change: |release| release.world = "oracle".into(),
+            ends: ("rejected", "unknown-world"),
+            ..rolled_back("is of a world that nobody knows", marking_cell(8), "")
+        },
+        Bad {
+            slot: "grants = [\"sockets\"]",
+            ends: ("rejected", "bad-set"),
+            ..rolled_back("wants what there is not", marking_cell(8), "")
+        },
+    ];
+    for (seq, Bad { what, component, change, seeds, slot, ends }) in (2..).zip(bad) {
+        let mut release = release_of(&component, 10 + seq);
+        change(&mut release);
+        let published = publish_by(seeds, &release, &component);
+        accounts.retain(&published.publishes);
+        accounts.retain(&[order("gw1", seq, None, &set(&published, slot, QUICK))]);
+        let (state, code) = accounts.end_of("gw1", seq);
+        assert_eq!((state.as_str(), code.as_str()), ends, "{what}");
+        let account = accounts.last("gw1").expect("it reports");
+        let runs = account.slots[0].release.as_ref().map(|release| release.seq);
+        assert_eq!((runs, account.floors.as_slice()), (Some(10), &[("acme/cell".into(), 10)][..]), "{what}");
+    }
+    let last = end_without_loss(agent, &subscriber);
+    assert_eq!(last["routes"][0]["slots"][0]["from"], "release acme/cell 1.0.0, number 10");
+    // The good one has decided all the while, but for what a bad one passed on as a canary before it was found out.
+    let strangers = packets(&subscriber).values().filter(|(_, quality)| *quality == 8).count();
+    assert_eq!(strangers, 0);
+}
+
+#[test]
+fn documents_that_do_not_count_change_nothing_and_the_reason_is_reported() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let agent = gateway.run(&["--json"]);
+    let (good, other) = (published(&marking_cell(4), 1), published(&marking_cell(8), 2));
+    accounts.retain(&good.publishes);
+    accounts.retain(&other.publishes);
+    // Not even a good one, as long as nobody knows whether it is new.
+    accounts.retain(&[order("gw1", 1, None, &set(&good, "", QUICK))]);
+    accounts.wait("gw1", "the gateway wants its word back", |account| {
+        account.refused.as_ref().is_some_and(|reason| reason.code == "other-nonce")
+    });
+    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &set(&good, "", QUICK))]);
+    assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
+    let desired = authority::desired_for("gw1", 2, None, &set(&other, "", QUICK));
+    let sign = |desired, seeds: &[u8]| authority::signed(&desired, seeds);
+    let expired =
+        porin_core::trust::Desired { expires: porin_core::time::Unix(1_700_000_100_000_000), ..desired.clone() };
+    let cases = [
+        ("too-few-signatures", sign(desired.clone(), &[STRANGER])),
+        ("too-few-signatures", sign(desired.clone(), &[PUBLISHER])),
+        ("too-few-signatures", sign(desired.clone(), &[])),
+        ("older", sign(authority::desired_for("gw1", 0, None, &set(&other, "", QUICK)), &[authority::OPERATOR])),
+        ("same-number", sign(authority::desired_for("gw1", 1, None, &set(&other, "", QUICK)), &[authority::OPERATOR])),
+        (
+            "other-gateway",
+            sign(authority::desired_for("gw2", 2, None, &set(&other, "", QUICK)), &[authority::OPERATOR]),
+        ),
+        ("expired", sign(expired, &[authority::OPERATOR])),
+        ("wrong-type", authority::signed(&release_of(b"x", 1), &[authority::OPERATOR])),
+        ("unknown-version", b"no document".to_vec()),
+    ];
+    for (code, document) in cases {
+        let before = accounts.last("gw1").expect("it reports").refusals;
+        accounts.retain(&[("porin/v1/gw/gw1/desired".into(), document)]);
+        let account = accounts.wait("gw1", code, |account| account.refusals > before);
+        assert_eq!(account.refused.expect("a reason").code, code);
+        assert_eq!(
+            (account.state.name(), account.slots[0].release.as_ref().map(|release| release.seq)),
+            ("confirmed", Some(1))
+        );
+    }
+    // What is larger than any document is not even looked at.
+    accounts.retain(&[("porin/v1/gw/gw1/desired".into(), vec![1; 20_000])]);
+    wait_until("it says so", || gateway.log().contains("larger than any document"));
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+    drop(agent);
+}
+
+/// Swaps; `PORIN_SWAPS` asks for more or fewer.
+fn swaps() -> u64 {
+    std::env::var("PORIN_SWAPS").ok().and_then(|swaps| swaps.parse().ok()).unwrap_or(100)
+}
+
+#[test]
+fn a_hundred_swaps_at_ten_thousand_packets_a_second_lose_nothing_and_are_monotone() {
+    let broker = Broker::mosquitto_with("max_queued_messages 0");
+    let accounts = Accounts::of(&broker);
+    let simulator = "[sources.sim.simulator]\nstreams = \"s/{n}\"\ncount = 10\nevery = \"1ms\"\n";
+    let gateway = gateway(&broker, simulator);
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
+    let agent = gateway.run(&["--json"]);
+    let versions = [published(&marking_cell(4), 1), published(&marking_cell(8), 2)];
+    versions.iter().for_each(|version| accounts.retain(&version.publishes));
+    let start = Instant::now();
+    let mut waiting = Vec::new();
+    for seq in 1..=swaps() {
+        let version = &versions[usize::from(seq.is_multiple_of(2))];
+        let nonce = (seq == 1).then(|| accounts.nonce("gw1")).flatten();
+        let proof = "shadow = \"0s\"\ncanary = \"50ms\"\npackets = 10";
+        accounts.retain(&[order("gw1", seq, nonce, &set(version, &format!("retry = {seq}"), proof))]);
+        assert_eq!(accounts.end_of("gw1", seq), ("confirmed".into(), String::new()), "swap {seq}");
+        waiting.push(gateway.status().expect("it runs")["outbox"]["waiting"].as_u64().unwrap_or(0));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let last = end_without_loss(agent, &subscriber);
+    let received = last["sources"][0]["received"].as_u64().expect("a number");
+    waiting.sort_unstable();
+    #[allow(clippy::cast_precision_loss)] // for the eyes
+    let rate = received as f64 / seconds;
+    eprintln!(
+        "{} swaps in {seconds:.0} s at {rate:.0} packets a second; waiting after a swap: median {}, most {}",
+        swaps(),
+        waiting[waiting.len() / 2],
+        waiting.last().expect("some")
+    );
+    let marks: Vec<_> = packets(&subscriber).into_values().map(|(_, quality)| quality).collect();
+    let switches = marks.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64;
+    assert_eq!((switches, marks[0]), (swaps(), 0), "from the owner's own to the first, and then to and fro");
+}
