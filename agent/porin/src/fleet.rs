@@ -169,7 +169,14 @@ pub(crate) fn order(
         set,
     };
     let own = match target {
-        Target::Gateway(id) => nonce(id),
+        Target::Gateway(id) => {
+            let history = History::of(keys, target);
+            if let (None, Some(account)) = (history.newest(), members.get(id)) {
+                // For a way back to what the owner has configured. Nobody is sent this.
+                history.keep(0, &sign(&document(target.clone(), 0, None, account.set.clone()), &[&pair]))?;
+            }
+            nonce(id)
+        }
         Target::Group(_) => None,
     };
     let desired = document(target.clone(), seq, own, text(seq)?);
@@ -226,8 +233,16 @@ impl History {
         numbers
     }
 
+    /// The highest number that was signed, whatever became of it.
     fn newest(&self) -> Option<u64> {
-        self.numbers().last().copied()
+        let entries = fs::read_dir(&self.0).into_iter().flatten().map_while(Result::ok);
+        entries.filter_map(|entry| entry.file_name().to_str()?.split('.').next()?.parse().ok()).max()
+    }
+
+    /// It came to nothing: no way back leads to it.
+    fn refused(&self, seq: u64) -> anyhow::Result<()> {
+        let path = self.0.join(seq.to_string());
+        fs::rename(&path, path.with_extension("refused")).with_context(|| format!("renaming {}", path.display()))
     }
 
     fn keep(&self, seq: u64, signed: &[u8]) -> anyhow::Result<()> {
@@ -235,25 +250,31 @@ impl History {
         write_whole(&self.0.join(seq.to_string()), signed)
     }
 
-    /// The text before this number that says something else, the newest first.
-    pub(crate) fn before(&self, keys: &KeyFolder, seq: u64, text: &str) -> Option<Desired> {
-        let earlier = self.numbers().into_iter().rev().filter(|number| *number < seq);
+    /// The newest desired state before the one that says this, in which something is otherwise: all of it, or a slot.
+    pub(crate) fn before(&self, keys: &KeyFolder, text: &str, slot: Option<&str>) -> Option<Desired> {
         let read = |number: u64| ours(keys, &fs::read(self.0.join(number.to_string())).ok()?).ok();
-        earlier.filter_map(read).find(|desired| !desired.set.is_empty() && !is_same(&desired.set, text))
+        let newest_first = self.numbers().into_iter().rev().filter_map(read).filter(|desired| !desired.set.is_empty());
+        let all: Vec<_> = newest_first.collect();
+        let this = all.iter().position(|desired| is_same(&desired.set, text)).unwrap_or(0);
+        let part = |text: &str| slot.map_or_else(|| plain(text).into(), |slot| plain(text)["slots"][slot].clone());
+        let now: Value = part(text);
+        all.into_iter().skip(this).find(|desired| part(&desired.set) != now)
     }
 }
 
 /// Whether two texts mean the same, but for what must rise.
 pub(crate) fn is_same(one: &str, other: &str) -> bool {
-    let plain = |text: &str| {
-        let mut table: Table = toml::from_str(text).unwrap_or_default();
-        table.remove("probation");
-        for slot in slots(&mut table) {
-            slot.1.remove("retry");
-        }
-        table
-    };
     plain(one) == plain(other)
+}
+
+/// What a text means.
+fn plain(text: &str) -> Table {
+    let mut table: Table = toml::from_str(text).unwrap_or_default();
+    table.remove("probation");
+    for (_, slot) in slots(&mut table) {
+        slot.remove("retry");
+    }
+    table
 }
 
 /// The slots of a text.
@@ -278,6 +299,7 @@ pub(crate) enum Outcome {
 /// Watches until every gateway has kept the desired state, or has not. Says what it sees.
 pub(crate) fn follow(
     cloud: &mut Cloud,
+    keys: &KeyFolder,
     desired: &Desired,
     before: &BTreeMap<String, Verified<Reported>>,
     patience: Duration,
@@ -318,6 +340,9 @@ pub(crate) fn follow(
             waiting.remove(&gateway);
             outcomes.insert(gateway, outcome);
         }
+    }
+    if !outcomes.values().any(|outcome| *outcome == Outcome::Confirmed) {
+        History::of(keys, &desired.target).refused(desired.seq)?;
     }
     Ok(outcomes)
 }

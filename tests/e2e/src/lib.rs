@@ -12,6 +12,7 @@ mod gateway;
 pub mod hostile;
 mod manager;
 pub mod nats;
+mod operator;
 pub mod proxy;
 mod random;
 mod subscriber;
@@ -34,6 +35,7 @@ pub use self::{
     cable::{Cable, Plugged},
     gateway::{Gateway, library, porind},
     manager::ServiceManager,
+    operator::Operator,
     random::Random,
     subscriber::{Name, Received, Subscriber},
 };

@@ -139,6 +139,6 @@ fn apply(arguments: &Apply) -> anyhow::Result<()> {
     let members = fleet::members(&mut cloud, to)?;
     let order = fleet::order(&mut cloud, &keys, to, &members, |_| Ok(text))?;
     order.publish(&mut cloud, &keys)?;
-    let outcomes = fleet::follow(&mut cloud, &order.desired, &members, operator.patience())?;
+    let outcomes = fleet::follow(&mut cloud, &keys, &order.desired, &members, operator.patience())?;
     fleet::conclude(&order.desired, &outcomes, &[], operator.json)
 }

@@ -147,7 +147,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         cloud.subscribe(&format!("porin/v1/gw/{id}/data/#"))?;
     }
     order.publish(&mut cloud, &keys)?;
-    let outcomes = fleet::follow(&mut cloud, &order.desired, &members, operator.patience())?;
+    let outcomes = fleet::follow(&mut cloud, &keys, &order.desired, &members, operator.patience())?;
     let decisions = match to {
         Target::Gateway(id) if outcomes.values().all(|outcome| *outcome == Outcome::Confirmed) => {
             decisions(&mut cloud, id)?

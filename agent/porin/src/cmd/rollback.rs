@@ -31,26 +31,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cloud = Cloud::connect(&operator.broker)?;
     let members = fleet::members(&mut cloud, to)?;
     let now = base(&mut cloud, &keys, to, &members)?;
-    let before = History::of(&keys, to).before(&keys, u64::MAX, &now);
-    let before = match (before, to) {
-        (Some(desired), _) => {
-            eprintln!("back to what desired state {} said", desired.seq);
-            desired.set
+    if let Some(slot) = slot
+        && !fleet::slots(&mut fleet::table(&now)?).iter().any(|(name, _)| name == slot)
+    {
+        return Err(Failure { code: 2, message: format!("there is no slot `{slot}`"), hint: None }.into());
+    }
+    let Some(before) = History::of(&keys, to).before(&keys, &now, slot.as_deref()) else {
+        return Err(Failure {
+            code: 1,
+            message: format!("nothing else was signed for {} in {}", fleet::name(to), keys.path().display()),
+            hint: Some("porin desired apply FILE says what is to run".into()),
         }
-        // The first push is the only one: before it there was what the owner has configured.
-        (None, Target::Gateway(_)) => {
-            eprintln!("back to what the gateway's own configuration has in these slots");
-            own(&now)?
-        }
-        (None, Target::Group(_)) => {
-            return Err(Failure {
-                code: 1,
-                message: format!("nothing else was signed for {} in {}", fleet::name(to), keys.path().display()),
-                hint: Some("porin desired apply FILE says what is to run".into()),
-            }
-            .into());
-        }
+        .into());
     };
+    match before.seq {
+        0 => eprintln!("back to what the gateway's own configuration says"),
+        seq => eprintln!("back to what desired state {seq} said"),
+    }
+    let before = before.set;
     let order = fleet::order(&mut cloud, &keys, to, &members, |seq| {
         let mut table = match slot {
             None => fleet::table(&before)?,
@@ -63,18 +61,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Ok(toml::to_string(&table)?)
     })?;
     order.publish(&mut cloud, &keys)?;
-    let outcomes = fleet::follow(&mut cloud, &order.desired, &members, operator.patience())?;
+    let outcomes = fleet::follow(&mut cloud, &keys, &order.desired, &members, operator.patience())?;
     fleet::conclude(&order.desired, &outcomes, &[], operator.json)
-}
-
-/// The same with the owner's own components.
-fn own(text: &str) -> anyhow::Result<String> {
-    let mut table = fleet::table(text)?;
-    for (_, slot) in fleet::slots(&mut table) {
-        slot.insert("cell".into(), "local".into());
-        slot.remove("min_seq");
-    }
-    Ok(toml::to_string(&table)?)
 }
 
 /// What is now, with one slot as it was before.
@@ -82,7 +70,6 @@ fn one_slot(now: &str, before: &str, name: &str) -> anyhow::Result<Table> {
     let (mut table, mut before) = (fleet::table(now)?, fleet::table(before)?);
     let earlier = fleet::slots(&mut before).into_iter().find(|(slot, _)| slot == name);
     let earlier = earlier.with_context(|| format!("there was no slot `{name}`"))?.1.clone();
-    let slot = fleet::slots(&mut table).into_iter().find(|(slot, _)| slot == name);
-    *slot.with_context(|| format!("there is no slot `{name}`"))?.1 = earlier;
+    fleet::slots(&mut table).into_iter().filter(|(slot, _)| slot == name).for_each(|(_, slot)| *slot = earlier.clone());
     Ok(table)
 }

@@ -121,6 +121,10 @@ impl Agent {
             self.mark_dirty();
         }
         updating.changed = true;
+        if self.trial.is_some() {
+            // Time has just passed more slowly than it does now.
+            updating.due = updating.due.min(self.now.mono.after(COMPARE_US));
+        }
         self.updating = Some(updating);
     }
 

@@ -1,0 +1,161 @@
+//! `porin push` and what goes with it, as an operator uses them: with keys of his own, over Debian's mosquitto.
+
+use std::fs;
+
+use porin_e2e::{Accounts, Broker, Gateway, Operator, Process, Subscriber, wait_until};
+use porin_test_support::{EMPTY, WatCell, marking_cell, target_dir};
+use serde_json::{Value, json};
+
+/// A running gateway that takes updates of this operator, with his own passing cell in the slot `mark`.
+fn gateway(id: &str, port: u16, operator: &Operator, updates: &str) -> (Gateway, Process) {
+    let rest = format!(
+        "[updates]\nroot = \"HERE/root-1\"\n{updates}[sources.sim.simulator]\nstreams = \"s/{{n}}\"\ncount = 4\nevery = \"5ms\"\n\
+         [slots.mark]\ncell = \"HERE/own.wasm\"\n[slots.quiet]\ncell = \"CELLS/deadband.wasm\"\nparams = {{ absolute = 0.5 }}\n\
+         [routes.all]\nstreams = [\"s/1\"]\nslots = [\"mark\"]\n[routes.quiet]\nstreams = [\"s/2\"]\nslots = [\"quiet\"]\n"
+    );
+    let gateway = Gateway::new(id, port, &rest);
+    fs::copy(operator.keys().join("root-1"), gateway.path("root-1")).expect("copied");
+    fs::write(gateway.path("own.wasm"), marking_cell(0)).expect("written");
+    let agent = gateway.run(&["--json"]);
+    (gateway, agent)
+}
+
+fn from(gateway: &Gateway, slot: &str) -> String {
+    let status = gateway.status().expect("it runs");
+    let routes = status["routes"].as_array().expect("routes");
+    let mut slots = routes.iter().flat_map(|route| route["slots"].as_array().expect("slots"));
+    slots.find(|found| found["name"] == slot).expect("it is there")["from"].as_str().expect("a word").into()
+}
+
+#[test]
+fn an_operator_pushes_watches_changes_a_parameter_and_goes_back() {
+    let broker = Broker::mosquitto();
+    let operator = Operator::new(broker.port);
+    let (gateway, agent) = gateway("gw1", broker.port, &operator, "");
+    let events = Subscriber::start(broker.port, "porin/v1/gw/gw1/event");
+    let cell = operator.path("mark.wasm");
+    fs::write(&cell, marking_cell(4)).expect("written");
+
+    // With two slots it has to be said which.
+    let (code, _, stderr) = operator.push(&cell, "gw1", &[]);
+    assert!(code == Some(2) && stderr.contains("which slot? mark, quiet"), "{stderr}");
+    let (code, _, stderr) = operator.push(&cell, "gw1", &["--slot", "loud"]);
+    assert!(code == Some(2) && stderr.contains("there is no slot `loud`"), "{stderr}");
+    let (code, said, stderr) = operator.push(&cell, "gw1", &["--slot", "mark", "--seq", "1"]);
+    assert_eq!((code, &said["gateways"]["gw1"]["state"]), (Some(0), &json!("confirmed")), "{stderr}");
+    assert!(said["decisions"].as_array().is_some_and(|packets| packets.len() == 3), "{said}");
+    assert!(["shadow", "canary", "confirmed"].iter().all(|word| stderr.contains(word)), "{stderr}");
+    assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 1");
+    assert!(from(&gateway, "quiet").ends_with("deadband.wasm"), "the other slot keeps the owner's own");
+    let told: Vec<_> = events.received().into_iter().map(|(_, event)| event["event"].clone()).collect();
+    assert_eq!(told, ["accepted", "shadow", "canary", "confirmed"].map(Value::from));
+
+    // A parameter changes without a new cell.
+    let stock = target_dir().join("cells/deadband.wasm");
+    let (code, _, stderr) =
+        operator.push(&stock, "gw1", &["--slot", "quiet", "--config", "absolute=0.25", "--seq", "1"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let shown = operator.json(&["desired", "show", "gw1"]);
+    let text = shown["set"].as_str().expect("text");
+    assert!(text.contains("absolute = 0.25") && shown["seq"] == 2, "{shown}");
+    assert_eq!(operator.json(&["desired", "diff", "gw1"])["same"], true);
+    let status = gateway.status().expect("it runs");
+    assert_eq!(status["update"]["cells_from"], "desired state 2 for gw/gw1");
+
+    // A cell that forwards nothing is rolled back by itself, and what differs is shown.
+    let bad = operator.path("bad.wasm");
+    fs::write(&bad, WatCell { process: EMPTY, ..WatCell::default() }.build()).expect("written");
+    let (code, said, stderr) = operator.push(&bad, "gw1", &["--slot", "mark", "--passes", "50..100", "--seq", "2"]);
+    assert_eq!((code, &said["gateways"]["gw1"]["reason"]), (Some(5), &json!("output-ratio")), "{stderr}");
+    assert!(stderr.contains("rolled-back") && stderr.contains("what ran before runs on"), "{stderr}");
+    assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 1");
+    let (code, stdout, _) = operator.run(&["desired", "diff", "gw1"]);
+    assert!(code == Some(3) && stdout.contains("rolled-back") && stdout.contains("+ cell"), "{stdout}");
+
+    // Who has other keys is not believed, whatever the broker lets him publish.
+    let stranger = Operator::new(broker.port);
+    let (code, said, stderr) = stranger.push(&cell, "gw1", &["--slot", "mark"]);
+    assert_eq!((code, &said["gateways"]["gw1"]["reason"]), (Some(5), &json!("too-few-signatures")), "{stderr}");
+
+    // What nobody names any more goes; what runs stays.
+    let gone = operator.json(&["prune", "--dry-run"]);
+    assert!(gone["gone"].as_array().is_some_and(|gone| !gone.is_empty()), "{gone}");
+    operator.json(&["desired", "show", "gw1"]);
+    let listed = operator.json(&["ls", "gw1"]);
+    assert_eq!(
+        (&listed["online"], &listed["state"], &listed["desired"]["seq"]),
+        (&json!("online"), &json!("rolled-back"), &json!(3))
+    );
+
+    // Back: to the parameter before, then to what the owner has.
+    let quick = ["--shadow", "200ms", "--canary", "200ms", "--packets", "20"];
+    operator.json(&[&["rollback", "gw1", "quiet"][..], &quick].concat());
+    assert!(from(&gateway, "quiet").ends_with("deadband.wasm"));
+    assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 1");
+    operator.json(&[&["rollback", "gw1", "mark"][..], &quick].concat());
+    assert!(from(&gateway, "mark").ends_with("own.wasm") && from(&gateway, "quiet").ends_with("deadband.wasm"));
+    drop(agent);
+}
+
+#[test]
+fn a_group_is_pushed_to_at_once_and_a_gateway_that_wants_its_word_back_is_enrolled_by_itself() {
+    let broker = Broker::mosquitto();
+    let operator = Operator::new(broker.port);
+    let groups = "groups = [\"north\"]\nboard = \"rpi-4b\"\n";
+    // One is called as a part of the topics is.
+    let gateways = ["gw1", "root"].map(|id| gateway(id, broker.port, &operator, groups));
+    let (outside, _agent) = gateway("group", broker.port, &operator, "groups = [\"south\"]\n");
+    let accounts = Accounts::of(&broker);
+    for id in ["gw1", "root", "group"] {
+        accounts.wait(id, "it is there", |_| true);
+    }
+    let cell = operator.path("mark.wasm");
+    fs::write(&cell, marking_cell(4)).expect("written");
+    let (code, said, stderr) =
+        operator.push(&cell, "group:north", &["--slot", "mark", "--board", "rpi-4b", "--seq", "1"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let ended = said["gateways"].as_object().expect("gateways");
+    assert!(ended.keys().eq(["gw1", "root"]) && ended.values().all(|end| end["state"] == "confirmed"), "{said}");
+    gateways.iter().for_each(|(gateway, _)| assert_eq!(from(gateway, "mark"), "release acme/mark 0.1.0, number 1"));
+    assert!(from(&outside, "mark").ends_with("own.wasm"));
+    // A gateway's own desired state wins over its group's, also when the group's changes.
+    fs::write(&cell, marking_cell(8)).expect("written");
+    let (code, _, stderr) = operator.push(&cell, "gw1", &["--slot", "mark", "--seq", "2"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let (gw1, root) = (&gateways[0].0, &gateways[1].0);
+    assert_eq!(
+        (from(gw1, "mark"), from(root, "mark")),
+        ("release acme/mark 0.1.0, number 2".into(), "release acme/mark 0.1.0, number 1".into())
+    );
+    // Nobody is there who could.
+    let (code, _, stderr) = operator.push(&cell, "gw9", &["--slot", "mark"]);
+    assert!(code == Some(4) && stderr.contains("no gateway `gw9`"), "{stderr}");
+    wait_until("all are listed", || {
+        let (_, stdout, _) = operator.run(&["ls", "--json"]);
+        stdout.lines().count() == 3
+    });
+}
+
+#[test]
+fn exchanged_keys_are_believed_and_the_old_ones_are_not_any_more() {
+    let broker = Broker::mosquitto();
+    let operator = Operator::new(broker.port);
+    let (gateway, _agent) = gateway("gw1", broker.port, &operator, "");
+    let cell = operator.path("mark.wasm");
+    fs::write(&cell, marking_cell(4)).expect("written");
+    let push = |seq: &str| operator.push(&cell, "gw1", &["--slot", "mark", "--seq", seq]);
+    assert_eq!(push("1").0, Some(0));
+    // The thief has a copy of the operator's key, from before it is exchanged.
+    let thief = Operator::new(broker.port);
+    for file in ["operator.pem", "publisher.pem", "root-1"] {
+        fs::copy(operator.keys().join(file), thief.keys().join(file)).expect("copied");
+    }
+    operator.json(&["keys", "rotate", "operator"]);
+    let (code, _, stderr) = push("2");
+    assert_eq!(code, Some(0), "{stderr}");
+    let listed = operator.json(&["ls", "gw1"]);
+    assert_eq!((&listed["root"], from(&gateway, "mark").as_str()), (&json!(2), "release acme/mark 0.1.0, number 2"));
+    let (code, said, stderr) = thief.push(&cell, "gw1", &["--slot", "mark", "--seq", "3"]);
+    assert_eq!((code, &said["gateways"]["gw1"]["reason"]), (Some(5), &json!("too-few-signatures")), "{stderr}");
+    assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 2");
+}
