@@ -783,7 +783,6 @@ impl Update {
                 && self.floors.get(&release.cell).copied().unwrap_or(0) < wanted.min_seq
             {
                 self.unsaved.push(Key::Floor(release.cell.clone()).put_value(&wanted.min_seq));
-                self.floors.insert(release.cell.clone(), wanted.min_seq);
             }
         }
         self.phase = Phase::Confirming;
@@ -792,6 +791,15 @@ impl Update {
     /// That is on the disk.
     fn confirmed(&mut self, actions: &mut Vec<Action>) {
         let Some(set) = self.set.take() else { return };
+        for wanted in &self.wanted {
+            let release = wanted.release.and_then(|release| self.checked.get(&release));
+            // Not before it is on the disk: what is reported does not go down again.
+            if let Some(release) = release {
+                let floor = self.floors.get(&release.cell).copied().unwrap_or(0).max(wanted.min_seq);
+                self.floors.insert(release.cell.clone(), floor);
+            }
+        }
+        self.floors.retain(|_, floor| *floor > 0);
         self.confirmed = self.goal().map(|goal| goal.desired.clone());
         self.running = set.cells;
         (self.trial, self.inconsistent, self.crashed) = (None, None, false);

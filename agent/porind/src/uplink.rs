@@ -89,6 +89,8 @@ pub(crate) enum LinkEvent {
     Up { connection: u64, window: usize, max_bytes: usize },
     /// The broker has it.
     Acked(Ticket),
+    /// The broker does not give us something that we subscribed to; perhaps not now, perhaps never.
+    NotSubscribed,
     /// The broker will never take it: why.
     Refused(Ticket, String),
     /// The connection is gone, or could not be made: why. Everything under way is to be sent again.

@@ -16,6 +16,7 @@ mod operator;
 pub mod proxy;
 mod random;
 mod subscriber;
+pub mod wire;
 
 use std::{
     io::Read,
@@ -30,7 +31,7 @@ use std::{
 use porin_test_support::target_dir;
 
 pub use self::{
-    accounts::Accounts,
+    accounts::{Accounts, REPORTED},
     broker::{Broker, publish, publish_lines, publish_retained},
     cable::{Cable, Plugged},
     gateway::{Gateway, library, porind},

@@ -133,6 +133,25 @@ pub fn component(module: &[u8]) -> Result<Vec<u8>, String> {
 /// Passes every reading on with this quality, so that a receiver sees who has decided about it.
 #[must_use]
 pub fn marking_cell(quality: u32) -> Vec<u8> {
+    marking_cell_with(quality, "")
+}
+
+/// The same with so many bytes, as large as a cell may be.
+///
+/// # Panics
+/// If it cannot be made as large.
+#[must_use]
+pub fn largest_marking_cell(quality: u32) -> Vec<u8> {
+    const LARGEST: usize = 51_200;
+    let with =
+        |bytes: usize| marking_cell_with(quality, &format!("(data (i32.const 8192) \"{}\")", "x".repeat(bytes)));
+    let frame = with(40_000).len() - 40_000;
+    let cell = with(LARGEST - frame);
+    assert_eq!(cell.len(), LARGEST, "lengths of lengths differ");
+    cell
+}
+
+fn marking_cell_with(quality: u32, items: &str) -> Vec<u8> {
     let each = format!(
         "(block $done (loop $next
         (br_if $done (i32.ge_u (local.get $i) (local.get $arg1)))
@@ -140,7 +159,7 @@ pub fn marking_cell(quality: u32) -> Vec<u8> {
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br $next))) {PASS}"
     );
-    WatCell { process: &each, ..WatCell::default() }.build()
+    WatCell { process: &each, items, ..WatCell::default() }.build()
 }
 
 /// Counts the readings that it has seen and writes the count into each value; traps on a reading at time 13. Its

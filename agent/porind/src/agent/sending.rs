@@ -69,6 +69,7 @@ impl Agent {
                 self.begin_to_listen();
                 self.link.status.connections += 1;
             }
+            LinkEvent::NotSubscribed => self.listen_again_later(),
             LinkEvent::Acked(ticket) => {
                 self.core.outbox.ack(ticket);
             }

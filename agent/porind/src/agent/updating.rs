@@ -26,6 +26,12 @@ const COMPARE_US: u64 = 100_000;
 /// Between two looks at what does not come.
 const TICK_US: u64 = 1_000_000;
 
+/// After a subscription that the broker refused; each further one doubles it. A cluster may take it the next time.
+const AGAIN_US: u64 = 5_000_000;
+
+/// The longest pause: where an ACL is wrong somebody may mend it.
+const MAX_AGAIN_US: u64 = 300_000_000;
+
 /// Events that wait for a connection. Beyond it the oldest is given up: the reported state says how it ended.
 const MAX_TOLD: usize = 64;
 
@@ -35,6 +41,8 @@ pub(crate) struct Updating {
     key: Ed25519KeyPair,
     /// On this connection, each with the count that it was asked for with.
     subscribed: BTreeMap<String, u32>,
+    /// After a subscription was refused: when all of them are made again, and the pause before that.
+    again: Option<(Monotonic, u64)>,
     /// What was reported on this connection.
     reported: Option<Reported>,
     /// What is to be told.
@@ -50,6 +58,7 @@ impl Updating {
             update,
             key,
             subscribed: BTreeMap::new(),
+            again: None,
             reported: None,
             told: Vec::new(),
             due: Monotonic(0),
@@ -100,9 +109,20 @@ impl Agent {
     pub(super) fn begin_to_listen(&mut self) {
         if let Some(updating) = &mut self.updating {
             updating.subscribed.clear();
+            updating.again = None;
             updating.reported = None;
             updating.changed = true;
         }
+    }
+
+    /// The broker refused a subscription.
+    pub(super) fn listen_again_later(&mut self) {
+        let Some(updating) = &mut self.updating else { return };
+        let pause_us = updating.again.map_or(AGAIN_US, |(_, pause_us)| (pause_us * 2).min(MAX_AGAIN_US));
+        if pause_us == AGAIN_US {
+            warn!("the broker refuses a subscription where updates come from; trying again, but look at its ACL");
+        }
+        updating.again = Some((self.now.mono.after(pause_us), pause_us));
     }
 
     /// Something happened that updates may care about; then whatever follows from it.
@@ -229,6 +249,13 @@ impl Agent {
             }
             let every = if self.trial.is_some() { COMPARE_US } else { TICK_US };
             if let Some(updating) = &mut self.updating {
+                if let Some((at, pause_us)) = updating.again
+                    && self.now.mono >= at
+                {
+                    // Not before the answer of this one.
+                    updating.again = Some((Monotonic(u64::MAX), pause_us));
+                    updating.subscribed.clear();
+                }
                 updating.due = self.now.mono.after(every);
             }
         }

@@ -246,9 +246,7 @@ impl<'a> Connection<'a> {
                     }
                 }
                 Heard::Came { topic, payload } => self.events.came(topic, payload).await,
-                Heard::NotSubscribed => {
-                    warn!("the broker does not let this gateway subscribe where updates come from; look at its ACL");
-                }
+                Heard::NotSubscribed => self.events.tell(LinkEvent::NotSubscribed).await,
                 Heard::Left => return "stopped".into(),
                 Heard::Nothing => {}
             }
