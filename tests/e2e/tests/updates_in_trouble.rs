@@ -151,7 +151,7 @@ fn a_push_while_a_node_of_the_broker_dies_converges() {
     );
     let gateway = gateway("gw1", 1, "").edit("mqtt://127.0.0.1:1", &uplink);
     let agent = gateway.run(&[]);
-    let new = published(&largest_marking_cell(4), 1);
+    let new = published(&marking_cell(4), 1);
     accounts.retain(&new.publishes);
     let nonce = accounts.nonce("gw1");
     accounts.retain(&[order("gw1", 1, nonce, &set(&new, "", "shadow = \"0s\"\ncanary = \"0s\""))]);

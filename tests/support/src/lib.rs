@@ -16,7 +16,8 @@ mod zoo;
 
 pub use generated::generated_cell;
 pub use wat_cell::{
-    CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell, component, counting_cell, largest_marking_cell, marking_cell,
+    CLOCK_IMPORT, EMPTY, LOG_IMPORT, OK, PASS, WatCell, component, counting_cell, counting_cell_with,
+    largest_marking_cell, marking_cell,
 };
 pub use zoo::{Ends, Hostile, zoo};
 

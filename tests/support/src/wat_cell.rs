@@ -143,8 +143,7 @@ pub fn marking_cell(quality: u32) -> Vec<u8> {
 #[must_use]
 pub fn largest_marking_cell(quality: u32) -> Vec<u8> {
     const LARGEST: usize = 51_200;
-    let with =
-        |bytes: usize| marking_cell_with(quality, &format!("(data (i32.const 8192) \"{}\")", "x".repeat(bytes)));
+    let with = |bytes: usize| marking_cell_with(quality, &format!("(data (i32.const 8192) \"{}\")", "x".repeat(bytes)));
     let frame = with(40_000).len() - 40_000;
     let cell = with(LARGEST - frame);
     assert_eq!(cell.len(), LARGEST, "lengths of lengths differ");
@@ -166,6 +165,12 @@ fn marking_cell_with(quality: u32, items: &str) -> Vec<u8> {
 /// state is the count.
 #[must_use]
 pub fn counting_cell() -> Vec<u8> {
+    counting_cell_with("")
+}
+
+/// The same with something that makes it another component.
+#[must_use]
+pub fn counting_cell_with(more: &str) -> Vec<u8> {
     let each = "(block $done (loop $next
         (br_if $done (i32.ge_u (local.get $i) (local.get $arg1)))
         (if (i64.eq (i64.load (local.get $arg0)) (i64.const 13)) (then unreachable))
@@ -176,7 +181,7 @@ pub fn counting_cell() -> Vec<u8> {
         (br $next)))
         (i32.store (i32.const 16) (i32.const 1024)) (i32.store (i32.const 20) (local.get $arg1)) i32.const 16";
     WatCell {
-        items: "(global $count (mut f64) (f64.const 0))",
+        items: &format!("(global $count (mut f64) (f64.const 0)) {more}"),
         process: each,
         save: "(f64.store (i32.const 64) (global.get $count)) (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 8)) i32.const 16",
         restore: "(global.set $count (f64.load (local.get $arg0))) (i32.store8 (i32.const 16) (i32.const 0)) i32.const 16",

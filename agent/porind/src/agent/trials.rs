@@ -5,6 +5,7 @@
 
 mod disk_trouble;
 mod power_cuts;
+mod updates;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -48,6 +49,10 @@ struct World {
     /// Up to which count the source was told that its packets are settled.
     told: u64,
     lives: u32,
+    /// How many packets the source makes.
+    packets: u64,
+    /// What the operator has published, if there is one.
+    operator: Option<updates::Operator>,
 }
 
 impl World {
@@ -58,7 +63,7 @@ impl World {
         // A file comes to its name when it is whole: see `store::make`.
         drop(card.open().expect("a card without trouble"));
         card.operations();
-        Self { folder, publish, source, card, cloud, told: 0, lives: 0 }
+        Self { folder, publish, source, card, cloud, told: 0, lives: 0, packets: PACKETS, operator: None }
     }
 
     fn cell(&self) -> PathBuf {
@@ -66,8 +71,11 @@ impl World {
     }
 
     fn config(&self) -> Config {
+        let place = self.folder.path().display();
+        let updates =
+            self.operator.as_ref().map_or_else(String::new, |_| format!("[updates]\nroot = \"{place}/root-1\"\n"));
         let text = format!(
-            "[gateway]\nid = \"lab\"\n[uplink]\nbroker = \"mqtt://x\"\n[outbox]\ncommit_every = \"0s\"\n\
+            "[gateway]\nid = \"lab\"\nsocket = \"{place}/sock\"\n{updates}[uplink]\nbroker = \"mqtt://x\"\n[outbox]\ncommit_every = \"0s\"\n\
              [sources.s.mqtt]\nbroker = \"mqtt://y\"\nwindow = 40\ntopics = [{{ filter = \"x\", payload = \"number\", stream = \"x\" }}]\n\
              [slots.counts]\ncell = \"{}\"\n[routes.counted]\nstreams = [\"x\"]\nslots = [\"counts\"]\npublish = \"{publish}\"\n\
              batch = {{ packets = 5 }}\n[routes.urgent]\nstreams = [\"x\"]\npriority = \"high\"\npublish = \"{publish}\"\n\
@@ -83,7 +91,8 @@ impl World {
         let mut life = Life::start(self)?;
         let mut idle = 0;
         while idle < 3 && !life.world.card.is_dark() {
-            idle = if life.feed() { 0 } else { idle + 1 };
+            let fed = life.feed();
+            idle = if fed | life.operate() { 0 } else { idle + 1 };
             life.acknowledge(if idle > 0 { Acks::All } else { Acks::Some });
             life.wait_for_the_commit();
         }
@@ -133,17 +142,18 @@ impl<'a> Life<'a> {
     /// `None`: the power went before it had begun.
     fn start(world: &'a mut World) -> Option<Self> {
         world.lives += 1;
-        let config = world.config();
+        let given = world.config();
         let begun = world.card.open().map_err(Into::into).and_then(|db| {
             let (store, found) = {
                 let disk = world.card.disk();
                 let room = if (disk.keep_reserve)() { Room::Enough } else { Room::None };
                 Store::start(disk, db, u64::from(world.lives), room)?
             };
+            let (config, updating) = crate::updates::recall(given, &store)?;
             let core = core_of(&config, &store, &found)?;
-            anyhow::Ok((Arc::new(store), core))
+            anyhow::Ok((Arc::new(store), core, config, updating.map(|(updating, _)| updating)))
         });
-        let (store, core) = match begun {
+        let (store, core, config, updating) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 assert!(world.card.is_dark(), "the agent does not start: {error:#}");
@@ -176,7 +186,7 @@ impl<'a> Life<'a> {
             watchdog_us,
             time_floor,
             stop_link,
-            updating: None,
+            updating,
         };
         let mut agent = Agent::new(core, parts);
         agent.step(Event::Source(0, FromSource::Stream { local: 0, name: "x".into(), kind: Kind::Readings }));
@@ -190,7 +200,7 @@ impl<'a> Life<'a> {
     /// The next batch. `false`: there is none, and only time passes.
     fn feed(&mut self) -> bool {
         let from = self.first + self.made;
-        let readings: Vec<_> = (from..PACKETS.min(from + BATCH)).map(reading).collect();
+        let readings: Vec<_> = (from..self.world.packets.min(from + BATCH)).map(reading).collect();
         let some = !readings.is_empty();
         self.made += readings.len() as u64;
         let batch = FromSource::Batch { readings, messages: vec![], upto: self.made };
@@ -208,6 +218,15 @@ impl<'a> Life<'a> {
         for ticket in self.delivered.extract_if(.., now).collect::<Vec<_>>() {
             self.step(Event::Link(LinkEvent::Acked(ticket)));
         }
+    }
+
+    /// What the operator has published comes where it was subscribed to. `false`: nothing is on its way.
+    fn operate(&mut self) -> bool {
+        let came = self.world.operator.as_mut().map(updates::Operator::take).unwrap_or_default();
+        for (topic, payload) in came {
+            self.step(Event::Came(Incoming { topic, payload }));
+        }
+        self.agent.updating.as_mut().is_some_and(|updating| !updating.is_settled())
     }
 
     /// Nothing happens while the power is off.
@@ -228,7 +247,17 @@ impl<'a> Life<'a> {
     /// What has been sent is at the cloud.
     fn deliver(&mut self) {
         while let Ok(request) = self.publishes.try_recv() {
-            let Request::Publish(publish) = request else { continue };
+            let publish = match request {
+                Request::Publish(publish) => publish,
+                Request::Subscribe { topic, .. } => {
+                    self.world.operator.iter_mut().for_each(|operator| operator.subscribed(&topic));
+                    continue;
+                }
+                Request::Unsubscribe { .. } => continue,
+            };
+            if publish.topic.ends_with("/reported") {
+                self.world.operator.iter_mut().for_each(|operator| operator.hears(&publish.payload));
+            }
             let Some(ticket) = publish.ticket else { continue };
             let Decoded { epoch, packets, .. } = payload::decode(&publish.payload).expect("it is ours");
             for packet in packets {

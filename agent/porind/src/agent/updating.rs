@@ -84,6 +84,14 @@ impl Updating {
         self.update.has_unsaved()
     }
 
+    /// Whether there is nothing to do.
+    #[cfg(test)]
+    pub(super) fn is_settled(&mut self) -> bool {
+        // No test waits for a second to pass.
+        self.due = Monotonic(0);
+        !self.update.has_unsaved() && matches!(self.update.state().0.name(), "confirmed" | "rejected" | "rolled-back")
+    }
+
     /// Whether a desired state is on its way to the slots.
     pub(super) fn is_trying(&self) -> bool {
         self.update.is_trying()
