@@ -8,6 +8,7 @@ mod cloud;
 pub(super) mod meter;
 mod sensors;
 mod table;
+mod update;
 
 use std::{
     collections::BTreeMap,
@@ -114,7 +115,8 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<()> {
         runs.push(Run { received, wire, status, seconds });
     }
     let [each, batch, cells] = runs.try_into().ok().context("three runs were made")?;
-    table::print(&data, &each, &batch, &cells, PERCENT, &arguments.cells)
+    table::print(&data, &each, &batch, &cells, PERCENT, &arguments.cells)?;
+    update::tell(arguments, folder, &data).await
 }
 
 /// The subscriber is behind the broker: it gets a moment for the last packets.

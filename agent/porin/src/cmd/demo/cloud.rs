@@ -17,6 +17,12 @@ use rumqttc::v5::{
     mqttbytes::{QoS, v5::Packet},
 };
 
+/// The data of all gateways.
+const DATA: &str = "porin/v1/gw/+/data/#";
+
+/// Between two attempts to connect.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// What came from one gateway.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
@@ -38,15 +44,25 @@ pub(crate) async fn subscribe(broker: SocketAddr) -> anyhow::Result<Gateways> {
     let mut options = MqttOptions::new("cloud", broker.ip().to_string(), broker.port());
     options.set_keep_alive(Duration::from_secs(30)).set_max_packet_size(Some(1 << 20));
     let (client, mut event_loop) = AsyncClient::new(options, 10);
-    client.subscribe("porin/v1/gw/+/data/#", QoS::AtLeastOnce).await?;
+    client.subscribe(DATA, QoS::AtLeastOnce).await?;
     while !matches!(event_loop.poll().await.context("subscribing")?, Event::Incoming(Packet::SubAck(_))) {}
     let gateways = Gateways::default();
     let shared = gateways.clone();
     tokio::spawn(async move {
-        // Held: without a client the event loop ends.
-        let _client = client;
-        while let Ok(event) = event_loop.poll().await {
-            let Event::Incoming(Packet::Publish(publish)) = event else { continue };
+        loop {
+            let publish = match event_loop.poll().await {
+                Ok(Event::Incoming(Packet::Publish(publish))) => publish,
+                Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                    // The broker was away, and knows of nobody.
+                    let _ = client.try_subscribe(DATA, QoS::AtLeastOnce);
+                    continue;
+                }
+                Ok(_) => continue,
+                Err(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            };
             match (payload::decode(&publish.payload), shared.lock()) {
                 (Ok(payload), Ok(mut gateways)) => gateways.entry(payload.gateway.clone()).or_default().take(payload),
                 (Err(error), _) => eprintln!("the subscriber cannot read a payload: {error}"),
