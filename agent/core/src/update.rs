@@ -77,8 +77,8 @@ pub enum Event<'a> {
     },
     /// Everything that was to be saved is on the disk.
     Saved,
-    /// The set that was to be staged runs beside the other, or cannot.
-    Staged(Result<(), Reason>),
+    /// The set that was to be staged runs beside the other, or does not.
+    Staged(Result<(), NotStaged>),
     /// What the two sets have done until now. The stage's clock is the machine's own.
     Compared {
         /// The new one's slots.
@@ -88,6 +88,15 @@ pub enum Event<'a> {
     },
     /// Time has passed, or the connection is there again.
     Tick,
+}
+
+/// Why a set does not run beside the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotStaged {
+    /// It never will.
+    Unfit(Reason),
+    /// The disk did not give what it has: to be tried again.
+    NotNow,
 }
 
 /// What is to be done.
@@ -433,7 +442,13 @@ impl Update {
                     self.again = self.again.wrapping_add(u32::from(core::mem::take(&mut self.skipped)));
                 }
             }
-            Event::Staged(outcome) => self.staged(now, outcome, &mut actions),
+            Event::Staged(outcome) => {
+                self.staged(now, outcome, &mut actions);
+                // Not at once again: with the next tick.
+                if self.phase == Phase::Ready {
+                    return actions;
+                }
+            }
             Event::Compared { new, old } => self.compared(now, new, old, &mut actions),
             Event::Tick => {}
         }
@@ -712,12 +727,13 @@ impl Update {
         self.phase = Phase::Ready;
     }
 
-    fn staged(&mut self, now: Moment, outcome: Result<(), Reason>, actions: &mut Vec<Action>) {
+    fn staged(&mut self, now: Moment, outcome: Result<(), NotStaged>, actions: &mut Vec<Action>) {
         let (Phase::Staging, Some(set)) = (self.phase, &self.set) else { return };
         let Probation { shadow_us, canary_us, .. } = set.probation;
         let changes = set.cells.routes != self.running.routes;
         match outcome {
-            Err(reason) => self.fail(UpdateState::Rejected, reason, actions),
+            Err(NotStaged::Unfit(reason)) => self.fail(UpdateState::Rejected, reason, actions),
+            Err(NotStaged::NotNow) => self.phase = Phase::Ready,
             Ok(()) if !changes => self.confirm(),
             Ok(()) if shadow_us > 0 => {
                 self.phase = Phase::Shadow { since: now.mono };

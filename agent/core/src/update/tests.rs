@@ -84,7 +84,7 @@ struct Rig {
     disk: BTreeMap<String, Vec<u8>>,
     /// After so many more commits the power is cut.
     commits_left: Option<usize>,
-    stage: Result<(), Reason>,
+    stage: Result<(), NotStaged>,
     /// What the new set does: packets in, out, faults.
     does: (u64, u64, u64),
     trying: bool,
@@ -387,7 +387,7 @@ fn what_is_not_for_this_gateway_changes_nothing_and_says_why() {
     let three = three.replace("slots = [\"quiet\"]", "slots = [\"quiet\", \"loud\", \"more\"]");
     check(&|rig| rig.desire(2, three.clone()), ("rejected", "over-memory"), "");
     let staging = |rig: &mut Rig| {
-        rig.stage = Err(Reason::new("undeclared-import", "it imports wasi:sockets"));
+        rig.stage = Err(NotStaged::Unfit(Reason::new("undeclared-import", "it imports wasi:sockets")));
         rig.desire(2, set(digest(3), ""));
     };
     check(&staging, ("rejected", "undeclared-import"), "");
@@ -430,6 +430,18 @@ fn a_part_that_does_not_come_or_is_wrong_stalls_and_nothing_is_lost() {
     assert_eq!((rig.state().0, rig.running()), ("confirmed", 1));
     let first = rig.deliveries.iter().filter(|topic| topic.ends_with("/0")).count();
     assert_eq!(first, 1);
+}
+
+#[test]
+fn a_disk_that_does_not_give_what_it_has_is_asked_again() {
+    let mut rig = Rig::new();
+    rig.stage = Err(NotStaged::NotNow);
+    rig.desire(1, set(digest(1), ""));
+    rig.run(50);
+    assert_eq!((rig.state(), rig.running()), (("staged", String::new()), 0));
+    rig.stage = Ok(());
+    rig.run(60);
+    assert_eq!((rig.state().0, rig.running()), ("confirmed", 1));
 }
 
 #[test]

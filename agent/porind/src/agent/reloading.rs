@@ -19,6 +19,7 @@ use crate::{
     inbox::SOURCE_QUEUE,
     pipeline::{Pipeline, Unfit},
     source::Order,
+    store::Store,
 };
 
 impl Agent {
@@ -44,7 +45,8 @@ impl Agent {
         }
         let orders = self.parts.orders.clone();
         let Ok(orders) = orders.try_reserve() else { bail!("the last one is still being carried out") };
-        let pipeline = beside(&mut self.core.pipeline, &config, &self.parts.store)?;
+        let store = self.parts.store.clone();
+        let pipeline = beside(&mut self.core.pipeline, &config, &store, |release| store.component(release))?;
 
         // From here on nothing fails.
         if let Some(updating) = &mut self.updating {
@@ -133,13 +135,17 @@ fn needs_no_restart(old: &GatewayConfig, new: &GatewayConfig) -> anyhow::Result<
 }
 
 /// The pipeline of a configuration, with the names and the cells' states of the one that runs.
-pub(super) fn beside(running: &mut Pipeline, config: &Config, store: &crate::store::Store) -> anyhow::Result<Pipeline> {
+pub(super) fn beside(
+    running: &mut Pipeline,
+    config: &Config,
+    store: &Store,
+    component: impl Fn(&Release) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<Pipeline> {
     let learnt = running.states();
     let state = |slot: &str| match learnt.get(slot) {
         Some(state) => Ok(Some(state.clone())),
         None => store.state(slot),
     };
-    let component = |release: &Release| store.component(release);
     let route = |name: &str| Ok(RouteId(store.intern_route(name)?));
     let routes = cells::load(&config.cells, &config.policy, route, state, component)?;
     let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);

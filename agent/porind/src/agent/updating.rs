@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context, ensure};
 use porin_core::{
-    config::{Config, DesiredSet},
+    config::{CellSet, Config, DesiredSet, Provenance},
     status::UpdateStatus,
     time::{Monotonic, Unix},
-    trust::{Envelope, Key, Kind, Reported, Signature, Time, documents::Document, reported::Reason, signing_input},
-    update::{About, Action, Event, Moment, Told, Update},
+    trust::{
+        Digest, Envelope, Key, Kind, Release, Reported, Signature, Time, documents::Document, reported::Reason,
+        signing_input,
+    },
+    update::{About, Action, Event, Moment, NotStaged, Told, Update},
 };
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
@@ -168,10 +172,7 @@ impl Agent {
     fn carry_out(&mut self, action: Action, updating: &mut Updating) -> Vec<Action> {
         match action {
             Action::Stage(set) => {
-                let outcome = self.stage(*set).map_err(|error| {
-                    let misfit = error.chain().find_map(|cause| cause.downcast_ref::<Misfit>());
-                    Reason::new(misfit.map_or("unfit", |Misfit(code, _)| code), &format!("{error:#}"))
-                });
+                let outcome = self.stage(*set);
                 let moment = self.moment(updating);
                 return updating.update.step(moment, &self.parts.config, Event::Staged(outcome));
             }
@@ -220,10 +221,27 @@ impl Agent {
     }
 
     /// Loads the set and starts it beside the one that runs.
-    fn stage(&mut self, set: DesiredSet) -> anyhow::Result<()> {
+    fn stage(&mut self, set: DesiredSet) -> Result<(), NotStaged> {
         let cells = set.cells;
+        let components = self.components(&cells).map_err(|error| {
+            warn!(error = format!("{error:#}"), "the store does not give what an update needs; trying again");
+            NotStaged::NotNow
+        })?;
         let config = Config { cells: cells.clone(), ..self.parts.config.clone() };
-        let mut new = beside(&mut self.core.pipeline, &config, &self.parts.store)?;
+        let component = |release: &Release| {
+            let bytes = components.get(&release.sha256).context("it was not read")?;
+            ensure!(
+                Digest::of(bytes) == release.sha256,
+                Misfit("damaged", "its bytes on the disk have changed".into())
+            );
+            Ok(bytes.clone())
+        };
+        let new = beside(&mut self.core.pipeline, &config, &self.parts.store, component);
+        let mut new = new.map_err(|error| {
+            let misfit = error.chain().find_map(|cause| cause.downcast_ref::<Misfit>());
+            let code = misfit.map_or("unfit", |Misfit(code, _)| code);
+            NotStaged::Unfit(Reason::new(code, &format!("{error:#}")))
+        })?;
         for (name, kind) in self.sources.iter().flat_map(|source| source.streams.iter().flatten()) {
             // It has an id already.
             let _known = new.admit(self.core.pipeline.name(*name), *kind);
@@ -232,6 +250,18 @@ impl Agent {
         self.trial = Some(Trial::begin(&mut self.core.pipeline, new, cells, mark));
         self.mark_dirty();
         Ok(())
+    }
+
+    /// The components of a set's releases. Makes the names of its routes durable, too: after this the disk is not needed.
+    fn components(&self, cells: &CellSet) -> anyhow::Result<BTreeMap<Digest, Vec<u8>>> {
+        let store = &self.parts.store;
+        cells.routes.iter().try_for_each(|route| store.intern_route(&route.name).map(drop))?;
+        let slots = cells.routes.iter().flat_map(|route| &route.slots);
+        let signed = slots.filter_map(|slot| match &slot.cell {
+            Provenance::Signed(release) => Some(release),
+            Provenance::Local(_) => None,
+        });
+        signed.map(|release| Ok((release.sha256, store.component(release)?))).collect()
     }
 
     /// Sources of routes that give up nothing wait where others do not.

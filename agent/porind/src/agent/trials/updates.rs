@@ -8,8 +8,9 @@ use porin_test_support::{
     counting_cell_with,
 };
 
-use super::{PACKETS, Resumes, World};
+use super::{Acks, Event, Life, PACKETS, Resumes, World};
 use crate::{
+    agent::commits::MAX_RETRY_US,
     store::{Room, Store, medium::Trouble},
     updates,
 };
@@ -121,6 +122,33 @@ fn cut_everywhere(canary: &'static str, every: usize) {
     }
     let [_, old, new] = seen.into_inner();
     assert!(old > 0 && (every > 1 || new > 0), "{old} cuts left the old set, {new} the new one");
+}
+
+/// Operations that fail in the middle: the update takes longer, and nothing else.
+#[test]
+fn a_card_that_does_not_answer_for_a_while_costs_an_update_nothing_but_time() {
+    for from in (0..60).step_by(4) {
+        let mut world = world("0s");
+        let mut life = Life::start(&mut world).expect("the card is well");
+        life.world.card.operations();
+        life.world.card.meets(Trouble::Errors { from, to: from + 45 });
+        for _ in 0..300 {
+            life.feed();
+            life.operate();
+            life.acknowledge(Acks::All);
+            life.wait_for_the_commit();
+            if life.agent.status().outbox.disk_error.is_some() {
+                life.agent.parts.uptime.skip(MAX_RETRY_US);
+                life.step(Event::Deadline);
+                life.wait_for_the_commit();
+            }
+        }
+        assert!(life.failed_commits > 0, "from {from}: nothing failed");
+        life.end();
+        assert_eq!(kept(&world), (2, 2), "from {from}");
+        let all: Vec<_> = (1..=PACKETS).collect();
+        assert_eq!((world.delivered("counted"), world.delivered("urgent")), (all.clone(), all), "from {from}");
+    }
 }
 
 #[test]
