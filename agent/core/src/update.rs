@@ -117,7 +117,7 @@ pub enum Action {
 /// Something worth telling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// `accepted`, `refused`, `shadow`, `canary`, `confirmed`, `rejected`, `rolled-back`, `superseded`.
+    /// `accepted`, `refused`, `shadow`, `canary`, `confirmed`, `rejected`, `rolled-back`, `superseded`, `stalled`; of a cell that is kept: `quarantined`.
     pub what: &'static str,
     /// The number of the desired state that it is about.
     pub seq: Option<u64>,

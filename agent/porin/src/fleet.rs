@@ -110,28 +110,27 @@ pub(crate) fn members(cloud: &mut Cloud, target: &Target) -> anyhow::Result<BTre
     Ok(members)
 }
 
-/// The desired state that is retained for a target, if it is one of ours.
+/// The desired state that is retained for a target, if it is one of ours: whoever may publish there could have put anything in its place, which must
+/// neither be signed nor counted from.
 pub(crate) fn current(cloud: &mut Cloud, keys: &KeyFolder, target: &Target) -> anyhow::Result<Option<Desired>> {
     let topic = desired_topic(target);
     let Some(payload) = cloud.retained(&topic)?.remove(&topic).filter(|payload| !payload.is_empty()) else {
         return Ok(None);
     };
-    ours(keys, &payload).with_context(|| format!("what is retained at {topic}")).map(Some)
-}
-
-/// A desired state that was signed by an operator of these roots, whether it still counts or not.
-fn ours(keys: &KeyFolder, payload: &[u8]) -> anyhow::Result<Desired> {
     let root = keys.root()?;
-    let envelope = Envelope::decode(payload)?;
-    let desired: Verified<Desired> = trust::recall(&envelope.payload)?;
-    if envelope.signers(&root.operator.keys) < usize::from(root.operator.threshold) {
-        // A key that was exchanged since may have signed it: its text is as good as any, its number is not.
-        eprintln!(
-            "note: the desired state for {} is signed by a key that does not count any more",
-            name(&desired.target)
-        );
+    let envelope = Envelope::decode(&payload);
+    let signed = envelope
+        .as_ref()
+        .is_ok_and(|envelope| envelope.signers(&root.operator.keys) >= usize::from(root.operator.threshold));
+    match envelope.and_then(|envelope| trust::recall::<Desired>(&envelope.payload)) {
+        Ok(desired) if signed && desired.target == *target => Ok(Some((*desired).clone())),
+        Ok(_) | Err(_) => {
+            eprintln!(
+                "warning: what is retained at {topic} is not signed by an operator who counts; it is left out of account"
+            );
+            Ok(None)
+        }
     }
-    Ok((*desired).clone())
 }
 
 /// What is about to be published.
@@ -251,8 +250,11 @@ impl History {
     }
 
     /// The newest desired state before the one that says this, in which something is otherwise: all of it, or a slot.
-    pub(crate) fn before(&self, keys: &KeyFolder, text: &str, slot: Option<&str>) -> Option<Desired> {
-        let read = |number: u64| ours(keys, &fs::read(self.0.join(number.to_string())).ok()?).ok();
+    pub(crate) fn before(&self, text: &str, slot: Option<&str>) -> Option<Desired> {
+        let read = |number: u64| {
+            let envelope = Envelope::decode(&fs::read(self.0.join(number.to_string())).ok()?).ok()?;
+            Some((*trust::recall::<Desired>(&envelope.payload).ok()?).clone())
+        };
         let newest_first = self.numbers().into_iter().rev().filter_map(read).filter(|desired| !desired.set.is_empty());
         let all: Vec<_> = newest_first.collect();
         let this = all.iter().position(|desired| is_same(&desired.set, text)).unwrap_or(0);

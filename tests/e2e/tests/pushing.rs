@@ -76,24 +76,37 @@ fn an_operator_pushes_watches_changes_a_parameter_and_goes_back() {
     let stranger = Operator::new(broker.port);
     let (code, said, stderr) = stranger.push(&cell, "gw1", &["--slot", "mark"]);
     assert_eq!((code, &said["gateways"]["gw1"]["reason"]), (Some(5), &json!("too-few-signatures")), "{stderr}");
+    let (code, _, stderr) = operator.run(&["desired", "show", "gw1"]);
+    assert!(code == Some(1) && stderr.contains("not signed by an operator who counts"), "{stderr}");
+
+    // The last word is the operator's again: what runs, from a file, with one parameter otherwise.
+    let file = operator.path("set.toml");
+    fs::write(&file, text.replace("absolute = 0.25", "absolute = 0.3")).expect("written");
+    let applied = operator.json(&["desired", "apply", &file.display().to_string(), "--to", "gw1"]);
+    assert_eq!(applied["gateways"]["gw1"]["state"], "confirmed");
+    fs::write(&file, "[slots.mark]\ncell = \"/etc/passwd\"\n").expect("written");
+    let (code, _, stderr) = operator.run(&["desired", "apply", &file.display().to_string(), "--to", "gw1"]);
+    assert!(code == Some(2) && stderr.contains("line 2") && stderr.contains("a desired state names"), "{stderr}");
 
     // What nobody names any more goes; what runs stays.
     let gone = operator.json(&["prune", "--dry-run"]);
-    assert!(gone["gone"].as_array().is_some_and(|gone| !gone.is_empty()), "{gone}");
-    operator.json(&["desired", "show", "gw1"]);
+    assert_eq!((gone["gone"].as_array().map(Vec::len), &gone["kept_releases"]), (Some(3), &json!(2)), "{gone}");
+    operator.json(&["prune"]);
+    assert_eq!(operator.json(&["prune", "--dry-run"])["gone"], json!([]));
     let listed = operator.json(&["ls", "gw1"]);
     assert_eq!(
         (&listed["online"], &listed["state"], &listed["desired"]["seq"]),
-        (&json!("online"), &json!("rolled-back"), &json!(3))
+        (&json!("online"), &json!("confirmed"), &json!(4))
     );
 
-    // Back: to the parameter before, then to what the owner has.
+    // Back: to the parameter before, then to what the owner has in one slot.
     let quick = ["--shadow", "200ms", "--canary", "200ms", "--packets", "20"];
     operator.json(&[&["rollback", "gw1", "quiet"][..], &quick].concat());
-    assert!(from(&gateway, "quiet").ends_with("deadband.wasm"));
+    let text = operator.json(&["desired", "show", "gw1"])["set"].to_string();
+    assert!(text.contains("absolute = 0.25"), "{text}");
     assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 1");
     operator.json(&[&["rollback", "gw1", "mark"][..], &quick].concat());
-    assert!(from(&gateway, "mark").ends_with("own.wasm") && from(&gateway, "quiet").ends_with("deadband.wasm"));
+    assert!(from(&gateway, "mark").ends_with("own.wasm") && !from(&gateway, "quiet").ends_with("deadband.wasm"));
     drop(agent);
 }
 

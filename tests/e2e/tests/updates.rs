@@ -1,6 +1,10 @@
 //! Cells come over MQTT to a gateway that runs, prove themselves, and take over; bad ones do not, and no packet is lost meanwhile.
 
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use porin_core::{
     payload,
@@ -255,6 +259,95 @@ fn documents_that_do_not_count_change_nothing_and_the_reason_is_reported() {
     accounts.retain(&[("porin/v1/gw/gw1/desired".into(), vec![1; 20_000])]);
     wait_until("it says so", || gateway.log().contains("larger than any document"));
     assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+    drop(agent);
+}
+
+#[test]
+fn a_cell_that_turns_bad_after_it_was_kept_goes_into_quarantine_and_that_is_told() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
+    let events = Subscriber::start(broker.port, "porin/v1/gw/gw1/event");
+    let agent = gateway.run(&["--json"]);
+    let nonce = accounts.nonce("gw1");
+    let soon = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + Duration::from_secs(4);
+    let process = format!(
+        "(if (i64.gt_u (i64.load (local.get $arg0)) (i64.const {})) (then unreachable)) {PASS}",
+        soon.as_micros()
+    );
+    let turns = published(&WatCell { process: &process, ..WatCell::default() }.build(), 1);
+    accounts.retain(&turns.publishes);
+    accounts.retain(&[order("gw1", 1, nonce, &set(&turns, "fault = \"pass\"", QUICK))]);
+    assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
+    accounts.wait("gw1", "the cell is in quarantine", |account| account.slots[0].state == "quarantined");
+    wait_until("that is told", || events.received().iter().any(|(_, event)| event["event"] == "quarantined"));
+    // Its packets go on as they came.
+    let before = packets(&subscriber).len();
+    wait_until("packets go on", || packets(&subscriber).len() > before + 100);
+    end_without_loss(agent, &subscriber);
+}
+
+#[test]
+fn a_cell_in_which_the_agent_ends_three_times_is_rolled_back_for_that() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let mut agent = gateway.run(&["--json"]);
+    let nonce = accounts.nonce("gw1");
+    // Slow enough that the agent is in it nearly all the time.
+    let process = format!(
+        "(loop $l (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if $l (i32.lt_u (local.get $i) (i32.const 9000000)))) {PASS}"
+    );
+    let slow = published(&WatCell { process: &process, ..WatCell::default() }.build(), 1);
+    accounts.retain(&slow.publishes);
+    let proof = "shadow = \"1h\"";
+    accounts.retain(&[order("gw1", 1, nonce, &set(&slow, "limits = { fuel_per_batch = 100000000 }", proof))]);
+    for _ in 0..3 {
+        let epoch = accounts.last("gw1").expect("it reports").epoch;
+        accounts.wait("gw1", "it is on probation", |account| account.state.name() == "shadow");
+        std::thread::sleep(Duration::from_millis(300));
+        agent.kill();
+        agent = gateway.run(&["--json"]);
+        accounts.wait("gw1", "it is back", |account| account.epoch != epoch);
+    }
+    assert_eq!(accounts.end_of("gw1", 1), ("rolled-back".into(), "agent-crash".into()));
+    drop(agent);
+}
+
+#[test]
+fn a_store_that_cannot_be_read_takes_nothing_until_the_operator_gives_the_new_ones_word_back() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let mut agent = gateway.run(&["--json"]);
+    let (old, new) = (published(&marking_cell(4), 1), published(&marking_cell(8), 2));
+    [&old, &new].iter().for_each(|version| accounts.retain(&version.publishes));
+    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &set(&old, "", QUICK))]);
+    assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
+    agent.kill();
+    let before = accounts.last("gw1").expect("it reported");
+    fs::write(gateway.path("porin.redb"), vec![7; 100_000]).expect("written");
+    agent = gateway.run(&["--json"]);
+    let account = accounts
+        .wait("gw1", "it refuses what is retained", |account| account.key != before.key && account.refused.is_some());
+    assert_eq!((account.state.name(), account.refused.expect("a reason").code), ("local", "other-nonce".into()));
+    assert!(account.slots[0].release.is_none() && account.nonce.is_some() && account.floors.is_empty());
+    accounts.retain(&[order("gw1", 2, account.nonce, &set(&new, "", QUICK))]);
+    assert_eq!(accounts.end_of("gw1", 2).0, "confirmed");
+    drop(agent);
+}
+
+#[test]
+fn a_new_cell_that_does_not_take_what_the_old_one_has_learnt_begins_afresh_and_that_is_reported() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let agent = gateway.run(&["--json"]);
+    let nonce = accounts.nonce("gw1");
+    let restore = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 64))
+        (i32.store (i32.const 24) (i32.const 12)) i32.const 16";
+    let forgets = published(&WatCell { restore, ..WatCell::default() }.build(), 1);
+    accounts.retain(&forgets.publishes);
+    accounts.retain(&[order("gw1", 1, nonce, &set(&forgets, "", QUICK))]);
+    assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
+    assert_eq!(accounts.last("gw1").expect("it reports").slots[0].fresh.as_deref(), Some("cell: a text"));
     drop(agent);
 }
 

@@ -20,7 +20,7 @@ pub(crate) enum Command {
     Show(Show),
     /// Compare it with what the gateways say they run; exit 3 if it differs
     Diff(Show),
-    /// Say what a gateway or a group is to run: [routes] and [slots] from a file
+    /// Say what a gateway or a group is to run: routes and slots from a file
     Apply(Apply),
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Show {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Apply {
-    /// [routes.*], [slots.*] with `cell = "release:<digest>"` or `cell = "local"`, [probation]
+    /// TOML: routes, slots with `cell = "release:<digest>"` or `cell = "local"`, probation
     file: PathBuf,
     /// A gateway's id, or group:NAME
     #[arg(long, value_name = "GW", value_parser = fleet::target)]

@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     {
         return Err(Failure { code: 2, message: format!("there is no slot `{slot}`"), hint: None }.into());
     }
-    let Some(before) = History::of(&keys, to).before(&keys, &now, slot.as_deref()) else {
+    let Some(before) = History::of(&keys, to).before(&now, slot.as_deref()) else {
         return Err(Failure {
             code: 1,
             message: format!("nothing else was signed for {} in {}", fleet::name(to), keys.path().display()),

@@ -1,11 +1,12 @@
 //! The loop's side of updates: `core::update` decides, and here is done what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
 use porin_core::{
     config::{CellSet, Config, DesiredSet, Provenance},
-    status::UpdateStatus,
+    health::State,
+    status::{SlotStatus, UpdateStatus},
     time::{Monotonic, Unix},
     trust::{
         Digest, Envelope, Key, Kind, Release, Reported, Signature, Time, documents::Document, reported::Reason,
@@ -49,6 +50,8 @@ pub(crate) struct Updating {
     again: Option<(Monotonic, u64)>,
     /// What was reported on this connection.
     reported: Option<Reported>,
+    /// Slots whose cells are called no more, as far as that was told.
+    quarantined: BTreeSet<String>,
     /// What is to be told.
     told: Vec<(Unix, Told)>,
     due: Monotonic,
@@ -63,6 +66,7 @@ impl Updating {
             key,
             subscribed: BTreeMap::new(),
             again: None,
+            quarantined: BTreeSet::new(),
             reported: None,
             told: Vec::new(),
             due: Monotonic(0),
@@ -73,6 +77,13 @@ impl Updating {
     /// What is kept cannot be run: the owner's configuration runs.
     pub(crate) fn is_inconsistent(&mut self, why: &str) {
         self.update.inconsistent(why);
+    }
+
+    fn tell(&mut self, at: Unix, told: Told) {
+        if self.told.len() >= MAX_TOLD {
+            self.told.remove(0);
+        }
+        self.told.push((at, told));
     }
 
     fn key(&self) -> Key {
@@ -211,10 +222,7 @@ impl Agent {
                     "refused" => warn!(reason, "a document does not count"),
                     what => info!(what, seq = told.seq, "update"),
                 }
-                if updating.told.len() >= MAX_TOLD {
-                    updating.told.remove(0);
-                }
-                updating.told.push((self.now.unix, told));
+                updating.tell(self.now.unix, told);
             }
         }
         Vec::new()
@@ -285,6 +293,7 @@ impl Agent {
                 }
                 None => self.update_event(Event::Tick),
             }
+            self.tell_of_quarantine();
             let every = if self.trial.is_some() { COMPARE_US } else { TICK_US };
             if let Some(updating) = &mut self.updating {
                 if let Some((at, pause_us)) = updating.again
@@ -302,6 +311,21 @@ impl Agent {
             // No connection, or no room: later.
             self.updating.iter_mut().for_each(|updating| updating.changed = self.link.connection.is_some());
         }
+    }
+
+    /// Tells of cells that are called no more: since when nobody has to ask.
+    fn tell_of_quarantine(&mut self) {
+        let Some(updating) = &mut self.updating else { return };
+        let slots = self.core.pipeline.slot_status();
+        let now: Vec<_> = slots.into_iter().filter(|slot| slot.state == State::Quarantined.name()).collect();
+        for SlotStatus { name, last_fault, .. } in &now {
+            if !updating.quarantined.contains(name) {
+                let reason = Reason::new("fault", last_fault.as_deref().unwrap_or_default()).of(name);
+                updating.tell(self.now.unix, Told { what: "quarantined", seq: None, reason: Some(reason) });
+                updating.changed = true;
+            }
+        }
+        updating.quarantined = now.into_iter().map(|slot| slot.name).collect();
     }
 
     /// When that is, if anything is.
