@@ -314,7 +314,7 @@ fn a_cell_in_which_the_agent_ends_three_times_is_rolled_back_for_that() {
 }
 
 #[test]
-fn a_store_that_cannot_be_read_takes_nothing_until_the_operator_gives_the_new_ones_word_back() {
+fn a_store_that_was_lost_takes_nothing_until_the_operator_gives_the_new_ones_word_back() {
     let broker = Broker::mosquitto();
     let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
     let mut agent = gateway.run(&["--json"]);
@@ -324,7 +324,7 @@ fn a_store_that_cannot_be_read_takes_nothing_until_the_operator_gives_the_new_on
     assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
     agent.kill();
     let before = accounts.last("gw1").expect("it reported");
-    fs::write(gateway.path("porin.redb"), vec![7; 100_000]).expect("written");
+    fs::remove_file(gateway.path("porin.redb")).expect("removed");
     agent = gateway.run(&["--json"]);
     let account = accounts
         .wait("gw1", "it refuses what is retained", |account| account.key != before.key && account.refused.is_some());
