@@ -36,6 +36,22 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
         number(&uplink["connections"]),
         uplink["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
     )?;
+    let update = &status["update"];
+    if update.is_object() {
+        let why = |key: &str, word: &str| {
+            update[key].as_str().map_or_else(String::new, |reason| format!("; {word}{reason}"))
+        };
+        writeln!(
+            text,
+            "update   {}, cells from {}, root {} of {}{}{}",
+            word(&update["state"]),
+            word(&update["cells_from"]),
+            number(&update["root_version"]),
+            word(&update["fleet"]),
+            why("reason", ""),
+            why("refused", "last refused: ")
+        )?;
+    }
     for source in list("sources") {
         writeln!(
             text,
@@ -61,7 +77,7 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
         for slot in route["slots"].as_array().into_iter().flatten() {
             writeln!(
                 text,
-                "  slot   {}: {}{} in, {} out, {} faults, {} KB, sha256:{}{}",
+                "  slot   {}: {}{} in, {} out, {} faults, {} KB, {} sha256:{}{}",
                 word(&slot["name"]),
                 match slot["state"].as_str() {
                     Some("running") | None => String::new(),
@@ -71,6 +87,7 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
                 number(&slot["output"]),
                 number(&slot["faults"]),
                 number(&slot["memory_bytes"]) / 1_024,
+                word(&slot["from"]),
                 word(&slot["digest"]).get(..16).unwrap_or_default(),
                 slot["last_fault"].as_str().map_or_else(String::new, |fault| format!("; last fault: {fault}"))
             )?;
