@@ -231,6 +231,17 @@ pub struct Route {
     pub batch_packets: usize,
     /// How long an incomplete publish waits for more packets, in microseconds.
     pub batch_wait_us: u64,
+    /// How much of what enters it is kept in memory, for new cells to be tried on; `None`: nothing.
+    pub record: Option<Recording>,
+}
+
+/// What is kept of what enters a route. The older end is given up first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// Nothing older, in microseconds.
+    pub us: u64,
+    /// No more, as packets lie in memory.
+    pub bytes: usize,
 }
 
 /// A place for a cell in a route.

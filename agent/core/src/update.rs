@@ -77,8 +77,8 @@ pub enum Event<'a> {
     },
     /// Everything that was to be saved is on the disk.
     Saved,
-    /// The set that was to be staged runs beside the other, or does not.
-    Staged(Result<(), NotStaged>),
+    /// The set that was to be staged runs beside the other, or does not. What its slots did on packets that were recorded, if there were any.
+    Staged(Result<Vec<SlotStatus>, NotStaged>),
     /// What the two sets have done until now. The stage's clock is the machine's own.
     Compared {
         /// The new one's slots.
@@ -727,10 +727,18 @@ impl Update {
         self.phase = Phase::Ready;
     }
 
-    fn staged(&mut self, now: Moment, outcome: Result<(), NotStaged>, actions: &mut Vec<Action>) {
+    fn staged(&mut self, now: Moment, outcome: Result<Vec<SlotStatus>, NotStaged>, actions: &mut Vec<Action>) {
         let (Phase::Staging, Some(set)) = (self.phase, &self.set) else { return };
         let Probation { shadow_us, canary_us, .. } = set.probation;
         let changes = set.cells.routes != self.running.routes;
+        let outcome = match outcome {
+            // Nothing else ran on those packets.
+            Ok(tried) => match self.judge(&tried, &[], 0, 0) {
+                Verdict::Failed(reason) => return self.fail(UpdateState::RolledBack, reason, actions),
+                Verdict::Open | Verdict::Passed => Ok(()),
+            },
+            Err(error) => Err(error),
+        };
         match outcome {
             Err(NotStaged::Unfit(reason)) => self.fail(UpdateState::Rejected, reason, actions),
             Err(NotStaged::NotNow) => self.phase = Phase::Ready,
@@ -757,6 +765,19 @@ impl Update {
             Phase::Canary { since } => (since, probation.canary_us),
             Phase::Settled | Phase::Fetching { .. } | Phase::Ready | Phase::Staging | Phase::Confirming => return,
         };
+        match self.judge(new, old, stage_us, now.mono.since(since)) {
+            Verdict::Open => {}
+            Verdict::Failed(reason) => self.fail(UpdateState::RolledBack, reason, actions),
+            Verdict::Passed if matches!(self.phase, Phase::Shadow { .. }) && probation.canary_us > 0 => {
+                self.switch(now, actions);
+            }
+            Verdict::Passed => self.confirm(),
+        }
+    }
+
+    /// How the slots that change have done, beside those that ran before.
+    fn judge(&self, new: &[SlotStatus], old: &[SlotStatus], stage_us: u64, elapsed_us: u64) -> Verdict {
+        let Some(DesiredSet { probation, .. }) = self.set else { return Verdict::Open };
         let changed = self.changed();
         let named = |list: &'_ [SlotStatus], name: &str| list.iter().position(|status| status.name == name);
         let compared = changed.iter().filter_map(|(slot, same_kind)| {
@@ -768,14 +789,7 @@ impl Update {
             Some(Compared { new: &new[named(new, &slot.name)?], old: before.map(|index| &old[index]), health })
         });
         let compared: Vec<_> = compared.collect();
-        match probation::verdict(&compared, probation, stage_us, now.mono.since(since)) {
-            Verdict::Open => {}
-            Verdict::Failed(reason) => self.fail(UpdateState::RolledBack, reason, actions),
-            Verdict::Passed if matches!(self.phase, Phase::Shadow { .. }) && probation.canary_us > 0 => {
-                self.switch(now, actions);
-            }
-            Verdict::Passed => self.confirm(),
-        }
+        probation::verdict(&compared, probation, stage_us, elapsed_us)
     }
 
     /// Slots of the goal that are not as they run, and whether there is one of the same kind that runs.

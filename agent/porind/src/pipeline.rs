@@ -4,6 +4,7 @@
 //! steady state a numeric packet costs no allocation: every buffer is kept and used again.
 
 mod declare;
+mod recorder;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,10 @@ use porin_core::{
     time::{Now, Unix},
 };
 
-pub(crate) use self::declare::Unfit;
+pub(crate) use self::{
+    declare::Unfit,
+    recorder::{Next, Recorder},
+};
 use crate::{
     slot::{AnySlot, Line},
     store::Digest,
@@ -111,6 +115,7 @@ struct Route {
     declared: BTreeSet<StreamId>,
     received: u64,
     forwarded: u64,
+    recorder: Recorder,
     /// What is on its way through the slots, and where the next slot puts it.
     readings: Flow<Reading>,
     messages: Flow<Message>,
@@ -218,8 +223,11 @@ impl Pipeline {
 
     fn run_touched(&mut self, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
         while let Some(route) = self.touched.pop() {
-            let Route { received, readings, messages, .. } = &mut self.routes[route];
+            let Route { received, readings, messages, config, recorder, .. } = &mut self.routes[route];
             *received += (readings.input.len() + messages.input.len()) as u64;
+            if let Some(rule) = config.record {
+                recorder.keep(rule, now, &readings.input, &messages.input);
+            }
             self.run(route, 0, now, &mut keep);
         }
     }
@@ -373,6 +381,39 @@ impl Pipeline {
         std::mem::swap(&mut self.names, &mut other.names);
         std::mem::swap(&mut self.kinds, &mut other.kinds);
         std::mem::swap(&mut self.seen, &mut other.seen);
+    }
+
+    /// What has entered its routes lately, by route.
+    pub(crate) fn recordings(&self) -> BTreeMap<&str, &Recorder> {
+        self.routes.iter().map(|route| (route.config.name.as_str(), &route.recorder)).collect()
+    }
+
+    /// Goes on with what another pipeline has recorded of routes with the same names.
+    pub(crate) fn take_recordings(&mut self, other: &mut Self) {
+        for route in &mut self.routes {
+            let same = other
+                .routes
+                .iter_mut()
+                .find(|old| old.config.name == route.config.name && old.config.input == route.config.input);
+            if let (Some(old), Some(_)) = (same, route.config.record) {
+                route.recorder = std::mem::take(&mut old.recorder);
+            }
+        }
+    }
+
+    /// Tries its cells on what was recorded, and gives what they did. What they put out goes nowhere, and the first fault ends it.
+    pub(crate) fn rehearse(&mut self, recordings: &BTreeMap<&str, &Recorder>) -> Vec<SlotStatus> {
+        for index in 0..self.routes.len() {
+            let Some(recorder) = recordings.get(self.routes[index].config.name.as_str()) else { continue };
+            recorder.batches(|now, readings, messages| {
+                let Route { readings: flow, messages: others, .. } = &mut self.routes[index];
+                flow.input.extend_from_slice(readings);
+                others.input.extend_from_slice(messages);
+                self.run(index, 0, now, &mut |_, _| {});
+                if self.faults() == 0 { Next::More } else { Next::Stop }
+            });
+        }
+        self.slot_status()
     }
 
     /// Numbers of its slots.

@@ -38,9 +38,8 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
     )?;
     let update = &status["update"];
     if update.is_object() {
-        let why = |key: &str, word: &str| {
-            update[key].as_str().map_or_else(String::new, |reason| format!("; {word}{reason}"))
-        };
+        let why =
+            |key: &str, word: &str| update[key].as_str().map_or_else(String::new, |reason| format!("; {word}{reason}"));
         writeln!(
             text,
             "update   {}, cells from {}, root {} of {}{}{}",

@@ -102,6 +102,7 @@ impl Trial {
     /// The new set alone runs on.
     pub(crate) fn confirm(mut self, pipeline: &mut Pipeline) -> CellSet {
         self.switch(pipeline);
+        pipeline.take_recordings(&mut self.other);
         self.cells
     }
 
@@ -215,7 +216,8 @@ impl Mark {
         left
     }
 
-    fn set(&self, under_way: bool) {
+    /// Says whether a call is under way.
+    pub(crate) fn set(&self, under_way: bool) {
         // Without the mark an agent that ends is nobody's fault.
         let _ = self.0.as_ref().map(|file| file.write_at(&[u8::from(under_way)], 0));
     }

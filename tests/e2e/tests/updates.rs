@@ -351,6 +351,47 @@ fn a_new_cell_that_does_not_take_what_the_old_one_has_learnt_begins_afresh_and_t
     drop(agent);
 }
 
+#[test]
+fn a_new_cell_is_tried_on_what_the_gateway_has_recorded_before_it_sees_anything_live() {
+    let broker = Broker::mosquitto();
+    let accounts = Accounts::of(&broker);
+    // It makes 1,000 readings and then nothing more: whatever judges a cell after that is the recording.
+    let source = "[sources.sim.simulator]\nstreams = \"s/{n}\"\ncount = 4\nevery = \"1ms\"\nreadings = 1000\n";
+    let gateway =
+        gateway(&broker, source).edit("[routes.all]", "[routes.all]\nrecord = { time = \"10min\", bytes = \"100kB\" }");
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
+    let agent = gateway.run(&["--json"]);
+    let nonce = accounts.nonce("gw1");
+    wait_until("the source has ended", || packets(&subscriber).len() == 1_000);
+    let proof = "shadow = \"1h\"\npackets = 900";
+    let recorded = |published: &Published| {
+        set(published, "", proof)
+            .replace("[routes.all]", "[routes.all]\nrecord = { time = \"10min\", bytes = \"100kB\" }")
+    };
+    let tenth = "(global.set $seen (i32.add (global.get $seen) (local.get $arg1)))
+         (if (i32.ge_u (global.get $seen) (i32.const 900)) (then unreachable))";
+    let (process, items) = (format!("{tenth} {PASS}"), "(global $seen (mut i32) (i32.const 0))");
+    let late = published(&WatCell { items, process: &process, ..WatCell::default() }.build(), 1);
+    accounts.retain(&late.publishes);
+    accounts.retain(&[order("gw1", 1, nonce, &recorded(&late))]);
+    assert_eq!(accounts.end_of("gw1", 1), ("rolled-back".into(), "fault".into()));
+    let mut release = release_of(&marking_cell(4), 2);
+    release.health = Health { min_per_mille: 0, max_per_mille: 500 };
+    let all = publish_by(&[PUBLISHER], &release, &marking_cell(4));
+    accounts.retain(&all.publishes);
+    accounts.retain(&[order("gw1", 2, None, &recorded(&all))]);
+    assert_eq!(accounts.end_of("gw1", 2), ("rolled-back".into(), "output-ratio".into()));
+    // A good one goes on to what is live.
+    let good = published(&marking_cell(8), 3);
+    accounts.retain(&good.publishes);
+    accounts.retain(&[order("gw1", 3, None, &recorded(&good))]);
+    accounts.wait("gw1", "it is on probation", |account| account.state.name() == "shadow");
+    let said: Vec<_> = accounts.all("gw1").iter().map(|account| account.state.name()).collect();
+    assert_eq!(said.iter().filter(|state| **state == "shadow").count(), 1, "{said:?}");
+    assert_eq!(packets(&subscriber).len(), 1_000, "what was tried is not sent");
+    drop(agent);
+}
+
 /// Swaps; `PORIN_SWAPS` asks for more or fewer.
 fn swaps() -> u64 {
     std::env::var("PORIN_SWAPS").ok().and_then(|swaps| swaps.parse().ok()).unwrap_or(100)

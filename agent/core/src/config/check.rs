@@ -16,7 +16,7 @@ use toml::{Spanned, Value as Toml};
 
 use super::{
     Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, LogTo, OutboxConfig,
-    Policy, Route, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
+    Policy, Recording, Route, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
     desired::Origin,
     nearest::{listed, nearest},
     quantity, raw,
@@ -46,6 +46,15 @@ const BATCH_BYTES: usize = 4_096;
 
 /// The clouds' largest publish.
 const MAX_BATCH_BYTES: usize = 131_072;
+
+/// What a route keeps of its input where it says no more: forty thousand readings.
+const RECORDED_BYTES: u64 = 1_000_000;
+
+/// Of all routes together: it is memory.
+const MAX_RECORDED_BYTES: usize = 16_000_000;
+
+/// Longer ago than a day is another day.
+const MAX_RECORDED_US: u64 = 86_400_000_000;
 
 /// What waits at most: a week of 20 packets a second.
 const MAX_OUTBOX_BYTES: u64 = 1_000_000_000;
@@ -299,13 +308,33 @@ impl Parser<'_> {
                 batch_bytes: self.number(raw.batch.bytes.as_ref(), BATCH_BYTES, 256..=MAX_BATCH_BYTES)?,
                 batch_packets: self.number(raw.batch.packets.as_ref(), MAX_BATCH, 1..=MAX_BATCH)?,
                 batch_wait_us: self.time(raw.batch.wait.as_ref(), "0s")?,
+                record: raw.record.map(|record| self.record(&record)).transpose()?,
             });
+        }
+        let recorded: usize = checked.iter().filter_map(|route| route.record).map(|record| record.bytes).sum();
+        if recorded > MAX_RECORDED_BYTES {
+            return self
+                .fail(0..0, format!("the routes record {recorded} bytes together: at most {MAX_RECORDED_BYTES}"));
         }
         if let Some((name, _)) = slots.first_key_value() {
             let text = name.get_ref();
             return self.fail(name.span(), format!("slot `{text}` is in no route"));
         }
         Ok(CellSet { routes: checked, text: desired::text(self.text) })
+    }
+
+    fn record(&self, raw: &Spanned<raw::Record>) -> Checked<Recording> {
+        let raw::Record { time, bytes } = raw.get_ref();
+        let us = match self.time(Some(time), "")? {
+            us @ 1..=MAX_RECORDED_US => us,
+            _ => return self.fail(time.span(), format!("record `{}`: up to 1d", time.get_ref())),
+        };
+        let bytes = bytes.as_ref().map_or(Ok(RECORDED_BYTES), |text| match self.bytes(text)? {
+            bytes @ 10_000..=4_000_000 => Ok(bytes),
+            _ => self.fail(text.span(), "bytes of a recording: 10kB to 4MB".into()),
+        })?;
+        // Within the bounds, which are small.
+        Ok(Recording { us, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) })
     }
 
     fn params(&self, raw: BTreeMap<Spanned<String>, Spanned<Toml>>) -> Checked<Vec<Param>> {

@@ -55,6 +55,14 @@ pub struct Probation {
     pub packets: u64,
 }
 
+impl Probation {
+    /// Whether it is kept at once.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.shadow_us == 0 && self.canary_us == 0
+    }
+}
+
 /// What a slot of a desired state wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {

@@ -278,6 +278,14 @@ pub(super) struct Route {
     pub(super) encoding: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) batch: Batch,
+    pub(super) record: Option<Spanned<Record>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    pub(super) time: Spanned<String>,
+    pub(super) bytes: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]

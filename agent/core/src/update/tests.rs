@@ -84,7 +84,7 @@ struct Rig {
     disk: BTreeMap<String, Vec<u8>>,
     /// After so many more commits the power is cut.
     commits_left: Option<usize>,
-    stage: Result<(), NotStaged>,
+    stage: Result<Vec<SlotStatus>, NotStaged>,
     /// What the new set does: packets in, out, faults.
     does: (u64, u64, u64),
     trying: bool,
@@ -107,7 +107,7 @@ impl Rig {
             deliveries: vec![],
             disk,
             commits_left: None,
-            stage: Ok(()),
+            stage: Ok(vec![]),
             does: (10, 5, 0),
             trying: false,
             switched: false,
@@ -439,9 +439,27 @@ fn a_disk_that_does_not_give_what_it_has_is_asked_again() {
     rig.desire(1, set(digest(1), ""));
     rig.run(50);
     assert_eq!((rig.state(), rig.running()), (("staged", String::new()), 0));
-    rig.stage = Ok(());
+    rig.stage = Ok(vec![]);
     rig.run(60);
     assert_eq!((rig.state().0, rig.running()), ("confirmed", 1));
+}
+
+#[test]
+fn a_cell_that_fails_on_recorded_packets_never_sees_live_ones() {
+    let check = |input: u64, output: u64, faults: u64, ends: (&str, &str)| {
+        let mut rig = Rig::new();
+        let name = "quiet".into();
+        rig.stage = Ok(vec![SlotStatus { name, input, processed: input, output, faults, ..SlotStatus::default() }]);
+        rig.desire(1, set(digest(1), ""));
+        rig.run(60);
+        assert_eq!((rig.state().0, rig.state().1.as_str()), ends);
+        assert_eq!(rig.told().contains(&"shadow"), ends.0 == "confirmed");
+    };
+    check(3, 1, 1, ("rolled-back", "fault"));
+    check(10, 10, 0, ("rolled-back", "output-ratio"));
+    // Too few to say anything but that it does not fault.
+    check(9, 9, 0, ("confirmed", ""));
+    check(10, 5, 0, ("confirmed", ""));
 }
 
 #[test]

@@ -52,7 +52,8 @@ impl Agent {
         if let Some(updating) = &mut self.updating {
             updating.update().reconfigured(local, config.cells.clone());
         }
-        let old = std::mem::replace(&mut self.core.pipeline, pipeline);
+        let mut old = std::mem::replace(&mut self.core.pipeline, pipeline);
+        self.core.pipeline.take_recordings(&mut old);
         self.earlier += old.status().0.iter().map(|route| route.forwarded).sum::<u64>();
         self.core.outbox.set_bounds(config.gateway.outbox.bounds);
         self.core.dead.set_max_bytes(config.gateway.dead_letter_bytes);
@@ -153,4 +154,17 @@ pub(super) fn beside(
     // What the cells have learnt since the last commit is to be written with the next.
     pipeline.commit_failed();
     Ok(pipeline)
+}
+
+/// The pipeline of a configuration with cells that have learnt nothing, and the names of the one that runs: to try them on what was recorded.
+pub(super) fn afresh(
+    running: &Pipeline,
+    config: &Config,
+    component: impl Fn(&Release) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<Pipeline> {
+    let mut ids = (0..).map(RouteId);
+    let id = |_: &str| Ok(ids.next().unwrap_or_default());
+    let routes = cells::load(&config.cells, &config.policy, id, |_| Ok(None), component)?;
+    let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);
+    Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::LeaveOut)
 }

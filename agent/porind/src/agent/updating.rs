@@ -18,7 +18,10 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::{Agent, reloading::beside};
+use super::{
+    Agent,
+    reloading::{afresh, beside},
+};
 use crate::{
     cells::Misfit,
     trial::{Mark, Trial},
@@ -229,7 +232,7 @@ impl Agent {
     }
 
     /// Loads the set and starts it beside the one that runs.
-    fn stage(&mut self, set: DesiredSet) -> Result<(), NotStaged> {
+    fn stage(&mut self, set: DesiredSet) -> Result<Vec<SlotStatus>, NotStaged> {
         let cells = set.cells;
         let components = self.components(&cells).map_err(|error| {
             warn!(error = format!("{error:#}"), "the store does not give what an update needs; trying again");
@@ -244,20 +247,28 @@ impl Agent {
             );
             Ok(bytes.clone())
         };
-        let new = beside(&mut self.core.pipeline, &config, &self.parts.store, component);
-        let mut new = new.map_err(|error| {
+        let unfit = |error: anyhow::Error| {
             let misfit = error.chain().find_map(|cause| cause.downcast_ref::<Misfit>());
             let code = misfit.map_or("unfit", |Misfit(code, _)| code);
             NotStaged::Unfit(Reason::new(code, &format!("{error:#}")))
-        })?;
+        };
+        let mark = Mark::open(&self.parts.config.gateway.socket);
+        let mut tried = Vec::new();
+        let recordings = self.core.pipeline.recordings();
+        if !set.probation.is_none() && recordings.values().any(|recorder| !recorder.is_empty()) {
+            let mut rehearsal = afresh(&self.core.pipeline, &config, component).map_err(unfit)?;
+            mark.set(true);
+            tried = rehearsal.rehearse(&recordings);
+            mark.set(false);
+        }
+        let mut new = beside(&mut self.core.pipeline, &config, &self.parts.store, component).map_err(unfit)?;
         for (name, kind) in self.sources.iter().flat_map(|source| source.streams.iter().flatten()) {
             // It has an id already.
             let _known = new.admit(self.core.pipeline.name(*name), *kind);
         }
-        let mark = Mark::open(&self.parts.config.gateway.socket);
         self.trial = Some(Trial::begin(&mut self.core.pipeline, new, cells, mark));
         self.mark_dirty();
-        Ok(())
+        Ok(tried)
     }
 
     /// The components of a set's releases. Makes the names of its routes durable, too: after this the disk is not needed.

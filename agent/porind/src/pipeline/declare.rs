@@ -12,7 +12,7 @@ use porin_core::{
 };
 use tracing::error;
 
-use super::{Flow, Pipeline, Route, Stream};
+use super::{Flow, Pipeline, Recorder, Route, Stream};
 use crate::{
     cells::{LoadedRoute, LoadedSlot},
     slot::AnySlot,
@@ -67,6 +67,7 @@ impl Pipeline {
                 declared,
                 received: 0,
                 forwarded: 0,
+                recorder: Recorder::default(),
                 readings: Flow::default(),
                 messages: Flow::default(),
             });
