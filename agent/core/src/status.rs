@@ -188,6 +188,8 @@ pub struct SlotStatus {
     pub fresh: Option<String>,
     /// Lines that the cell logged beyond what it may log in a call or a second, or that could not be written.
     pub log_lines_dropped: u64,
+    /// Of them, those that could not be written: nothing that the cell can help.
+    pub log_lines_unwritten: u64,
 }
 
 /// Packets on which cells faulted. `found` + `added` = `waiting` + `replayed` + `discarded` + `evicted`.

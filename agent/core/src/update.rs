@@ -230,6 +230,8 @@ pub struct Update {
     /// Documents that were refused in this minute, and when it began.
     refusals: (u32, Monotonic),
     all_refusals: u64,
+    /// Something was not looked at because of them.
+    overwhelmed: bool,
     /// The latest time at which a document that counts was made: it is at least as late.
     issued: Unix,
     /// Rises when something is to be asked for again.
@@ -271,6 +273,7 @@ impl Update {
             refused: None,
             refusals: (0, Monotonic(0)),
             all_refusals: 0,
+            overwhelmed: false,
             issued: Unix(0),
             generation: 0,
             unsaved: Vec::new(),
@@ -285,10 +288,19 @@ impl Update {
             let bytes = if is_piece { &[] } else { content(value).ok_or_else(unreadable)? };
             update.recall_row(key, bytes, &mut roots).ok_or_else(unreadable)?;
         }
-        for (version, envelope) in roots {
-            if version > update.root.version {
-                update.root = trust::next_root(&update.root, &envelope).map_err(RecallError::Root)?;
-            }
+        let mut chain = update.root.clone();
+        let later = roots.range(chain.version.saturating_add(1)..);
+        let followed = later.clone().try_for_each(|(_, envelope)| {
+            chain = trust::next_root(&chain, envelope)?;
+            Ok::<_, Refusal>(())
+        });
+        if followed.is_ok() {
+            update.root = chain;
+        } else {
+            // The owner has put another one there, and that is the one that counts: numbers of others mean nothing under it.
+            update.unsaved.extend(later.map(|(version, _)| Key::Root(*version).delete()));
+            let numbers = core::mem::take(&mut update.numbers).into_keys();
+            update.unsaved.extend(numbers.map(|target| Key::Number(target).delete()));
         }
         Ok(update)
     }
@@ -351,6 +363,9 @@ impl Update {
     /// The owner's configuration has changed. What comes from a desired state stays.
     pub fn reconfigured(&mut self, local: CellSet, running: CellSet) {
         (self.local, self.running) = (local, running);
+        // What was about to be staged was read with the old one.
+        self.set = None;
+        self.phase = Phase::Settled;
     }
 
     /// It is at least this late: a document that counts was made then.
@@ -380,7 +395,8 @@ impl Update {
     /// The topics that are to be subscribed to, each with a count that rises when what is retained there is to be sent again.
     #[must_use]
     pub fn topics(&self) -> Vec<(String, u32)> {
-        let mut topics = alloc::vec![(format!("porin/v1/fleet/root/{}", self.root.version.saturating_add(1)), 0)];
+        let mut topics =
+            alloc::vec![(format!("porin/v1/fleet/root/{}", self.root.version.saturating_add(1)), self.again)];
         let desired = self.targets().map(|target| (format!("porin/v1/{}/desired", target_name(&target)), self.again));
         topics.extend(desired);
         if let Phase::Fetching { .. } = self.phase {
@@ -458,7 +474,11 @@ impl Update {
 
     fn came(&mut self, now: Moment, topic: &str, payload: &[u8], actions: &mut Vec<Action>) {
         // A retained document that was cleared.
-        if payload.is_empty() || self.is_overwhelmed(now.mono) {
+        if payload.is_empty() {
+            return;
+        }
+        if self.is_overwhelmed(now.mono) {
+            self.overwhelmed = true;
             return;
         }
         let Some(rest) = topic.strip_prefix("porin/v1/") else { return };
@@ -539,6 +559,7 @@ impl Update {
             }
             self.set = None;
             self.begin(now);
+            self.forget();
         }
         Ok(())
     }
@@ -552,8 +573,10 @@ impl Update {
     fn next_root(&mut self, payload: &[u8]) -> Result<(), Refusal> {
         let next = trust::next_root(&self.root, payload)?;
         self.unsaved.push(Key::Root(next.version).put(payload));
-        if next.operator != self.root.operator {
-            // Whoever had the old key may have used up all numbers.
+        let remaining = self.root.operator.keys.iter().filter(|key| next.operator.keys.contains(key)).count();
+        if remaining < usize::from(next.operator.threshold) {
+            // Whoever had the old keys may have used up all numbers, and says nothing more. If they still say what is to run, the numbers keep old
+            // documents of theirs out.
             let forgotten = core::mem::take(&mut self.numbers).into_keys();
             self.unsaved.extend(forgotten.map(|target| Key::Number(target).delete()));
         }
@@ -570,6 +593,8 @@ impl Update {
         for wanted in wanted {
             match self.check_release(now, payload, &wanted) {
                 Ok(()) => {}
+                // Whoever carries it may have taken them off: the next copy may be whole.
+                Err(refusal @ Refusal::TooFewSignatures { .. }) => return Err(refusal),
                 // It came, and it is nothing for this gateway, whoever asks.
                 Err(refusal) => {
                     let reason = Reason::new(refusal.code(), &refusal.to_string()).of(&wanted.slot);
@@ -578,8 +603,10 @@ impl Update {
                 }
             }
         }
-        if self.checked.contains_key(&digest) && self.releases.insert(digest, payload.to_vec()).is_none() {
-            self.unsaved.push(Key::Release(digest).put(payload));
+        if self.checked.contains_key(&digest) {
+            if self.releases.insert(digest, payload.to_vec()).as_deref() != Some(payload) {
+                self.unsaved.push(Key::Release(digest).put(payload));
+            }
             self.progress(now);
         }
         Ok(())
@@ -639,6 +666,12 @@ impl Update {
 
     /// Does what can be done without anything more coming.
     fn go_on(&mut self, now: Moment, config: &Config, actions: &mut Vec<Action>) {
+        if self.overwhelmed && !self.is_overwhelmed(now.mono) {
+            // Among what was not looked at may have been something good.
+            self.overwhelmed = false;
+            self.again = self.again.wrapping_add(1);
+            self.generation = self.generation.wrapping_add(1);
+        }
         if self.phase == Phase::Settled {
             self.begin(now);
         }
@@ -693,6 +726,10 @@ impl Update {
             if let Some(envelope) = known
                 && let Err(refusal) = self.check_release(now, &envelope, wanted)
             {
+                // By keys that count no more: it may have been signed again.
+                if matches!(refusal, Refusal::TooFewSignatures { .. }) {
+                    continue;
+                }
                 let reason = Reason::new(refusal.code(), &refusal.to_string()).of(&wanted.slot);
                 self.fail(UpdateState::Rejected, reason, actions);
                 return false;
@@ -740,7 +777,12 @@ impl Update {
             Err(error) => Err(error),
         };
         match outcome {
-            Err(NotStaged::Unfit(reason)) => self.fail(UpdateState::Rejected, reason, actions),
+            Err(NotStaged::Unfit(reason)) => {
+                if reason.code == "damaged" {
+                    self.forget_pieces();
+                }
+                self.fail(UpdateState::Rejected, reason, actions);
+            }
             Err(NotStaged::NotNow) => self.phase = Phase::Ready,
             Ok(()) if !changes => self.confirm(),
             Ok(()) if shadow_us > 0 => {
@@ -807,29 +849,32 @@ impl Update {
         let write = Key::Confirmed.put(&goal.payload);
         self.unsaved.push(write);
         self.unsaved.push(Key::Trial.delete());
+        let raised = self.raised_floors();
+        self.unsaved.extend(raised.iter().map(|(cell, floor)| Key::Floor(cell.clone()).put_value(floor)));
+        self.phase = Phase::Confirming;
+    }
+
+    /// The floors that the goal raises: of each cell the highest that any of its slots asks for.
+    fn raised_floors(&self) -> BTreeMap<String, u64> {
+        let mut raised = BTreeMap::new();
         for wanted in &self.wanted {
             let release = wanted.release.and_then(|release| self.checked.get(&release));
             if let Some(release) = release
                 && self.floors.get(&release.cell).copied().unwrap_or(0) < wanted.min_seq
             {
-                self.unsaved.push(Key::Floor(release.cell.clone()).put_value(&wanted.min_seq));
+                let floor: &mut u64 = raised.entry(release.cell.clone()).or_default();
+                *floor = wanted.min_seq.max(*floor);
             }
         }
-        self.phase = Phase::Confirming;
+        raised
     }
 
     /// That is on the disk.
     fn confirmed(&mut self, actions: &mut Vec<Action>) {
         let Some(set) = self.set.take() else { return };
-        for wanted in &self.wanted {
-            let release = wanted.release.and_then(|release| self.checked.get(&release));
-            // Not before it is on the disk: what is reported does not go down again.
-            if let Some(release) = release {
-                let floor = self.floors.get(&release.cell).copied().unwrap_or(0).max(wanted.min_seq);
-                self.floors.insert(release.cell.clone(), floor);
-            }
-        }
-        self.floors.retain(|_, floor| *floor > 0);
+        // Not before it is on the disk: what is reported does not go down again.
+        let raised = self.raised_floors();
+        self.floors.extend(raised);
         self.confirmed = self.goal().map(|goal| goal.desired.clone());
         self.running = set.cells;
         (self.trial, self.inconsistent, self.crashed) = (None, None, false);
@@ -904,6 +949,24 @@ impl Update {
         });
     }
 
+    /// Pieces of the goal that nothing that runs needs: some of them are not what they were.
+    fn forget_pieces(&mut self) {
+        let running = self.running.routes.iter().flat_map(|route| &route.slots).filter_map(|slot| match &slot.cell {
+            Provenance::Signed(release) => Some(release.sha256),
+            Provenance::Local(_) => None,
+        });
+        let running: BTreeSet<_> = running.collect();
+        let goal: BTreeSet<_> = self.checked.values().map(|release| release.sha256).collect();
+        let unsaved = &mut self.unsaved;
+        self.pieces.retain(|(component, piece)| {
+            let keep = running.contains(component) || !goal.contains(component);
+            if !keep {
+                unsaved.push(Key::Piece(*component, *piece).delete());
+            }
+            keep
+        });
+    }
+
     fn told(&self, what: &'static str, reason: Option<Reason>) -> Action {
         Action::Tell(Told { what, seq: self.goal().map(|goal| goal.desired.seq), reason })
     }
@@ -958,6 +1021,12 @@ impl Update {
             floors: self.floors.iter().map(|(cell, floor)| (cell.clone(), *floor)).collect(),
             set: cells.text.clone(),
         }
+    }
+
+    /// Documents that did not count since the start.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.all_refusals
     }
 
     /// Why the last document that did not count did not.

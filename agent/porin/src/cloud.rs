@@ -3,7 +3,7 @@
 //! Everything that is published is retained and may be published twice, so what is not acknowledged when the connection is lost is published again.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
     time::{Duration, Instant},
@@ -42,8 +42,14 @@ const EVENTS: usize = 256;
 /// Bytes of a publish: a gateway's batch at the most.
 const MAX_BYTES: u32 = 262_144;
 
-/// What is retained has come when nothing more comes for so long.
+/// What is retained has come when nothing more comes for so long...
 const QUIET: Duration = Duration::from_millis(500);
+
+/// ...and is not waited for longer than this, whatever comes.
+const RETAINED: Duration = Duration::from_secs(20);
+
+/// Connections that are lost without anything having been acknowledged, before a publish is given up: it may be what ends them.
+const MAX_LOSSES: u32 = 3;
 
 /// Which broker, and how to be let in.
 #[derive(Debug, clap::Args)]
@@ -153,7 +159,8 @@ impl Cloud {
             }
         }
         for filter in self.filters.clone() {
-            self.ask_for(&filter)?;
+            // Answers are not waited for: the connection may be lost again meanwhile, and then this is done again.
+            let _ = self.client.try_subscribe(filter, QoS::AtLeastOnce);
         }
         Ok(())
     }
@@ -197,9 +204,21 @@ impl Cloud {
 
     /// Everything that is retained under a filter, by topic.
     pub(crate) fn retained(&mut self, filter: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        self.retained_after(filter, QUIET)
+    }
+
+    /// The same with another idea of when all of it has come.
+    pub(crate) fn retained_after(
+        &mut self,
+        filter: &str,
+        quiet: Duration,
+    ) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         self.subscribe(filter)?;
+        let start = Instant::now();
         let mut retained = BTreeMap::new();
-        while let Some((topic, payload)) = self.next(QUIET)? {
+        while start.elapsed() < RETAINED
+            && let Some((topic, payload)) = self.next(quiet)?
+        {
             retained.insert(topic, payload);
         }
         Ok(retained)
@@ -207,16 +226,21 @@ impl Cloud {
 
     /// Publishes, retained, and returns when the broker has everything.
     pub(crate) fn publish_all(&mut self, publishes: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
-        // Which of them a packet id stands for.
+        // Which of them a packet id stands for. What is left goes out in order, also after a lost connection.
         let (mut handed_over, mut under_way) = (VecDeque::new(), BTreeMap::new());
-        let mut left: VecDeque<usize> = (0..publishes.len()).collect();
+        let mut left: BTreeSet<usize> = (0..publishes.len()).collect();
         let mut acknowledged_at = Instant::now();
+        let mut losses = 0;
         while !(left.is_empty() && under_way.is_empty() && handed_over.is_empty()) {
             while under_way.len() + handed_over.len() < WINDOW
-                && let Some(index) = left.pop_front()
+                && let Some(index) = left.first().copied()
             {
                 let (topic, payload) = &publishes[index];
-                self.client.try_publish(topic, QoS::AtLeastOnce, true, payload.clone())?;
+                // Whatever keeps it from being taken comes with the next event.
+                if self.client.try_publish(topic, QoS::AtLeastOnce, true, payload.clone()).is_err() {
+                    break;
+                }
+                left.remove(&index);
                 handed_over.push_back(index);
             }
             match self.poll(PATIENCE) {
@@ -225,6 +249,7 @@ impl Cloud {
                 }
                 Ok(Some(Event::Incoming(Packet::PubAck(ack)))) => {
                     acknowledged_at = Instant::now();
+                    losses = 0;
                     let index: Option<usize> = under_way.remove(&ack.pkid);
                     if !matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
                         let topic = index.map_or("", |index| &publishes[index].0);
@@ -234,9 +259,14 @@ impl Cloud {
                 Ok(_) if acknowledged_at.elapsed() <= PATIENCE => {}
                 Ok(_) => bail!("the broker acknowledges nothing"),
                 Err(error) => {
+                    losses += 1;
+                    if losses > MAX_LOSSES {
+                        return Err(error.context("the broker ends the connection rather than take what is published"));
+                    }
                     eprintln!("the connection is lost ({error:#}); trying again");
                     left.extend(handed_over.drain(..).chain(std::mem::take(&mut under_way).into_values()));
                     self.again()?;
+                    acknowledged_at = Instant::now();
                 }
             }
         }

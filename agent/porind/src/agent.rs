@@ -319,7 +319,15 @@ impl Agent {
         let mut keep = |to: To, kept: Kept<'_>| append(outbox, to, kept, at);
         match &mut self.trial {
             None => call(pipeline, &mut keep),
-            Some(trial) => trial.both(pipeline, call, &mut keep, &mut self.earlier),
+            Some(trial) => {
+                let canary = trial.is_canary();
+                let outcome = trial.both(pipeline, call, &mut keep, &mut self.earlier);
+                if canary && !trial.is_canary() {
+                    // The old set's routes are the ones that count again.
+                    self.learn_who_may_block();
+                }
+                outcome
+            }
         }
     }
 

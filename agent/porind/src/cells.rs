@@ -100,6 +100,12 @@ impl Shelf {
             }
         };
         if let Provenance::Signed(release) = &config.cell {
+            if release.sha256.0 != digest {
+                bail!(Misfit(
+                    "damaged",
+                    format!("its bytes have the digest {}, expected {}", trust::Digest(digest), release.sha256)
+                ));
+            }
             let mut imports: Vec<_> = plan.imports().map(|(import, _)| import).collect();
             imports.sort_unstable();
             if imports != release.imports.iter().map(String::as_str).collect::<Vec<_>>() {

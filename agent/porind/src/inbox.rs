@@ -148,9 +148,6 @@ impl Inbox {
         if let Some(outcome) = committer.outcome() {
             return Some(Event::Committed(outcome));
         }
-        if let Ok(incoming) = self.incoming.try_recv() {
-            return Some(Event::Came(incoming));
-        }
         if let Ok(question) = self.questions.try_recv() {
             return Some(Event::Question(question));
         }
@@ -160,9 +157,16 @@ impl Inbox {
         if let Ok(config) = self.reload.try_recv() {
             return Some(Event::Reload(Box::new(config)));
         }
-        for offset in 0..self.sources.len() {
-            let index = (self.turn + offset) % self.sources.len();
-            if takes(index)
+        // The broker takes its turn like any source: however fast it sends, they are heard.
+        let members = self.sources.len() + 1;
+        for offset in 0..members {
+            let index = (self.turn + offset) % members;
+            if index == self.sources.len() {
+                if let Ok(incoming) = self.incoming.try_recv() {
+                    self.turn = index + 1;
+                    return Some(Event::Came(incoming));
+                }
+            } else if takes(index)
                 && let Ok(event) = self.sources[index].try_recv()
             {
                 self.turn = index + 1;

@@ -383,6 +383,21 @@ impl Pipeline {
         std::mem::swap(&mut self.seen, &mut other.seen);
     }
 
+    /// Goes on with the ticks of another pipeline, in slots with the same name and interval: windows end where they would have ended.
+    pub(crate) fn take_ticks(&mut self, other: &Self) {
+        let old: Vec<_> = other.routes.iter().flat_map(|route| &route.slots).collect();
+        for slot in self.routes.iter_mut().flat_map(|route| &mut route.slots) {
+            let config = slot.config();
+            let same = old.iter().find(|old| {
+                let before = old.config();
+                before.name == config.name && before.tick_us == config.tick_us
+            });
+            if let Some(same) = same {
+                slot.set_last_tick(same.last_tick());
+            }
+        }
+    }
+
     /// What has entered its routes lately, by route.
     pub(crate) fn recordings(&self) -> BTreeMap<&str, &Recorder> {
         self.routes.iter().map(|route| (route.config.name.as_str(), &route.recorder)).collect()

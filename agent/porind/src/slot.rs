@@ -272,14 +272,15 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
     fn begin_counts(&mut self) {
         let SlotStatus { name, digest, from, fresh, last_fault, .. } = std::mem::take(&mut self.status);
         self.status = SlotStatus { name, digest, from, fresh, last_fault, ..SlotStatus::default() };
-        self.log.dropped = 0;
+        (self.log.dropped, self.log.unwritten) = (0, 0);
     }
 
     /// Numbers for the status.
     pub(crate) fn status(&self) -> SlotStatus {
         let memory_bytes = self.cell.as_ref().map_or(0, |cell| cell.memory().len());
         let state = self.health.state(self.now).name();
-        SlotStatus { memory_bytes, state, log_lines_dropped: self.log.dropped, ..self.status.clone() }
+        let (log_lines_dropped, log_lines_unwritten) = (self.log.dropped, self.log.unwritten);
+        SlotStatus { memory_bytes, state, log_lines_dropped, log_lines_unwritten, ..self.status.clone() }
     }
 
     fn call(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) -> Result<(), Fault> {

@@ -38,13 +38,15 @@ pub(crate) struct Trial {
     /// The new set as it was asked for.
     pub(crate) cells: CellSet,
     mark: Mark,
+    /// What the old set has done as the one whose output is not sent, before its counters began anew.
+    before: Vec<SlotStatus>,
 }
 
 impl Trial {
     /// `pipeline` has the output that is sent; what is known of streams stays with it.
     pub(crate) fn begin(pipeline: &mut Pipeline, mut new: Pipeline, cells: CellSet, mark: Mark) -> Self {
         pipeline.exchange_names(&mut new);
-        Self { other: new, stage: Stage::Shadow, cells, mark }
+        Self { other: new, stage: Stage::Shadow, cells, mark, before: Vec::new() }
     }
 
     /// Takes something through both sets, and gives what counts. `earlier`: what the set that is sent no more has put out is added to it.
@@ -65,11 +67,13 @@ impl Trial {
             Stage::Canary => {
                 let (mut new, mut old) = (Held::default(), Held::default());
                 // What it has counted before was the new set's to count.
+                self.before = sum(std::mem::take(&mut self.before), self.other.slot_status());
                 self.other.begin_counts();
                 let (faults, before) = (pipeline.faults(), pipeline.forwarded());
                 let outcome = call(pipeline, &mut |to, kept| new.push(to, kept));
                 let instead = call(&mut self.other, &mut |to, kept| old.push(to, kept));
-                if pipeline.faults() == faults {
+                // What both fault on is no new cell's fault.
+                if pipeline.faults() - faults <= self.other.faults() {
                     new.give(keep);
                     outcome
                 } else {
@@ -124,7 +128,7 @@ impl Trial {
         let (sent, other) = (pipeline.slot_status(), self.other.slot_status());
         match self.stage {
             Stage::Shadow => (other, sent),
-            Stage::Canary => (sent, other),
+            Stage::Canary => (sent, sum(self.before.clone(), other)),
         }
     }
 
@@ -154,6 +158,17 @@ impl Trial {
     pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
         self.other.next_tick_us(clock_us)
     }
+}
+
+/// What slots did in two stretches of time, in the numbers that are compared.
+fn sum(before: Vec<SlotStatus>, mut now: Vec<SlotStatus>) -> Vec<SlotStatus> {
+    for (now, before) in now.iter_mut().zip(before) {
+        now.input += before.input;
+        now.processed += before.processed;
+        now.output += before.output;
+        now.fuel += before.fuel;
+    }
+    now
 }
 
 /// What a set has kept of a batch, until it is known whether it counts.

@@ -135,7 +135,9 @@ impl Reason {
     pub fn new(code: &str, text: &str) -> Self {
         let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_TEXT - 4).last().unwrap_or(0);
         let text = if text.len() <= MAX_TEXT { text } else { &text[..end] };
-        Self { code: code.into(), text: text.into(), slot: None }
+        // It ends up on terminals, and some of it comes from cells.
+        let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { code: code.into(), text, slot: None }
     }
 
     /// The same about a slot.
@@ -183,6 +185,16 @@ impl Document for Reported {
 
     fn check(&self) -> Result<(), &'static str> {
         ensure(is_name(&self.gateway) && is_name(&self.fleet), "a gateway's and a fleet's name")?;
+        // They end up on terminals.
+        let reasons =
+            self.reason.iter().chain(&self.refused).flat_map(|reason| [Some(&reason.text), reason.slot.as_ref()]);
+        let slots = self.slots.iter().flat_map(|slot| {
+            let semver = slot.release.as_ref().map(|release| &release.semver);
+            [Some(&slot.name), Some(&slot.state), slot.fresh.as_ref(), semver]
+        });
+        let texts = [Some(&self.agent), Some(&self.epoch)].into_iter().chain(reasons).chain(slots).flatten();
+        ensure(!texts.flat_map(|text| text.chars()).any(char::is_control), "plain texts")?;
+        ensure(!self.set.chars().any(|c| c.is_control() && c != '\n' && c != '\t'), "a plain set")?;
         ensure(self.agent.len() <= 63 && self.epoch.len() <= 63, "a version and an epoch")?;
         ensure(are_names(&self.groups, is_name), "a list of groups")?;
         ensure(self.board.as_deref().is_none_or(is_name), "a board")?;

@@ -499,7 +499,11 @@ fn a_reported_state_is_bounded_and_signed_by_the_key_that_it_names() {
     check(|account| account.slots = vec![account.slots[0].clone(); 129]);
     check(|account| account.set = "#".repeat(12_289));
     check(|account| account.reason.iter_mut().for_each(|reason| reason.text = "x".repeat(401)));
+    check(|account| account.agent = "\u{1b}]52;".into());
+    check(|account| account.slots[0].state = "a\nb".into());
+    check(|account| account.set = "\u{1b}[2J".into());
     check(|account| account.known[0].0 = Target::Group("#".into()));
     let long = Reason::new("fault", &"é".repeat(400));
     assert!(long.text.len() <= 400 && long.text.len() > 390, "{}", long.text.len());
+    assert_eq!(Reason::new("fault", "a\u{1b}[2Jb\nc").text, "a [2Jb c");
 }

@@ -53,8 +53,9 @@ pub fn verdict(compared: &[Compared<'_>], rule: Probation, stage_us: u64, elapse
             let fault = new.last_fault.as_deref().unwrap_or("unknown");
             return Verdict::Failed(Reason::new("fault", fault).of(&new.name));
         }
-        if new.log_lines_dropped > 0 {
-            let text = format!("{} lines more than the slot may log", new.log_lines_dropped);
+        let flood = new.log_lines_dropped.saturating_sub(new.log_lines_unwritten);
+        if flood > 0 {
+            let text = format!("{flood} lines more than the slot may log");
             return Verdict::Failed(Reason::new("log-flood", &text).of(&new.name));
         }
     }
@@ -123,6 +124,8 @@ mod tests {
         assert_eq!(check(&status(100, 30), 10), Verdict::Passed);
         assert_eq!(code(&SlotStatus { faults: 1, ..status(1, 1) }, 0), "fault");
         assert_eq!(code(&SlotStatus { log_lines_dropped: 1, ..status(1, 1) }, 0), "log-flood");
+        let (log_lines_dropped, log_lines_unwritten) = (3, 3);
+        assert_eq!(code(&SlotStatus { log_lines_dropped, log_lines_unwritten, ..status(1, 1) }, 0), "Open");
     }
 
     #[test]

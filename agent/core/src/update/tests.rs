@@ -400,7 +400,8 @@ fn what_is_not_for_this_gateway_changes_nothing_and_says_why() {
         }
     };
     let check_odd = |change, seeds, code| check(&odd(change, seeds), ("rejected", code), code);
-    check_odd(|_| (), &[9], "too-few-signatures");
+    // Whoever carries it may have taken the signatures off: it is asked for again.
+    check(&odd(|_| (), &[9]), ("fetching", ""), "too-few-signatures");
     check_odd(|release| release.cell = "other/pass".into(), &[3], "outside-prefix");
     check_odd(|release| release.boards = vec!["rpi-3b".into()], &[3], "other-board");
     check(&odd(|release| release.world = "filter2".into(), &[3]), ("rejected", "unknown-world"), "");
@@ -589,12 +590,60 @@ fn ten_documents_a_minute_that_do_not_count_are_enough() {
     rig.desire(1, set(digest(1), ""));
     rig.run(20);
     assert_eq!(rig.state().0, "local");
+    // It is asked for again by itself.
     rig.now += MINUTE_US;
-    rig.subscribed.clear();
     rig.run(60);
     assert_eq!(rig.running(), 1);
     // The same refusal is told once.
     assert_eq!(rig.told.iter().filter(|(what, _)| *what == "refused").count(), 1);
+}
+
+#[test]
+fn a_release_whose_signatures_were_taken_off_on_the_way_is_taken_from_the_next_who_has_them() {
+    let mut rig = Rig::new();
+    let topic = format!("porin/v1/fleet/rel/{}", digest(1));
+    let whole = rig.cloud[&topic].clone();
+    rig.cloud.insert(topic.clone(), signed(&release(1), &[]));
+    rig.desire(1, set(digest(1), ""));
+    rig.run(30);
+    assert_eq!((rig.state().0, rig.refused().as_str()), ("fetching", "too-few-signatures"));
+    rig.cloud.insert(topic, whole);
+    rig.run(300);
+    assert_eq!((rig.state().0, rig.running()), ("confirmed", 1));
+}
+
+#[test]
+fn two_slots_that_raise_the_floor_of_a_cell_raise_it_to_the_higher() {
+    let mut rig = Rig::new();
+    let more = format!("min_seq = 2\n[slots.quiet2]\ncell = \"release:{}\"\nmin_seq = 1\n", digest(2));
+    let two =
+        set(digest(2), &more).replace("slots = [\"quiet\"]", "slots = [\"quiet\", \"loud\"]").replace("quiet2", "loud");
+    rig.desire(1, two);
+    rig.stage = Ok(vec![]);
+    rig.run(60);
+    assert_eq!(rig.state().0, "confirmed");
+    assert_eq!(rig.disk.get("floor/acme/pass").map(|row| row[1]), Some(2));
+    rig.restart(false);
+    assert_eq!(rig.update.floors.get("acme/pass"), Some(&2));
+}
+
+#[test]
+fn a_root_that_keeps_the_operators_key_keeps_his_numbers_and_the_owners_own_wins_over_all() {
+    let mut rig = Rig::new();
+    rig.desire(5, set(digest(1), ""));
+    rig.run(60);
+    let mut second = root(2, 2);
+    second.operator.keys.push(key(12));
+    rig.put("porin/v1/fleet/root/2", signed(&second, &[1]));
+    rig.desire(4, set(digest(2), ""));
+    rig.run(60);
+    assert_eq!((rig.update.root().version, rig.refused().as_str(), rig.running()), (2, "older", 1));
+    // The owner carries another root there, of another key.
+    let rows: Vec<_> = rig.disk.clone().into_iter().collect();
+    let me = Me { id: "gw".into(), groups: vec![], board: None, nonce: NONCE };
+    let other = Root { root: role(77), ..root(1, 2) };
+    let update = Update::recall(me, &signed(&other, &[77]), &rows, false, rig.config.cells.clone()).expect("his own");
+    assert_eq!((update.root().version, update.root().root.keys[0], update.numbers.len()), (1, key(77), 0));
 }
 
 #[test]

@@ -4,7 +4,10 @@ use std::{io::Write, time::Duration};
 
 use serde_json::Value;
 
-use crate::cloud::{BrokerArguments, Cloud};
+use crate::{
+    cloud::{BrokerArguments, Cloud},
+    fleet::plain,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -44,12 +47,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
             return Ok(());
         };
-        let Ok(event) = serde_json::from_slice::<Value>(&payload) else {
-            eprintln!("warning: {topic} is no JSON");
+        // Whose it is says the topic, which the broker guards; what is in the payload anybody may have written.
+        let gateway = topic.split('/').nth(3).unwrap_or_default();
+        let Ok(Value::Object(mut event)) = serde_json::from_slice::<Value>(&payload) else {
+            eprintln!("warning: an event of {} is no JSON", plain(gateway));
             continue;
         };
+        event.insert("gw".into(), gateway.into());
+        let event = Value::Object(event);
         shown += 1;
-        let line = if arguments.json { event.to_string() } else { readable(&event) };
+        let line = if arguments.json { event.to_string() } else { plain(&readable(&event)) };
         match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             outcome => outcome?,

@@ -37,7 +37,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for (gateway, account) in &accounts {
         let state = retained.get(&format!("porin/v1/gw/{gateway}/state"));
         let state: Value = state.and_then(|state| serde_json::from_slice(state).ok()).unwrap_or_default();
-        let online = state["state"].as_str().unwrap_or("unknown");
+        let online = fleet::plain(state["state"].as_str().unwrap_or("unknown"));
+        let online = online.as_str();
         if arguments.json {
             writeln!(stdout, "{}", as_json(account, online))?;
         } else {

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -165,8 +165,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// The release beside a component, or one that is signed now.
 fn released(keys: &KeyFolder, cell: &Path, about: &About) -> anyhow::Result<Released> {
     let beside = cell.with_extension("release");
-    if about.name.is_some() || about.seq.is_some() || !beside.exists() {
+    if !beside.exists() {
         return release(keys, cell, about);
+    }
+    if about.says_something() {
+        return Err(Failure {
+            code: 2,
+            message: format!("{} says already what the cell is", beside.display()),
+            hint: Some(
+                "--name, --seq, --semver, --board and --passes go with `porin release`, or without that file".into(),
+            ),
+        }
+        .into());
     }
     let (component, _) = read_component(cell)?;
     let envelope = fs::read(&beside).with_context(|| format!("cannot read {}", beside.display()))?;
@@ -257,8 +267,9 @@ fn new_text(base: &str, arguments: &Arguments, released: &Released, seq: u64) ->
 fn decisions(cloud: &mut Cloud, gateway: &str) -> anyhow::Result<Vec<String>> {
     let data = format!("porin/v1/gw/{gateway}/data/");
     let mut shown = Vec::new();
+    let start = Instant::now();
     while shown.len() < DECISIONS
-        && let Some((topic, payload)) = cloud.next(DECISIONS_WAIT)?
+        && let Some((topic, payload)) = cloud.next(DECISIONS_WAIT.saturating_sub(start.elapsed()))?
     {
         if !topic.starts_with(&data) {
             continue;

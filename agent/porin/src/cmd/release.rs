@@ -49,15 +49,26 @@ pub(crate) struct About {
     /// Its number, higher than that of every release before [default: seconds since 1970]
     #[arg(long)]
     pub(crate) seq: Option<u64>,
-    /// Its version, for people
-    #[arg(long, default_value = "0.1.0")]
-    semver: String,
+    /// Its version, for people [default: 0.1.0]
+    #[arg(long)]
+    semver: Option<String>,
     /// A board it is made for; may be given several times [default: any]
     #[arg(long = "board", value_name = "BOARD")]
     boards: Vec<String>,
-    /// What comes out of a healthy cell for what goes in, in percent
-    #[arg(long, value_name = "MIN..MAX", default_value = "0..100", value_parser = percent)]
-    passes: Health,
+    /// What comes out of a healthy cell for what goes in, in percent [default: 0..100]
+    #[arg(long, value_name = "MIN..MAX", value_parser = percent)]
+    passes: Option<Health>,
+}
+
+impl About {
+    /// Whether anything was said.
+    pub(crate) fn says_something(&self) -> bool {
+        self.name.is_some()
+            || self.seq.is_some()
+            || self.semver.is_some()
+            || !self.boards.is_empty()
+            || self.passes.is_some()
+    }
 }
 
 /// A component, and the release that says what it is.
@@ -69,6 +80,9 @@ pub(crate) struct Released {
     /// As it is published.
     pub(crate) envelope: Vec<u8>,
 }
+
+/// As much as goes in, or less.
+const ANYTHING: Health = Health { min_per_mille: 0, max_per_mille: 1_000 };
 
 fn percent(text: &str) -> Result<Health, String> {
     let bounds = text.split_once("..").and_then(|(min, max)| {
@@ -140,14 +154,14 @@ pub(crate) fn release(folder: &KeyFolder, path: &Path, about: &About) -> anyhow:
     let release = Release {
         cell: name,
         seq: about.seq.unwrap_or(issued.0 / 1_000_000),
-        semver: about.semver.clone(),
+        semver: about.semver.clone().unwrap_or_else(|| "0.1.0".into()),
         sha256: Digest::of(&component),
         size: u32::try_from(component.len()).context("its size")?,
         pieces: component.chunks(PIECE).map(Digest::of).collect(),
         world: plan.world.name().into(),
         imports,
         boards: about.boards.clone(),
-        health: about.passes,
+        health: about.passes.unwrap_or(ANYTHING),
         issued,
     };
     release.check().map_err(|what| Failure {

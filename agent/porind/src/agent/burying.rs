@@ -35,6 +35,10 @@ impl Agent {
                 let letters = self.core.dead.iter().map(|(id, letter)| self.letter_as_json(*id, letter));
                 json!({ "dead_letters": letters.collect::<Vec<_>>() })
             }
+            // What is given again goes to one set: its state would not fit the other's.
+            DeadQuestion::Replay(_) if self.trial.is_some() => {
+                json!({ "error": "an update is on probation: ask again when it is over" })
+            }
             DeadQuestion::Replay(which) => self.replay(which),
             DeadQuestion::Discard(which) => {
                 let chosen = self.chosen(which);

@@ -151,6 +151,7 @@ pub(super) fn beside(
     let routes = cells::load(&config.cells, &config.policy, route, state, component)?;
     let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);
     let mut pipeline = Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::LeaveOut)?;
+    pipeline.take_ticks(running);
     // What the cells have learnt since the last commit is to be written with the next.
     pipeline.commit_failed();
     Ok(pipeline)

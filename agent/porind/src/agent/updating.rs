@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use porin_core::{
     config::{CellSet, Config, DesiredSet, Provenance},
     health::State,
@@ -154,7 +154,11 @@ impl Agent {
     /// Something happened that updates may care about; then whatever follows from it.
     pub(super) fn update_event(&mut self, event: Event<'_>) {
         let Some(mut updating) = self.updating.take() else { return };
+        // What is ignored changes nothing, however much of it comes.
+        let came = matches!(event, Event::Came { .. });
+        let before = updating.update.refusals();
         let mut actions = updating.update.step(self.moment(&updating), &self.parts.config, event);
+        updating.changed |= !came || !actions.is_empty() || updating.update.refusals() != before;
         // What was staged is answered at once, which may ask for more.
         while !actions.is_empty() {
             let mut next = Vec::new();
@@ -165,8 +169,8 @@ impl Agent {
         }
         if updating.update.has_unsaved() {
             self.mark_dirty();
+            updating.changed = true;
         }
-        updating.changed = true;
         if self.trial.is_some() {
             // Time has just passed more slowly than it does now.
             updating.due = updating.due.min(self.now.mono.after(COMPARE_US));
@@ -195,6 +199,7 @@ impl Agent {
                     self.earlier += self.core.pipeline.forwarded();
                     trial.switch(&mut self.core.pipeline);
                     self.learn_route_names();
+                    self.learn_who_may_block();
                 }
             }
             Action::Confirm => {
@@ -214,6 +219,7 @@ impl Agent {
                         self.earlier += self.core.pipeline.forwarded();
                     }
                     trial.discard(&mut self.core.pipeline);
+                    self.learn_who_may_block();
                 }
             }
             Action::Tell(told) => {
@@ -239,14 +245,7 @@ impl Agent {
             NotStaged::NotNow
         })?;
         let config = Config { cells: cells.clone(), ..self.parts.config.clone() };
-        let component = |release: &Release| {
-            let bytes = components.get(&release.sha256).context("it was not read")?;
-            ensure!(
-                Digest::of(bytes) == release.sha256,
-                Misfit("damaged", "its bytes on the disk have changed".into())
-            );
-            Ok(bytes.clone())
-        };
+        let component = |release: &Release| components.get(&release.sha256).cloned().context("it was not read");
         let unfit = |error: anyhow::Error| {
             let misfit = error.chain().find_map(|cause| cause.downcast_ref::<Misfit>());
             let code = misfit.map_or("unfit", |Misfit(code, _)| code);
@@ -275,6 +274,8 @@ impl Agent {
     fn components(&self, cells: &CellSet) -> anyhow::Result<BTreeMap<Digest, Vec<u8>>> {
         let store = &self.parts.store;
         cells.routes.iter().try_for_each(|route| store.intern_route(&route.name).map(drop))?;
+        let mut names = cells.routes.iter().flat_map(|route| &route.slots).map(|slot| &slot.name);
+        names.try_for_each(|slot| store.state(slot).map(drop))?;
         let slots = cells.routes.iter().flat_map(|route| &route.slots);
         let signed = slots.filter_map(|slot| match &slot.cell {
             Provenance::Signed(release) => Some(release),
@@ -284,7 +285,7 @@ impl Agent {
     }
 
     /// Sources of routes that give up nothing wait where others do not.
-    fn learn_who_may_block(&mut self) {
+    pub(super) fn learn_who_may_block(&mut self) {
         for source in &mut self.sources {
             let streams = source.streams.iter().flatten();
             source.may_block =

@@ -47,6 +47,14 @@ impl AnySlot {
         any!(self, slot => slot.next_tick_us(clock_us))
     }
 
+    pub(crate) fn last_tick(&self) -> Option<u64> {
+        any!(self, slot => slot.last_tick_us)
+    }
+
+    pub(crate) fn set_last_tick(&mut self, at: Option<u64>) {
+        any!(self, slot => slot.last_tick_us = at);
+    }
+
     pub(crate) fn save(&mut self) -> Option<(&str, Digest, &[u8])> {
         any!(self, slot => slot.save())
     }

@@ -30,12 +30,14 @@ pub(super) struct SlotLog {
     lines: Vec<Line>,
     /// Beyond what a call or a second may bring, or what can wait.
     pub(super) dropped: u64,
+    /// Of them, those for which there was no room to wait.
+    pub(super) unwritten: u64,
 }
 
 impl SlotLog {
     pub(super) fn new(config: &Config) -> Self {
         let rate = Bucket::new(config.limits.log_bytes_per_s);
-        Self { slot: config.name.clone(), to: config.log.clone(), rate, lines: Vec::new(), dropped: 0 }
+        Self { slot: config.name.clone(), to: config.log.clone(), rate, lines: Vec::new(), dropped: 0, unwritten: 0 }
     }
 
     /// Writes what a cell has logged. `dropped`: lines that it logged besides.
@@ -48,7 +50,10 @@ impl SlotLog {
             }
             match &self.to {
                 LogTo::Journal => self.to_journal(level, &context, &message),
-                LogTo::File(_) | LogTo::Mqtt(_) if self.lines.len() >= MAX_LINES => self.dropped += 1,
+                LogTo::File(_) | LogTo::Mqtt(_) if self.lines.len() >= MAX_LINES => {
+                    self.dropped += 1;
+                    self.unwritten += 1;
+                }
                 LogTo::File(_) | LogTo::Mqtt(_) => self.lines.push(Line { level, context, message }),
             }
         }

@@ -68,6 +68,12 @@ impl Listener {
             Event::Outgoing(Outgoing::Publish(id)) => Heard::Sent(id),
             Event::Outgoing(Outgoing::Disconnect) => Heard::Left,
             Event::Incoming(Packet::PubAck(ack)) => Heard::Acked(ack.pkid, answer(ack.reason)),
+            // rumqttc would remember as many as the broker likes, and we have announced none.
+            Event::Incoming(Packet::Publish(publish))
+                if publish.properties.as_ref().is_some_and(|properties| properties.topic_alias.is_some()) =>
+            {
+                return Err("the broker uses a topic alias, and was told of none".into());
+            }
             Event::Incoming(Packet::Publish(publish)) => {
                 Heard::Came { topic: publish.topic.to_vec(), payload: publish.payload.to_vec() }
             }
