@@ -51,7 +51,7 @@ impl Operator {
         let mut command = Command::new(program("porin"));
         command.args(arguments).env("PORIN_BROKER", &self.broker).env_remove("PORIN_PASSPHRASE");
         // What only looks at the broker wants no keys.
-        if !["ls", "events", "prune"].contains(&arguments[0]) {
+        if !["ls", "events"].contains(&arguments[0]) {
             command.arg("--keys").arg(self.keys());
         }
         let Output { status, stdout, stderr } = command.output().expect("it runs");

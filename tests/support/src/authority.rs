@@ -38,7 +38,12 @@ fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
 }
 
-fn key(seed: u8) -> Key {
+/// The public key of a seed.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn key(seed: u8) -> Key {
     Key(pair(seed).public_key().as_ref().try_into().expect("32 bytes"))
 }
 

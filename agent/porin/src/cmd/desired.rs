@@ -10,7 +10,7 @@ use super::push::Operator;
 use crate::{
     cloud::{BrokerArguments, Cloud},
     failure::{DIFFERS, Failure},
-    fleet,
+    fleet::{self, NewKey},
     keys::KeyFolder,
 };
 
@@ -85,7 +85,7 @@ fn none(of: &Target) -> anyhow::Result<()> {
 fn diff(arguments: &Show) -> anyhow::Result<()> {
     let keys = KeyFolder::at(arguments.keys.as_deref())?;
     let mut cloud = Cloud::connect(&arguments.broker)?;
-    let members = fleet::members(&mut cloud, &arguments.of)?;
+    let members = fleet::members(&mut cloud, &keys, &arguments.of, NewKey::Refused)?;
     let Some(desired) = fleet::current(&mut cloud, &keys, &arguments.of)? else {
         return none(&arguments.of);
     };
@@ -136,7 +136,8 @@ fn apply(arguments: &Apply) -> anyhow::Result<()> {
     })?;
     let keys = KeyFolder::at(operator.keys.as_deref())?;
     let mut cloud = Cloud::connect(&operator.broker)?;
-    let members = fleet::members(&mut cloud, to)?;
+    let members = fleet::members(&mut cloud, &keys, to, operator.new_key())?;
+    fleet::is_there(&mut cloud, &text)?;
     let order = fleet::order(&mut cloud, &keys, to, &members, |_| Ok(text))?;
     order.publish(&mut cloud, &keys)?;
     let outcomes = fleet::follow(&mut cloud, &keys, &order.desired, &members, operator.patience())?;

@@ -1,22 +1,33 @@
 //! `porin prune`: takes releases and pieces off the broker that no desired state names, and no gateway runs.
 
-use std::{collections::BTreeSet, io::Write};
+use std::{collections::BTreeSet, io::Write, path::PathBuf, time::Duration};
+
+use anyhow::anyhow;
 
 use porin_core::{
-    config::wanted,
+    config::{microseconds, wanted},
+    time::Unix,
     trust::{Desired, Digest, Envelope, Release, recall},
 };
+use porind::wall_clock;
 use serde_json::json;
 
 use crate::{
     cloud::{BrokerArguments, Cloud},
-    fleet,
+    fleet::{self, History},
+    keys::KeyFolder,
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     broker: BrokerArguments,
+    /// Where the desired states are that were signed before: a way back leads there [default: `porin/keys` in the folder of the user's configuration]
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
+    /// Releases that are younger stay: somebody may be about to name them
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
+    younger: Unix,
     /// Say what would go, and leave it
     #[arg(long)]
     dry_run: bool,
@@ -25,28 +36,45 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// All of what is retained has come when nothing more comes for so long. What is missed here would be taken away.
+const QUIET: Duration = Duration::from_secs(2);
+
+fn time(text: &str) -> Result<Unix, String> {
+    microseconds(text).map(Unix)
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cloud = Cloud::connect(&arguments.broker)?;
-    let mut desired = cloud.retained("porin/v1/gw/+/desired")?;
-    desired.extend(cloud.retained("porin/v1/group/+/desired")?);
+    let mut desired = cloud.retained_after("porin/v1/gw/+/desired", QUIET)?;
+    desired.extend(cloud.retained_after("porin/v1/group/+/desired", QUIET)?);
     let document = |payload: &Vec<u8>| recall::<Desired>(&Envelope::decode(payload).ok()?.payload).ok();
     let mut named: BTreeSet<Digest> = BTreeSet::new();
     for (topic, payload) in desired.iter().filter(|(_, payload)| !payload.is_empty()) {
         // What cannot be read may name anything: then nothing is taken away.
         let Some(desired) = document(payload) else { anyhow::bail!("{topic} cannot be read; nothing was taken away") };
+        let wanted = wanted(&desired.set).map_err(|error| anyhow!("{topic}: {error}; nothing was taken away"))?;
+        named.extend(wanted.into_iter().filter_map(|slot| slot.release));
+    }
+    // A way back leads to what was signed here before.
+    let keys = KeyFolder::at(arguments.keys.as_deref())?;
+    for desired in History::all(&keys) {
         named.extend(wanted(&desired.set).unwrap_or_default().into_iter().filter_map(|slot| slot.release));
     }
-    let accounts = cloud.retained("porin/v1/gw/+/reported")?;
+    let accounts = cloud.retained_after("porin/v1/gw/+/reported", QUIET)?;
     for account in fleet::accounts(&accounts).values() {
         named.extend(account.slots.iter().filter_map(|slot| slot.release.as_ref().map(|release| release.digest)));
     }
     let releases = cloud.retained("porin/v1/fleet/rel/+")?;
     let mut components = BTreeSet::new();
+    // Somebody may be about to name it.
+    let spared = Unix(wall_clock().0.saturating_sub(arguments.younger.0));
     let mut gone = Vec::new();
     for (topic, payload) in releases.iter().filter(|(topic, payload)| topic.contains("/rel/") && !payload.is_empty()) {
         let release = Envelope::decode(payload).ok().and_then(|envelope| recall::<Release>(&envelope.payload).ok());
         match release {
-            Some(release) if named.contains(&release.digest()) => drop(components.insert(release.sha256.to_string())),
+            Some(release) if named.contains(&release.digest()) || release.issued >= spared => {
+                components.insert(release.sha256.to_string());
+            }
             Some(_) | None => gone.push((topic.clone(), Vec::new())),
         }
     }

@@ -21,7 +21,7 @@ use super::release::{About, Released, read_component, release};
 use crate::{
     cloud::{BrokerArguments, Cloud},
     failure::{Failure, REFUSED},
-    fleet::{self, Outcome},
+    fleet::{self, NewKey, Outcome},
     keys::KeyFolder,
 };
 
@@ -78,6 +78,9 @@ pub(crate) struct Operator {
     /// Where the operator's key is [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     pub(crate) keys: Option<PathBuf>,
+    /// Take a gateway that reports itself with another key than before: its store was lost
+    #[arg(long)]
+    new_key: bool,
     /// Give up waiting after this; what was published stays
     #[arg(long, value_name = "TIME", default_value = "30min", value_parser = time)]
     pub(crate) wait: String,
@@ -87,6 +90,10 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
+    pub(crate) fn new_key(&self) -> NewKey {
+        if self.new_key { NewKey::Accepted } else { NewKey::Refused }
+    }
+
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_micros(microseconds(&self.wait).unwrap_or_default())
     }
@@ -123,7 +130,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let keys = KeyFolder::at(operator.keys.as_deref())?;
     let released = released(&keys, cell, &arguments.about)?;
     let mut cloud = Cloud::connect(&operator.broker)?;
-    let members = fleet::members(&mut cloud, to)?;
+    let members = fleet::members(&mut cloud, &keys, to, operator.new_key())?;
     let base = base(&mut cloud, &keys, to, &members)?;
     let mut order = fleet::order(&mut cloud, &keys, to, &members, |seq| new_text(&base, arguments, &released, seq))?;
     let Released { component, release, digest, envelope } = released;

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { to, slot, operator, .. } = arguments;
     let keys = KeyFolder::at(operator.keys.as_deref())?;
     let mut cloud = Cloud::connect(&operator.broker)?;
-    let members = fleet::members(&mut cloud, to)?;
+    let members = fleet::members(&mut cloud, &keys, to, operator.new_key())?;
     let now = base(&mut cloud, &keys, to, &members)?;
     if let Some(slot) = slot
         && !fleet::slots(&mut fleet::table(&now)?).iter().any(|(name, _)| name == slot)
@@ -49,6 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         seq => eprintln!("back to what desired state {seq} said"),
     }
     let before = before.set;
+    fleet::is_there(&mut cloud, &before)?;
     let order = fleet::order(&mut cloud, &keys, to, &members, |seq| {
         let mut table = match slot {
             None => fleet::table(&before)?,
