@@ -82,6 +82,8 @@ struct Rig {
     /// What was delivered, by topic.
     deliveries: Vec<String>,
     disk: BTreeMap<String, Vec<u8>>,
+    /// What the commit at hand writes.
+    under_way: Vec<Write>,
     /// After so many more commits the power is cut.
     commits_left: Option<usize>,
     stage: Result<Vec<SlotStatus>, NotStaged>,
@@ -106,6 +108,7 @@ impl Rig {
             subscribed: BTreeMap::new(),
             deliveries: vec![],
             disk,
+            under_way: vec![],
             commits_left: None,
             stage: Ok(vec![]),
             does: (10, 5, 0),
@@ -155,12 +158,28 @@ impl Rig {
             for action in actions {
                 match action {
                     Action::Stage(_) => {
+                        let trial = self.update.trial.expect("an attempt");
+                        let row = postcard::to_allocvec(&trial).expect("memory");
+                        assert_eq!(
+                            self.disk.get("trial").map(|row| &row[1..]),
+                            Some(&row[..]),
+                            "written down before it is done"
+                        );
                         self.trying = self.stage.is_ok();
                         let moment = Moment { mono: Monotonic(self.now), time: self.time };
                         next.extend(self.update.step(moment, &self.config, Event::Staged(self.stage.clone())));
                     }
                     Action::Switch => self.switched = true,
-                    Action::Confirm | Action::Discard => (self.trying, self.switched) = (false, false),
+                    Action::Confirm => {
+                        let goal = self.update.goal().map(|goal| &goal.payload[..]);
+                        assert_eq!(
+                            self.disk.get("confirmed").map(|row| &row[1..]),
+                            goal,
+                            "written down before it is done"
+                        );
+                        (self.trying, self.switched) = (false, false);
+                    }
+                    Action::Discard => (self.trying, self.switched) = (false, false),
                     Action::Tell(told) => {
                         self.told.push((told.what, told.reason.map(|reason| reason.code).unwrap_or_default()));
                     }
@@ -183,13 +202,14 @@ impl Rig {
                     self.step(Event::Came { topic: &topic, payload: &payload });
                 }
             }
-            let writes = self.update.unsaved();
-            if !writes.is_empty() {
+            // A commit takes a tenth of a second: what is decided meanwhile is not in it.
+            let written = core::mem::take(&mut self.under_way);
+            if !written.is_empty() {
                 if self.commits_left == Some(0) {
                     return false;
                 }
                 self.commits_left = self.commits_left.map(|left| left - 1);
-                for Write { key, value } in writes {
+                for Write { key, value } in written {
                     match value {
                         Some(value) => drop(self.disk.insert(key, value)),
                         None => drop(self.disk.remove(&key)),
@@ -197,6 +217,7 @@ impl Rig {
                 }
                 self.step(Event::Saved);
             }
+            self.under_way = self.update.unsaved();
             if self.trying {
                 let (input, output, faults) = self.does;
                 let name = "quiet".into();
@@ -212,6 +233,7 @@ impl Rig {
         self.update = recall(&self.config, &self.disk, crashed);
         self.subscribed.clear();
         (self.trying, self.switched, self.commits_left) = (false, false, None);
+        self.under_way.clear();
     }
 
     /// What is in the slot: the number of its release, 0 for the owner's own.
