@@ -327,6 +327,19 @@ fn the_power_may_be_cut_before_every_write_and_the_old_set_or_the_new_one_runs()
 }
 
 #[test]
+fn whatever_else_is_written_meanwhile_a_set_is_kept_only_when_that_is_on_the_disk() {
+    for tenths in 0..45 {
+        let mut rig = Rig::new();
+        rig.desire(1, set(digest(1), ""));
+        rig.run(tenths);
+        // Its row is in a commit of its own, or in whichever is next.
+        rig.put("porin/v1/fleet/root/2", signed(&root(2, 2), &[1]));
+        rig.run(100);
+        assert_eq!((rig.state().0, rig.update.root().version, rig.running()), ("confirmed", 2, 1), "after {tenths}");
+    }
+}
+
+#[test]
 fn a_probation_that_is_cut_short_is_tried_three_times_and_then_rolled_back() {
     let check = |crashed, code: &str| {
         let mut rig = Rig::new();
