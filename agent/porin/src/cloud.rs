@@ -4,23 +4,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{anyhow, bail};
 use porin_core::{
-    config::{Broker, Identity, Login, Tls, address},
+    config::{Broker, Identity, Login, Protocol, Tls, address},
     time::Unix,
 };
 use rumqttc::{
-    Outgoing,
+    Outgoing, QoS,
     v5::{
-        AsyncClient, ConnectionError, Event, MqttOptions,
+        self,
         mqttbytes::{
-            QoS,
-            v5::{Packet, PubAckReason, SubscribeReasonCode},
+            QoS as QoS5,
+            v5::{Packet as Packet5, PubAckReason, SubscribeReasonCode as Reason5},
         },
     },
 };
@@ -57,6 +57,9 @@ pub(crate) struct BrokerArguments {
     /// The broker that the gateways use: mqtt://HOST:PORT, or mqtts://… for TLS [or PORIN_BROKER]
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
+    /// MQTT 5 or 3.1.1, for brokers that speak nothing newer
+    #[arg(long, value_name = "VERSION", default_value = "5", value_parser = protocol)]
+    mqtt: Protocol,
     /// PEM with the certificates of those who vouch for the broker's
     #[arg(long, value_name = "FILE")]
     ca_file: Option<String>,
@@ -72,6 +75,47 @@ pub(crate) struct BrokerArguments {
     /// A file with the password, readable by its owner only
     #[arg(long, value_name = "FILE", requires = "username")]
     password_file: Option<String>,
+}
+
+fn protocol(name: &str) -> Result<Protocol, String> {
+    let found = Protocol::ALL.iter().find(|(known, _)| *known == name);
+    found.map(|(_, protocol)| *protocol).ok_or_else(|| "5 or 3.1.1".into())
+}
+
+/// What happens on a connection, as far as it matters.
+enum Heard {
+    Connected,
+    /// The answer to a subscription.
+    Subscribed(Result<(), ()>),
+    /// The next publish that was handed over has this packet id.
+    Sent(u16),
+    /// It is acknowledged, or refused: why.
+    Acked(u16, Result<(), String>),
+    Came(String, Vec<u8>),
+    Nothing,
+}
+
+/// The half that speaks, of either version.
+enum Client {
+    V5(v5::AsyncClient),
+    V311(rumqttc::AsyncClient),
+}
+
+impl Client {
+    /// `false`: not now; the next event says why.
+    fn publish(&self, topic: &str, payload: Vec<u8>) -> bool {
+        match self {
+            Self::V5(client) => client.try_publish(topic, QoS5::AtLeastOnce, true, payload).is_ok(),
+            Self::V311(client) => client.try_publish(topic, QoS::AtLeastOnce, true, payload).is_ok(),
+        }
+    }
+
+    fn subscribe(&self, filter: &str) -> bool {
+        match self {
+            Self::V5(client) => client.try_subscribe(filter, QoS5::AtLeastOnce).is_ok(),
+            Self::V311(client) => client.try_subscribe(filter, QoS::AtLeastOnce).is_ok(),
+        }
+    }
 }
 
 impl BrokerArguments {
@@ -100,8 +144,9 @@ impl BrokerArguments {
 /// The connection.
 pub(crate) struct Cloud {
     broker: Broker,
-    client: AsyncClient,
-    events: Receiver<Result<Event, ConnectionError>>,
+    protocol: Protocol,
+    client: Client,
+    events: Receiver<Result<Heard, String>>,
     filters: Vec<String>,
     came: VecDeque<(String, Vec<u8>)>,
 }
@@ -109,8 +154,9 @@ pub(crate) struct Cloud {
 impl Cloud {
     pub(crate) fn connect(arguments: &BrokerArguments) -> anyhow::Result<Self> {
         let broker = arguments.broker()?;
-        let (client, events) = client(&broker)?;
-        let mut cloud = Self { broker, client, events, filters: Vec::new(), came: VecDeque::new() };
+        let protocol = arguments.mqtt;
+        let (client, events) = client(&broker, protocol)?;
+        let mut cloud = Self { broker, protocol, client, events, filters: Vec::new(), came: VecDeque::new() };
         cloud.await_connection().map_err(|error| cloud.unreachable(&error))?;
         Ok(cloud)
     }
@@ -126,32 +172,31 @@ impl Cloud {
     fn await_connection(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
         while let Some(left) = PATIENCE.checked_sub(start.elapsed()) {
-            if let Some(Event::Incoming(Packet::ConnAck(_))) = self.poll(left)? {
+            if let Heard::Connected = self.poll(left)? {
                 return Ok(());
             }
         }
         bail!("it does not answer")
     }
 
-    /// The next thing that happens; publishes are put aside. `None`: nothing else has.
-    fn poll(&mut self, patience: Duration) -> anyhow::Result<Option<Event>> {
+    /// The next thing that happens; what was published is put aside.
+    fn poll(&mut self, patience: Duration) -> anyhow::Result<Heard> {
         match self.events.recv_timeout(patience) {
-            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Ok(Heard::Nothing),
             Err(RecvTimeoutError::Disconnected) => bail!("the connection has ended"),
-            Ok(Ok(Event::Incoming(Packet::Publish(publish)))) => {
-                let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-                self.came.push_back((topic, publish.payload.to_vec()));
-                Ok(None)
+            Ok(Ok(Heard::Came(topic, payload))) => {
+                self.came.push_back((topic, payload));
+                Ok(Heard::Nothing)
             }
-            Ok(Ok(event)) => Ok(Some(event)),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(heard)) => Ok(heard),
+            Ok(Err(error)) => Err(anyhow!(error)),
         }
     }
 
     fn again(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
-            (self.client, self.events) = client(&self.broker)?;
+            (self.client, self.events) = client(&self.broker, self.protocol)?;
             match self.await_connection() {
                 Ok(()) => break,
                 Err(error) if start.elapsed() > PATIENCE * 3 => return Err(self.unreachable(&error).into()),
@@ -160,7 +205,7 @@ impl Cloud {
         }
         for filter in self.filters.clone() {
             // Answers are not waited for: the connection may be lost again meanwhile, and then this is done again.
-            let _ = self.client.try_subscribe(filter, QoS::AtLeastOnce);
+            let _ = self.client.subscribe(&filter);
         }
         Ok(())
     }
@@ -172,14 +217,16 @@ impl Cloud {
     }
 
     fn ask_for(&mut self, filter: &str) -> anyhow::Result<()> {
-        self.client.try_subscribe(filter, QoS::AtLeastOnce)?;
+        if !self.client.subscribe(filter) {
+            bail!("the connection takes no subscription to {filter}");
+        }
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
-            let Some(Event::Incoming(Packet::SubAck(ack))) = self.poll(PATIENCE)? else { continue };
-            if ack.return_codes.iter().all(|code| matches!(code, SubscribeReasonCode::Success(_))) {
-                return Ok(());
+            match self.poll(PATIENCE)? {
+                Heard::Subscribed(Ok(())) => return Ok(()),
+                Heard::Subscribed(Err(())) => bail!("the broker does not let us subscribe to {filter}"),
+                Heard::Connected | Heard::Sent(_) | Heard::Acked(..) | Heard::Came(..) | Heard::Nothing => {}
             }
-            bail!("the broker does not let us subscribe to {filter}");
         }
         bail!("the broker does not answer to a subscription to {filter}")
     }
@@ -237,23 +284,21 @@ impl Cloud {
             {
                 let (topic, payload) = &publishes[index];
                 // Whatever keeps it from being taken comes with the next event.
-                if self.client.try_publish(topic, QoS::AtLeastOnce, true, payload.clone()).is_err() {
+                if !self.client.publish(topic, payload.clone()) {
                     break;
                 }
                 left.remove(&index);
                 handed_over.push_back(index);
             }
             match self.poll(PATIENCE) {
-                Ok(Some(Event::Outgoing(Outgoing::Publish(id)))) => {
-                    under_way.extend(handed_over.pop_front().map(|index| (id, index)));
-                }
-                Ok(Some(Event::Incoming(Packet::PubAck(ack)))) => {
+                Ok(Heard::Sent(id)) => under_way.extend(handed_over.pop_front().map(|index| (id, index))),
+                Ok(Heard::Acked(id, answer)) => {
                     acknowledged_at = Instant::now();
                     losses = 0;
-                    let index: Option<usize> = under_way.remove(&ack.pkid);
-                    if !matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
+                    let index: Option<usize> = under_way.remove(&id);
+                    if let Err(reason) = answer {
                         let topic = index.map_or("", |index| &publishes[index].0);
-                        bail!("the broker does not take {topic}: {:?}", ack.reason);
+                        bail!("the broker does not take {topic}: {reason}");
                     }
                 }
                 Ok(_) if acknowledged_at.elapsed() <= PATIENCE => {}
@@ -274,29 +319,87 @@ impl Cloud {
     }
 }
 
-fn client(broker: &Broker) -> anyhow::Result<(AsyncClient, Receiver<Result<Event, ConnectionError>>)> {
+fn client(broker: &Broker, protocol: Protocol) -> anyhow::Result<(Client, Receiver<Result<Heard, String>>)> {
     let unique = format!("porin-{}-{}", std::process::id(), porind::wall_clock().0 % 1_000_000);
-    let mut options = MqttOptions::new(unique, &broker.host, broker.port);
-    options.set_clean_start(true).set_keep_alive(Duration::from_secs(20)).set_max_packet_size(Some(MAX_BYTES));
     let (transport, login) = porind::access(broker, Unix(0))?;
-    options.set_transport(transport);
-    if let Some((username, password)) = login {
-        options.set_credentials(username, password);
-    }
-    let (client, mut event_loop) = AsyncClient::new(options, WINDOW * 2);
+    let keep_alive = Duration::from_secs(20);
     let (sender, events) = sync_channel(EVENTS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // It is not to be interrupted but for good: a thread of its own, which ends with the connection or with us.
-    thread::spawn(move || {
-        runtime.block_on(async {
-            loop {
-                let event = event_loop.poll().await;
-                let ended = event.is_err();
-                if sender.send(event).is_err() || ended {
-                    return;
-                }
+    // An event loop is not to be interrupted but for good: a thread of its own, which ends with the connection or with us.
+    let client = match protocol {
+        Protocol::V5 => {
+            let mut options = v5::MqttOptions::new(unique, &broker.host, broker.port);
+            options.set_clean_start(true).set_keep_alive(keep_alive).set_max_packet_size(Some(MAX_BYTES));
+            options.set_transport(transport);
+            if let Some((username, password)) = login {
+                options.set_credentials(username, password);
             }
-        });
-    });
+            let (client, mut event_loop) = v5::AsyncClient::new(options, WINDOW * 2);
+            thread::spawn(move || {
+                runtime.block_on(async {
+                    let mut next = async || Ok(heard_v5(event_loop.poll().await.map_err(|error| error.to_string())?));
+                    while pass_on(&sender, next().await) {}
+                });
+            });
+            Client::V5(client)
+        }
+        Protocol::V311 => {
+            let mut options = rumqttc::MqttOptions::new(unique, &broker.host, broker.port);
+            options.set_clean_session(true).set_keep_alive(keep_alive);
+            options.set_max_packet_size(MAX_BYTES as usize, MAX_BYTES as usize).set_transport(transport);
+            if let Some((username, password)) = login {
+                options.set_credentials(username, password);
+            }
+            let (client, mut event_loop) = rumqttc::AsyncClient::new(options, WINDOW * 2);
+            thread::spawn(move || {
+                runtime.block_on(async {
+                    let mut next = async || Ok(heard_v311(event_loop.poll().await.map_err(|error| error.to_string())?));
+                    while pass_on(&sender, next().await) {}
+                });
+            });
+            Client::V311(client)
+        }
+    };
     Ok((client, events))
+}
+
+/// Whether there is more to come.
+fn pass_on(sender: &SyncSender<Result<Heard, String>>, heard: Result<Heard, String>) -> bool {
+    let goes_on = heard.is_ok();
+    sender.send(heard).is_ok() && goes_on
+}
+
+fn heard_v5(event: v5::Event) -> Heard {
+    match event {
+        v5::Event::Incoming(Packet5::ConnAck(_)) => Heard::Connected,
+        v5::Event::Incoming(Packet5::SubAck(ack)) => {
+            let all = ack.return_codes.iter().all(|code| matches!(code, Reason5::Success(_)));
+            Heard::Subscribed(if all { Ok(()) } else { Err(()) })
+        }
+        v5::Event::Incoming(Packet5::Publish(publish)) => {
+            Heard::Came(String::from_utf8_lossy(&publish.topic).into_owned(), publish.payload.to_vec())
+        }
+        v5::Event::Incoming(Packet5::PubAck(ack)) => {
+            let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+            Heard::Acked(ack.pkid, if taken { Ok(()) } else { Err(format!("{:?}", ack.reason)) })
+        }
+        v5::Event::Outgoing(Outgoing::Publish(id)) => Heard::Sent(id),
+        v5::Event::Incoming(_) | v5::Event::Outgoing(_) => Heard::Nothing,
+    }
+}
+
+/// An acknowledgement has no reason here: what the broker does not allow it acknowledges like anything else.
+fn heard_v311(event: rumqttc::Event) -> Heard {
+    use rumqttc::{Event, Packet, SubscribeReasonCode};
+    match event {
+        Event::Incoming(Packet::ConnAck(_)) => Heard::Connected,
+        Event::Incoming(Packet::SubAck(ack)) => {
+            let refused = ack.return_codes.contains(&SubscribeReasonCode::Failure);
+            Heard::Subscribed(if refused { Err(()) } else { Ok(()) })
+        }
+        Event::Incoming(Packet::Publish(publish)) => Heard::Came(publish.topic, publish.payload.to_vec()),
+        Event::Incoming(Packet::PubAck(ack)) => Heard::Acked(ack.pkid, Ok(())),
+        Event::Outgoing(Outgoing::Publish(id)) => Heard::Sent(id),
+        Event::Incoming(_) | Event::Outgoing(_) => Heard::Nothing,
+    }
 }

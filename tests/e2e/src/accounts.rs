@@ -2,20 +2,12 @@
 
 use porin_core::trust::{self, Reported};
 
-use crate::{
-    Broker, Subscriber,
-    broker::{publish_retained, publish_retained_v311},
-    wait_until,
-};
-
-/// Where all of them are.
-pub const REPORTED: &str = "porin/v1/gw/+/reported";
+use crate::{Broker, Subscriber, publish_retained, wait_until};
 
 /// The reported states of a broker's gateways.
 #[derive(Debug)]
 pub struct Accounts {
     port: u16,
-    publish: fn(u16, &str, &[u8]),
     subscriber: Subscriber,
 }
 
@@ -23,15 +15,8 @@ impl Accounts {
     /// From now on.
     #[must_use]
     pub fn of(broker: &Broker) -> Self {
-        let subscriber = Subscriber::start(broker.port, REPORTED);
-        Self { port: broker.port, publish: publish_retained, subscriber }
-    }
-
-    /// The same with MQTT 3.1.1, and a session under this name that the broker keeps.
-    #[must_use]
-    pub fn lasting(port: u16, id: &str) -> Self {
-        let subscriber = Subscriber::start_lasting(port, REPORTED, id);
-        Self { port, publish: publish_retained_v311, subscriber }
+        let subscriber = Subscriber::start(broker.port, "porin/v1/gw/+/reported");
+        Self { port: broker.port, subscriber }
     }
 
     /// Everything that a gateway has reported, in order.
@@ -88,6 +73,6 @@ impl Accounts {
 
     /// Publishes these, retained.
     pub fn retain(&self, publishes: &[(String, Vec<u8>)]) {
-        publishes.iter().for_each(|(topic, payload)| (self.publish)(self.port, topic, payload));
+        publishes.iter().for_each(|(topic, payload)| publish_retained(self.port, topic, payload));
     }
 }

@@ -110,14 +110,6 @@ pub fn publish_retained(port: u16, topic: &str, payload: &[u8]) {
     mosquitto_pub_with(port, topic, &["-V", "5", "-r", "-s"], payload);
 }
 
-/// The same with MQTT 3.1.1.
-///
-/// # Panics
-/// If the broker does not take it.
-pub(crate) fn publish_retained_v311(port: u16, topic: &str, payload: &[u8]) {
-    mosquitto_pub_with(port, topic, &["-V", "mqttv311", "-r", "-s"], payload);
-}
-
 /// `how` reads standard input: `-l` by lines, `-s` whole.
 fn mosquitto_pub(port: u16, topic: &str, how: &str, input: &[u8]) {
     mosquitto_pub_with(port, topic, &["-V", "5", how], input);

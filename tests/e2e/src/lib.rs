@@ -31,7 +31,7 @@ use std::{
 use porin_test_support::target_dir;
 
 pub use self::{
-    accounts::{Accounts, REPORTED},
+    accounts::Accounts,
     broker::{Broker, publish, publish_lines, publish_retained},
     cable::{Cable, Plugged},
     gateway::{Gateway, library, porind},

@@ -10,8 +10,8 @@ use std::{
 
 use porin_core::payload;
 use porin_e2e::{
-    Accounts, Broker, Cable, Gateway, Operator, Plugged, REPORTED, Random, Subscriber, free_port, nats::Nats,
-    publish_lines, wait_until, wire::Wire,
+    Accounts, Broker, Cable, Gateway, Operator, Plugged, Random, Subscriber, free_port, nats::Nats, publish_lines,
+    wait_until, wire::Wire,
 };
 use porin_test_support::{
     authority::{Published, first_root, order, published},
@@ -137,26 +137,39 @@ fn a_link_that_is_cut_at_each_piece_brings_each_piece_once_and_the_largest_cell_
     assert_eq!(cuts, 7);
 }
 
-/// MQTT 3.1.1 at a broker of three nodes, of which the gateway's own is killed while it fetches.
+/// MQTT 3.1.1 at a broker of three nodes, of which the gateway's own is killed as soon as it knows what it is to run.
 #[test]
 fn a_push_while_a_node_of_the_broker_dies_converges() {
     let mut nats = Nats::start();
     let ports = nats.ports();
-    nats.make_session(2, REPORTED, "operator");
-    let accounts = Accounts::lasting(ports[2], "operator");
     let cable = Cable::to_any(&ports[..2], Plugged::In);
     let uplink = format!(
         "mqtt://127.0.0.1:{}\"\nprotocol = \"3.1.1\"\nkeep_alive = \"5s\"\nreconnect = \"200ms\"\nclient_id = \"porin-gw1",
         cable.port
     );
     let gateway = gateway("gw1", 1, "").edit("mqtt://127.0.0.1:1", &uplink);
+    let operator = Operator::new(ports[2]);
+    fs::copy(operator.keys().join("root-1"), gateway.path("root-1")).expect("copied");
     let agent = gateway.run(&[]);
-    let new = published(&marking_cell(4), 1);
-    accounts.retain(&new.publishes);
-    let nonce = accounts.nonce("gw1");
-    accounts.retain(&[order("gw1", 1, nonce, &set(&new, "", "shadow = \"0s\"\ncanary = \"0s\""))]);
-    nats.kill(0);
-    assert_eq!(accounts.end_of("gw1", 1), ("confirmed".into(), String::new()), "{}", gateway.log());
+    let cell = operator.path("mark.wasm");
+    fs::write(&cell, largest_marking_cell(4)).expect("written");
+    wait_until("it is connected", || gateway.log().contains("connected to the broker"));
+    thread::scope(|scope| {
+        let push = scope.spawn(|| {
+            let cell = cell.display().to_string();
+            let quick = ["--shadow", "0s", "--canary", "0s", "--wait", "170s", "--mqtt", "3.1.1", "--json"];
+            operator.run(&[&["push", &cell, "--to", "gw1"][..], &quick].concat())
+        });
+        wait_until("the gateway knows of it, or the push has failed", || {
+            push.is_finished() || gateway.log().contains("what=\"accepted\"")
+        });
+        nats.kill(0);
+        let (code, stdout, stderr) = push.join().expect("no panic");
+        assert_eq!(code, Some(0), "{stdout} {stderr} {}", gateway.log());
+    });
+    let status = gateway.status().expect("it runs");
+    let from = &status["routes"][0]["slots"][0]["from"];
+    assert!(from.as_str().is_some_and(|from| from.starts_with("release acme/mark ")), "{from}");
     drop(agent);
 }
 

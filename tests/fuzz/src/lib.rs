@@ -2,6 +2,8 @@
 //!
 //! The bodies are here, so that `cargo fuzz` (`tests/fuzz/fuzz`) and the plain tests over the seeds run the same.
 
+pub mod counting;
+
 use std::collections::BTreeMap;
 
 use porin_cell::{Cell, Engine, Plan, World};

@@ -2,7 +2,11 @@
 
 use std::{fs, path::Path};
 
-use porin_fuzz::ALL;
+use porin_core::trust::MAX_ENVELOPE;
+use porin_fuzz::{
+    ALL,
+    counting::{self, Counting},
+};
 use porin_test_support::{STOCK_CELLS, cell, top};
 
 /// Damaged copies of each seed. `cargo fuzz` makes as many as there is time for.
@@ -59,11 +63,24 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
               streams = [\"#\"]\nslots = [\"s\"]\ntopic = \"porin/v1/gw/{gw}/data/r\"\n"
                 .to_vec(),
         ],
-        "trust" => files(&fixtures.join("update")),
+        "trust" => {
+            let mut documents = files(&fixtures.join("update"));
+            // As large as may be, and such as promise more than there is.
+            documents.push(vec![1; MAX_ENVELOPE]);
+            documents.push([&[1, 3][..], &[0xff; 9], &[1]].concat());
+            documents.push([&[1, 3, 12][..], &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0]].concat());
+            documents
+        }
         "component" | "staging" => STOCK_CELLS.iter().map(|name| cell(name)).collect(),
         other => unreachable!("{other} has no seeds"),
     }
 }
+
+/// Bytes that reading a document may take at most: it, what is in it, and both once more, since what was read is written again here.
+const MOST_OF_A_DOCUMENT: usize = 8 * MAX_ENVELOPE;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 struct Random(u64);
 
@@ -106,9 +123,15 @@ fn readers_stand_every_seed_and_what_damage_makes_of_it() {
             _ => COPIES,
         };
         for (number, seed) in (1..).zip(&seeds) {
-            body(seed);
             let mut random = Random(number);
-            (0..copies).for_each(|_| body(&damaged(seed, &mut random)));
+            let read = |bytes: &[u8]| {
+                let took = counting::most(|| body(bytes));
+                if target == "trust" {
+                    assert!(took <= MOST_OF_A_DOCUMENT, "{took} bytes for {} bytes of a document", bytes.len());
+                }
+            };
+            read(seed);
+            (0..copies).for_each(|_| read(&damaged(seed, &mut random)));
         }
     }
 }

@@ -3,13 +3,11 @@
 //!
 //! One test, in a process of its own: it counts what is allocated.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
-};
-
 use arbitrary::Unstructured;
-use porin_fuzz::staging;
+use porin_fuzz::{
+    counting::{self, Counting},
+    staging,
+};
 use porin_test_support::{STOCK_CELLS, WatCell, cell, component, generated_cell};
 use wasm_smith::{Component, Config, Module};
 
@@ -19,27 +17,6 @@ const MADE: usize = 5_000;
 
 /// Bytes that staging may take at most, whatever it is given: a cell's memory here is 256 KB, a component 50 KB.
 const MOST: usize = 4 << 20;
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: the system's allocator does it; this counts.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: as the caller promised.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promised.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -55,14 +32,6 @@ impl Random {
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.below(256).to_le_bytes()[0]).collect()
     }
-}
-
-/// Stages it and gives the bytes that this took at most.
-fn stage(bytes: &[u8]) -> usize {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    staging(bytes);
-    PEAK.load(Ordering::Relaxed).saturating_sub(before)
 }
 
 /// As large as they come, with what cells may have.
@@ -81,7 +50,7 @@ fn a_hundred_thousand_components_are_staged_without_a_panic_in_bounded_memory() 
     let (mut staged, mut most) = (0, 0);
     let mut try_it = |bytes: &[u8]| {
         staged += 1;
-        most = most.max(stage(bytes));
+        most = most.max(counting::most(|| staging(bytes)));
     };
     let mut random = Random(7);
     let generated = [generated_cell(1), generated_cell(2)];

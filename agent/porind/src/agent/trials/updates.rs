@@ -151,6 +151,33 @@ fn a_card_that_does_not_answer_for_a_while_costs_an_update_nothing_but_time() {
     }
 }
 
+/// What there is room for is written; the rest waits, and so does the update.
+#[test]
+fn a_full_card_holds_an_update_up_and_loses_nothing() {
+    let mut world = world("0s");
+    let mut life = Life::start(&mut world).expect("the card is well");
+    let full = life.world.card.blocks();
+    life.world.card.has_room_for(full);
+    let turn = |life: &mut Life<'_>| {
+        life.feed();
+        life.operate();
+        life.acknowledge(Acks::All);
+        life.wait_for_the_commit();
+        life.agent.parts.uptime.skip(MAX_RETRY_US);
+        life.step(Event::Deadline);
+        life.wait_for_the_commit();
+    };
+    (0..30).for_each(|_| turn(&mut life));
+    assert!(life.agent.status().outbox.disk_error.is_some(), "the card is full");
+    assert!(life.agent.trial.is_none(), "nothing is tried that is not written down");
+    life.world.card.has_room_for(usize::MAX);
+    (0..60).for_each(|_| turn(&mut life));
+    life.end();
+    assert_eq!(kept(&world), (2, 2));
+    let all: Vec<_> = (1..=PACKETS).collect();
+    assert_eq!((world.delivered("counted"), world.delivered("urgent")), (all.clone(), all));
+}
+
 #[test]
 fn an_update_that_is_cut_anywhere_leaves_the_old_set_or_the_new_one_and_loses_no_packet() {
     cut_everywhere("0s", 1);
