@@ -9,20 +9,21 @@
 //! The whole set of routes and slots is exchanged, never a part of it. Each step is written down before it is done ([`Update::unsaved`]), and doing it
 //! twice is harmless: whatever is cut short ends in the old set or the new one. This module decides; `porind` subscribes, writes, loads and runs.
 
+mod arriving;
+mod keeping;
 pub mod probation;
+mod reporting;
 mod rows;
 
 use alloc::{
-    borrow::ToOwned,
     boxed::Box,
     collections::{BTreeMap, BTreeSet},
     format,
     string::{String, ToString},
-    sync::Arc,
     vec::Vec,
 };
 
-use self::rows::{Blocked, Failed, Key, Number, Trial, target_name};
+use self::rows::{Blocked, Failed, Key, Number, Trial};
 pub use self::{
     probation::{Compared, Verdict},
     rows::{PIECES, Row, Write, content, piece_key},
@@ -34,9 +35,8 @@ use crate::{
     status::SlotStatus,
     time::{Monotonic, Unix},
     trust::{
-        self, Desired, Digest, Envelope, Gateway, Refusal, Release, Reported, Root, Target, Time, Verified,
-        documents::PIECE,
-        reported::{ClockWord, Reason, ReleaseReport, SlotReport, UpdateState},
+        self, Desired, Digest, Refusal, Root, Target, Time, Verified,
+        reported::{Reason, UpdateState},
     },
 };
 
@@ -241,133 +241,6 @@ pub struct Update {
 }
 
 impl Update {
-    /// What was known, from the rows of the store; bytes of pieces are not needed. `pinned`: the owner's root. `crashed`: the last start ended within a
-    /// call into a cell on probation.
-    ///
-    /// # Errors
-    /// If the root is none, or a row cannot be read.
-    pub fn recall(me: Me, pinned: &[u8], rows: &[Row], crashed: bool, local: CellSet) -> Result<Self, RecallError> {
-        let root = trust::pinned_root(pinned).map_err(RecallError::Root)?;
-        let mut update = Self {
-            me,
-            root,
-            numbers: BTreeMap::new(),
-            accepted: BTreeMap::new(),
-            again: 0,
-            skipped: false,
-            confirmed: None,
-            failed: None,
-            blocked: BTreeMap::new(),
-            floors: BTreeMap::new(),
-            releases: BTreeMap::new(),
-            pieces: BTreeSet::new(),
-            trial: None,
-            crashed,
-            phase: Phase::Settled,
-            wanted: Vec::new(),
-            checked: Releases::new(),
-            set: None,
-            running: local.clone(),
-            local,
-            inconsistent: None,
-            refused: None,
-            refusals: (0, Monotonic(0)),
-            all_refusals: 0,
-            overwhelmed: false,
-            issued: Unix(0),
-            generation: 0,
-            unsaved: Vec::new(),
-            saving: None,
-        };
-        let mut roots = BTreeMap::new();
-        for (name, value) in rows {
-            let Some(key) = Key::read(name) else { continue };
-            let unreadable = || RecallError::Row(name.clone());
-            // The bytes of a piece are not among what was read.
-            let is_piece = matches!(key, Key::Piece(..));
-            let bytes = if is_piece { &[] } else { content(value).ok_or_else(unreadable)? };
-            update.recall_row(key, bytes, &mut roots).ok_or_else(unreadable)?;
-        }
-        let mut chain = update.root.clone();
-        let later = roots.range(chain.version.saturating_add(1)..);
-        let followed = later.clone().try_for_each(|(_, envelope)| {
-            chain = trust::next_root(&chain, envelope)?;
-            Ok::<_, Refusal>(())
-        });
-        if followed.is_ok() {
-            update.root = chain;
-        } else {
-            // The owner has put another one there, and that is the one that counts: numbers of others mean nothing under it.
-            update.unsaved.extend(later.map(|(version, _)| Key::Root(*version).delete()));
-            let numbers = core::mem::take(&mut update.numbers).into_keys();
-            update.unsaved.extend(numbers.map(|target| Key::Number(target).delete()));
-        }
-        Ok(update)
-    }
-
-    fn recall_row(&mut self, key: Key, bytes: &[u8], roots: &mut BTreeMap<u64, Vec<u8>>) -> Option<()> {
-        match key {
-            Key::Root(version) => drop(roots.insert(version, bytes.to_vec())),
-            Key::Desired(target) => {
-                let desired: Verified<Desired> = trust::recall(bytes).ok()?;
-                self.issued = self.issued.max(desired.issued);
-                self.accepted.insert(target, Accepted { desired, payload: bytes.to_vec() });
-            }
-            Key::Number(target) => drop(self.numbers.insert(target, postcard::from_bytes(bytes).ok()?)),
-            Key::Confirmed => self.confirmed = Some(trust::recall(bytes).ok()?),
-            Key::Failed => self.failed = Some(postcard::from_bytes(bytes).ok()?),
-            Key::Trial => self.trial = Some(postcard::from_bytes(bytes).ok()?),
-            Key::Release(digest) => drop(self.releases.insert(digest, bytes.to_vec())),
-            Key::Piece(component, piece) => drop(self.pieces.insert((component, piece))),
-            Key::Floor(cell) => drop(self.floors.insert(cell, postcard::from_bytes(bytes).ok()?)),
-            Key::Blocked(slot, release) => {
-                drop(self.blocked.insert((slot, release), postcard::from_bytes(bytes).ok()?));
-            }
-        }
-        Some(())
-    }
-
-    /// The cells that are kept, to be started with: the confirmed desired state, or what the owner has configured.
-    pub fn kept(&mut self, config: &Config) -> CellSet {
-        match self.kept_with(config, &self.local) {
-            Ok(cells) => self.running = cells,
-            Err(reason) => self.inconsistent(&reason.text),
-        }
-        self.running.clone()
-    }
-
-    /// The same if the owner had configured this.
-    ///
-    /// # Errors
-    /// If the confirmed desired state cannot be run with that.
-    pub fn kept_with(&self, config: &Config, local: &CellSet) -> Result<CellSet, Reason> {
-        let Some(confirmed) = self.confirmed.as_ref().filter(|_| self.inconsistent.is_none()) else {
-            return Ok(local.clone());
-        };
-        let known = |digest: &Digest| {
-            let payload = Envelope::decode(self.releases.get(digest)?).ok()?.payload;
-            Some((*digest, Arc::new(trust::recall::<Release>(&payload).ok()?)))
-        };
-        let wanted = wanted(&confirmed.set).unwrap_or_default();
-        let releases = wanted.iter().filter_map(|wanted| known(wanted.release.as_ref()?)).collect();
-        let set = DesiredSet::parse(&confirmed.set, &config.gateway, local, &releases);
-        set.map(|set| set.cells).map_err(|error| Reason::new("inconsistent", &error.to_string()))
-    }
-
-    /// What is kept cannot be run any more.
-    pub fn inconsistent(&mut self, why: &str) {
-        self.inconsistent = Some(Reason::new("inconsistent", why));
-        self.running = self.local.clone();
-    }
-
-    /// The owner's configuration has changed. What comes from a desired state stays.
-    pub fn reconfigured(&mut self, local: CellSet, running: CellSet) {
-        (self.local, self.running) = (local, running);
-        // What was about to be staged was read with the old one.
-        self.set = None;
-        self.phase = Phase::Settled;
-    }
-
     /// It is at least this late: a document that counts was made then.
     #[must_use]
     pub fn issued(&self) -> Unix {
@@ -390,60 +263,6 @@ impl Update {
     #[must_use]
     pub fn root(&self) -> &Verified<Root> {
         &self.root
-    }
-
-    /// The topics that are to be subscribed to, each with a count that rises when what is retained there is to be sent again.
-    #[must_use]
-    pub fn topics(&self) -> Vec<(String, u32)> {
-        let mut topics =
-            alloc::vec![(format!("porin/v1/fleet/root/{}", self.root.version.saturating_add(1)), self.again)];
-        let desired = self.targets().map(|target| (format!("porin/v1/{}/desired", target_name(&target)), self.again));
-        topics.extend(desired);
-        if let Phase::Fetching { .. } = self.phase {
-            topics.extend(self.missing().map(|topic| (topic, self.generation)));
-        }
-        topics
-    }
-
-    /// Where the next missing part of the goal is: releases first, then one piece after the other.
-    fn missing(&self) -> Option<String> {
-        let mut releases = self.wanted.iter().filter_map(|wanted| wanted.release);
-        if let Some(release) = releases.find(|release| !self.checked.contains_key(release)) {
-            return Some(format!("porin/v1/fleet/rel/{release}"));
-        }
-        let (component, piece, _) = self.missing_piece()?;
-        Some(format!("porin/v1/fleet/blob/{component}/{piece}"))
-    }
-
-    /// Component, number and digest.
-    fn missing_piece(&self) -> Option<(Digest, u32, Digest)> {
-        self.checked.values().find_map(|release| {
-            let pieces = (0..).zip(&release.pieces);
-            let mut missing = pieces.filter(|(piece, _)| !self.pieces.contains(&(release.sha256, *piece)));
-            missing.next().map(|(piece, digest)| (release.sha256, piece, *digest))
-        })
-    }
-
-    /// What is to be written with the next commit. [`Event::Saved`] says that it was, [`Update::not_saved`] that it was not.
-    pub fn unsaved(&mut self) -> Vec<Write> {
-        let writes = core::mem::take(&mut self.unsaved);
-        if !writes.is_empty() {
-            self.saving = Some(writes.clone());
-        }
-        writes
-    }
-
-    /// Whether anything waits to be written.
-    #[must_use]
-    pub fn has_unsaved(&self) -> bool {
-        !self.unsaved.is_empty()
-    }
-
-    /// It is to be written again.
-    pub fn not_saved(&mut self) {
-        let later = core::mem::take(&mut self.unsaved);
-        self.unsaved = self.saving.take().unwrap_or_default();
-        self.unsaved.extend(later);
     }
 
     /// Decides what follows from an event.
@@ -470,180 +289,6 @@ impl Update {
         }
         self.go_on(now, config, &mut actions);
         actions
-    }
-
-    fn came(&mut self, now: Moment, topic: &str, payload: &[u8], actions: &mut Vec<Action>) {
-        // A retained document that was cleared.
-        if payload.is_empty() {
-            return;
-        }
-        if self.is_overwhelmed(now.mono) {
-            self.overwhelmed = true;
-            return;
-        }
-        let Some(rest) = topic.strip_prefix("porin/v1/") else { return };
-        let outcome = match rest.split('/').collect::<Vec<_>>()[..] {
-            ["gw", id, "desired"] => self.desired(now, Target::Gateway(id.into()), payload, actions),
-            ["group", group, "desired"] => self.desired(now, Target::Group(group.into()), payload, actions),
-            ["fleet", "root", _] => self.next_root(payload),
-            ["fleet", "rel", _] => self.release(now, payload, actions),
-            ["fleet", "blob", component, piece] => self.piece(now, component, piece, payload),
-            _ => return,
-        };
-        let Err(refusal) = outcome else { return };
-        self.refusals.0 = self.refusals.0.saturating_add(1);
-        self.all_refusals += 1;
-        let reason = Reason::new(refusal.code(), &refusal.to_string());
-        // A hostile broker may say the same for ever.
-        if self.refused.replace(reason.clone()).as_ref() != Some(&reason) {
-            actions.push(Action::Tell(Told { what: "refused", seq: None, reason: Some(reason) }));
-        }
-    }
-
-    /// Whether too much that does not count has come lately.
-    fn is_overwhelmed(&mut self, now: Monotonic) -> bool {
-        if now.since(self.refusals.1) >= MINUTE_US {
-            self.refusals = (0, now);
-        }
-        self.refusals.0 >= MAX_REFUSALS
-    }
-
-    fn desired(
-        &mut self,
-        now: Moment,
-        target: Target,
-        payload: &[u8],
-        actions: &mut Vec<Action>,
-    ) -> Result<(), Refusal> {
-        let ours = self.targets().any(|ours| ours == target);
-        if !ours {
-            return Err(Refusal::OtherGateway(target_name(&target)));
-        }
-        let envelope = Envelope::decode(payload)?;
-        let digest = envelope.digest();
-        let known = self.numbers.get(&target).copied();
-        // Retained: it comes again with every connection, also when its time is over.
-        if known.is_some_and(|Number(_, same)| same == digest) {
-            return Ok(());
-        }
-        if self.phase == Phase::Confirming {
-            self.skipped = true;
-            return Ok(());
-        }
-        let Me { id, groups, board, nonce } = &self.me;
-        // Who has taken up anything knows what is older.
-        let nonce = self.accepted.is_empty().then_some(*nonce);
-        let gateway = Gateway { id, groups, board: board.as_deref(), nonce };
-        let known = known.map(|Number(seq, digest)| (seq, digest));
-        let desired = trust::desired(&self.root, payload, known, now.time, gateway)?;
-        if desired.target != target {
-            return Err(Refusal::OtherGateway(target_name(&desired.target)));
-        }
-        let number = Number(desired.seq, desired.digest());
-        self.unsaved.push(Key::Number(target.clone()).put_value(&number));
-        self.unsaved.push(Key::Desired(target.clone()).put(&envelope.payload));
-        self.numbers.insert(target.clone(), number);
-        let seq = Some(desired.seq);
-        // Those of groups had to wait for this.
-        self.again = self.again.wrapping_add(u32::from(self.accepted.is_empty()));
-        self.issued = self.issued.max(desired.issued);
-        self.accepted.insert(target, Accepted { desired, payload: envelope.payload });
-        self.refused = None;
-        actions.push(Action::Tell(Told { what: "accepted", seq, reason: None }));
-        // A group's may change nothing for a gateway that has one of its own.
-        let goal = self.goal().map(|goal| goal.desired.digest());
-        if self.trial.map(|trial| trial.desired) != goal || self.phase == Phase::Settled {
-            if self.is_trying() {
-                actions.push(Action::Discard);
-                actions.push(Action::Tell(Told { what: "superseded", seq, reason: None }));
-            }
-            self.set = None;
-            self.begin(now);
-            self.forget();
-        }
-        Ok(())
-    }
-
-    /// Whom desired states are for that this gateway looks at, the one that wins first.
-    fn targets(&self) -> impl Iterator<Item = Target> + '_ {
-        let groups = self.me.groups.iter().map(|group| Target::Group(group.clone()));
-        core::iter::once(Target::Gateway(self.me.id.clone())).chain(groups)
-    }
-
-    fn next_root(&mut self, payload: &[u8]) -> Result<(), Refusal> {
-        let next = trust::next_root(&self.root, payload)?;
-        self.unsaved.push(Key::Root(next.version).put(payload));
-        let remaining = self.root.operator.keys.iter().filter(|key| next.operator.keys.contains(key)).count();
-        if remaining < usize::from(next.operator.threshold) {
-            // Whoever had the old keys may have used up all numbers, and says nothing more. If they still say what is to run, the numbers keep old
-            // documents of theirs out.
-            let forgotten = core::mem::take(&mut self.numbers).into_keys();
-            self.unsaved.extend(forgotten.map(|target| Key::Number(target).delete()));
-        }
-        self.root = next;
-        // Made by keys that were not known, or under this root.
-        self.again = self.again.wrapping_add(1);
-        Ok(())
-    }
-
-    fn release(&mut self, now: Moment, payload: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
-        let digest = Envelope::decode(payload)?.digest();
-        let wanted: Vec<_> = self.wanted.iter().filter(|wanted| wanted.release == Some(digest)).cloned().collect();
-        let Phase::Fetching { .. } = self.phase else { return Ok(()) };
-        for wanted in wanted {
-            match self.check_release(now, payload, &wanted) {
-                Ok(()) => {}
-                // Whoever carries it may have taken them off: the next copy may be whole.
-                Err(refusal @ Refusal::TooFewSignatures { .. }) => return Err(refusal),
-                // It came, and it is nothing for this gateway, whoever asks.
-                Err(refusal) => {
-                    let reason = Reason::new(refusal.code(), &refusal.to_string()).of(&wanted.slot);
-                    self.fail(UpdateState::Rejected, reason, actions);
-                    return Err(refusal);
-                }
-            }
-        }
-        if self.checked.contains_key(&digest) {
-            if self.releases.insert(digest, payload.to_vec()).as_deref() != Some(payload) {
-                self.unsaved.push(Key::Release(digest).put(payload));
-            }
-            self.progress(now);
-        }
-        Ok(())
-    }
-
-    fn check_release(&mut self, now: Moment, payload: &[u8], wanted: &Wanted) -> Result<(), Refusal> {
-        let Some(digest) = wanted.release else { return Ok(()) };
-        let Me { id, groups, board, .. } = &self.me;
-        let gateway = Gateway { id, groups, board: board.as_deref(), nonce: None };
-        let floor = |cell: &str| self.floors.get(cell).copied().unwrap_or(0).max(wanted.min_seq);
-        let release = trust::release(&self.root, payload, digest, floor, now.time, gateway, &wanted.slot)?;
-        self.checked.insert(digest, Arc::new(release));
-        Ok(())
-    }
-
-    fn piece(&mut self, now: Moment, component: &str, piece: &str, payload: &[u8]) -> Result<(), Refusal> {
-        let Phase::Fetching { .. } = self.phase else { return Ok(()) };
-        let Some((wanted, number, expected)) = self.missing_piece() else { return Ok(()) };
-        if Digest::parse(component) != Some(wanted) || piece != number.to_string() {
-            return Ok(());
-        }
-        if payload.len() > PIECE {
-            return Err(Refusal::TooLarge { bytes: payload.len() });
-        }
-        let found = Digest::of(payload);
-        if found != expected {
-            return Err(Refusal::OtherDigest { found, expected });
-        }
-        self.pieces.insert((wanted, number));
-        self.unsaved.push(Key::Piece(wanted, number).put(payload));
-        self.progress(now);
-        Ok(())
-    }
-
-    fn progress(&mut self, now: Moment) {
-        self.refused = None;
-        self.phase = Phase::Fetching { since: now.mono, patience_us: STALL_US, stalled: false };
     }
 
     /// The desired state that counts: the gateway's own, unless it says nothing; then that of its first group that has one.
@@ -923,154 +568,8 @@ impl Update {
         self.forget();
     }
 
-    /// Gives up releases and pieces that neither what runs nor what is to run names.
-    fn forget(&mut self) {
-        let sets = self.confirmed.iter().chain(self.accepted.values().map(|accepted| &accepted.desired));
-        let named: BTreeSet<Digest> =
-            sets.flat_map(|set| wanted(&set.set).unwrap_or_default()).filter_map(|wanted| wanted.release).collect();
-        let unsaved = &mut self.unsaved;
-        let mut components = BTreeSet::new();
-        self.releases.retain(|digest, envelope| {
-            let keep = named.contains(digest);
-            if keep {
-                let payload = Envelope::decode(envelope).map(|envelope| envelope.payload).unwrap_or_default();
-                components.extend(trust::recall::<Release>(&payload).map(|release| release.sha256).ok());
-            } else {
-                unsaved.push(Key::Release(*digest).delete());
-            }
-            keep
-        });
-        self.pieces.retain(|(component, piece)| {
-            let keep = components.contains(component);
-            if !keep {
-                unsaved.push(Key::Piece(*component, *piece).delete());
-            }
-            keep
-        });
-    }
-
-    /// Pieces of the goal that nothing that runs needs: some of them are not what they were.
-    fn forget_pieces(&mut self) {
-        let running = self.running.routes.iter().flat_map(|route| &route.slots).filter_map(|slot| match &slot.cell {
-            Provenance::Signed(release) => Some(release.sha256),
-            Provenance::Local(_) => None,
-        });
-        let running: BTreeSet<_> = running.collect();
-        let goal: BTreeSet<_> = self.checked.values().map(|release| release.sha256).collect();
-        let unsaved = &mut self.unsaved;
-        self.pieces.retain(|(component, piece)| {
-            let keep = running.contains(component) || !goal.contains(component);
-            if !keep {
-                unsaved.push(Key::Piece(*component, *piece).delete());
-            }
-            keep
-        });
-    }
-
     fn told(&self, what: &'static str, reason: Option<Reason>) -> Action {
         Action::Tell(Told { what, seq: self.goal().map(|goal| goal.desired.seq), reason })
-    }
-
-    /// The gateway's own account of all this.
-    #[must_use]
-    pub fn report(&self, about: About<'_>, time: Time) -> Reported {
-        let About { key, at, agent, epoch, cells, slots } = about;
-        let (state, reason) = self.state();
-        let configured: Vec<_> = cells.routes.iter().flat_map(|route| &route.slots).collect();
-        let slot = |status: &SlotStatus| {
-            let configured = configured.iter().find(|slot| slot.name == status.name);
-            let release = match configured.map(|slot| &slot.cell) {
-                Some(Provenance::Signed(release)) => Some(ReleaseReport {
-                    digest: release.digest(),
-                    cell: release.cell.clone(),
-                    semver: release.semver.clone(),
-                    seq: release.seq,
-                }),
-                Some(Provenance::Local(_)) | None => None,
-            };
-            SlotReport {
-                name: status.name.clone(),
-                sha256: Digest::parse(&status.digest).unwrap_or(Digest([0; 32])),
-                state: status.state.to_owned(),
-                release,
-                fresh: status.fresh.as_deref().map(|why| Reason::new("", why).text),
-            }
-        };
-        Reported {
-            gateway: self.me.id.clone(),
-            key,
-            at,
-            agent: agent.to_owned(),
-            epoch: epoch.to_string(),
-            clock: match time {
-                Time::Known(_) => ClockWord::Synchronised,
-                Time::AtLeast(_) => ClockWord::Floor,
-            },
-            fleet: self.root.fleet.clone(),
-            root_version: self.root.version,
-            groups: self.me.groups.clone(),
-            board: self.me.board.clone(),
-            nonce: self.accepted.is_empty().then_some(self.me.nonce),
-            known: self.numbers.iter().map(|(target, Number(seq, _))| (target.clone(), *seq)).collect(),
-            desired: self.goal().map(|goal| (goal.desired.target.clone(), goal.desired.seq)),
-            state,
-            reason,
-            refused: self.refused.clone(),
-            refusals: self.all_refusals,
-            slots: slots.iter().map(slot).collect(),
-            floors: self.floors.iter().map(|(cell, floor)| (cell.clone(), *floor)).collect(),
-            set: cells.text.clone(),
-        }
-    }
-
-    /// Documents that did not count since the start.
-    #[must_use]
-    pub fn refusals(&self) -> u64 {
-        self.all_refusals
-    }
-
-    /// Why the last document that did not count did not.
-    #[must_use]
-    pub fn refused(&self) -> Option<&Reason> {
-        self.refused.as_ref()
-    }
-
-    /// Where routes, slots and their parameters come from.
-    #[must_use]
-    pub fn cells_from(&self) -> String {
-        match &self.confirmed {
-            Some(kept) if self.inconsistent.is_none() => {
-                format!("desired state {} for {}", kept.seq, target_name(&kept.target))
-            }
-            Some(_) | None => "configuration".into(),
-        }
-    }
-
-    /// What is being done about the desired state, and why that came to nothing, if it did.
-    #[must_use]
-    pub fn state(&self) -> (UpdateState, Option<Reason>) {
-        if let Some(reason) = &self.inconsistent
-            && self.phase == Phase::Settled
-        {
-            return (UpdateState::Inconsistent, Some(reason.clone()));
-        }
-        match self.phase {
-            Phase::Settled => match (&self.failed, self.goal()) {
-                (Some(failed), Some(goal)) if failed.desired == goal.desired.digest() => {
-                    (failed.state, Some(failed.reason.clone()))
-                }
-                (_, Some(_)) => (UpdateState::Confirmed, None),
-                (_, None) => (UpdateState::Local, None),
-            },
-            Phase::Fetching { stalled: false, .. } => (UpdateState::Fetching, None),
-            Phase::Fetching { stalled: true, .. } => {
-                let missing = self.missing().unwrap_or_default();
-                (UpdateState::Stalled, Some(Reason::new("stalled", &format!("nothing comes from {missing}"))))
-            }
-            Phase::Ready | Phase::Staging => (UpdateState::Staged, None),
-            Phase::Shadow { .. } => (UpdateState::Shadow, None),
-            Phase::Canary { .. } | Phase::Confirming => (UpdateState::Canary, None),
-        }
     }
 }
 

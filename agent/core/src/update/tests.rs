@@ -1,11 +1,18 @@
 //! A gateway in memory: a cloud that retains, a disk of rows, and an agent that does what it is told.
 
-use alloc::vec;
+use alloc::{borrow::ToOwned, string::ToString, vec};
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
-use super::*;
-use crate::trust::{Health, Key as PublicKey, Publisher, Role, Signature, documents::Document, signing_input};
+use super::{
+    rows::{PIECES, target_name},
+    *,
+};
+use crate::trust::{
+    Envelope, Health, Key as PublicKey, Publisher, Release, Reported, Role, Signature,
+    documents::{Document, PIECE},
+    signing_input,
+};
 
 const NONCE: [u8; 16] = [5; 16];
 const OWN: &str = "[gateway]\nid = \"gw\"\n[uplink]\nbroker = \"mqtt://localhost\"\n\

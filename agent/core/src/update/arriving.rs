@@ -1,0 +1,230 @@
+//! What comes from the broker: where it is asked for, and whether it counts.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    sync::Arc,
+    vec::Vec,
+};
+
+use super::{
+    Accepted, Action, MAX_REFUSALS, MINUTE_US, Me, Moment, Phase, STALL_US, Told, Update,
+    rows::{Key, Number, target_name},
+};
+use crate::{
+    config::Wanted,
+    time::Monotonic,
+    trust::{
+        self, Digest, Envelope, Gateway, Refusal, Target,
+        documents::PIECE,
+        reported::{Reason, UpdateState},
+    },
+};
+
+impl Update {
+    /// The topics that are to be subscribed to, each with a count that rises when what is retained there is to be sent again.
+    #[must_use]
+    pub fn topics(&self) -> Vec<(String, u32)> {
+        let mut topics =
+            alloc::vec![(format!("porin/v1/fleet/root/{}", self.root.version.saturating_add(1)), self.again)];
+        let desired = self.targets().map(|target| (format!("porin/v1/{}/desired", target_name(&target)), self.again));
+        topics.extend(desired);
+        if let Phase::Fetching { .. } = self.phase {
+            topics.extend(self.missing().map(|topic| (topic, self.generation)));
+        }
+        topics
+    }
+
+    /// Where the next missing part of the goal is: releases first, then one piece after the other.
+    pub(super) fn missing(&self) -> Option<String> {
+        let mut releases = self.wanted.iter().filter_map(|wanted| wanted.release);
+        if let Some(release) = releases.find(|release| !self.checked.contains_key(release)) {
+            return Some(format!("porin/v1/fleet/rel/{release}"));
+        }
+        let (component, piece, _) = self.missing_piece()?;
+        Some(format!("porin/v1/fleet/blob/{component}/{piece}"))
+    }
+
+    /// Component, number and digest.
+    pub(super) fn missing_piece(&self) -> Option<(Digest, u32, Digest)> {
+        self.checked.values().find_map(|release| {
+            let pieces = (0..).zip(&release.pieces);
+            let mut missing = pieces.filter(|(piece, _)| !self.pieces.contains(&(release.sha256, *piece)));
+            missing.next().map(|(piece, digest)| (release.sha256, piece, *digest))
+        })
+    }
+
+    pub(super) fn came(&mut self, now: Moment, topic: &str, payload: &[u8], actions: &mut Vec<Action>) {
+        // A retained document that was cleared.
+        if payload.is_empty() {
+            return;
+        }
+        if self.is_overwhelmed(now.mono) {
+            self.overwhelmed = true;
+            return;
+        }
+        let Some(rest) = topic.strip_prefix("porin/v1/") else { return };
+        let outcome = match rest.split('/').collect::<Vec<_>>()[..] {
+            ["gw", id, "desired"] => self.desired(now, Target::Gateway(id.into()), payload, actions),
+            ["group", group, "desired"] => self.desired(now, Target::Group(group.into()), payload, actions),
+            ["fleet", "root", _] => self.next_root(payload),
+            ["fleet", "rel", _] => self.release(now, payload, actions),
+            ["fleet", "blob", component, piece] => self.piece(now, component, piece, payload),
+            _ => return,
+        };
+        let Err(refusal) = outcome else { return };
+        self.refusals.0 = self.refusals.0.saturating_add(1);
+        self.all_refusals += 1;
+        let reason = Reason::new(refusal.code(), &refusal.to_string());
+        // A hostile broker may say the same for ever.
+        if self.refused.replace(reason.clone()).as_ref() != Some(&reason) {
+            actions.push(Action::Tell(Told { what: "refused", seq: None, reason: Some(reason) }));
+        }
+    }
+
+    /// Whether too much that does not count has come lately.
+    pub(super) fn is_overwhelmed(&mut self, now: Monotonic) -> bool {
+        if now.since(self.refusals.1) >= MINUTE_US {
+            self.refusals = (0, now);
+        }
+        self.refusals.0 >= MAX_REFUSALS
+    }
+
+    pub(super) fn desired(
+        &mut self,
+        now: Moment,
+        target: Target,
+        payload: &[u8],
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let ours = self.targets().any(|ours| ours == target);
+        if !ours {
+            return Err(Refusal::OtherGateway(target_name(&target)));
+        }
+        let envelope = Envelope::decode(payload)?;
+        let digest = envelope.digest();
+        let known = self.numbers.get(&target).copied();
+        // Retained: it comes again with every connection, also when its time is over.
+        if known.is_some_and(|Number(_, same)| same == digest) {
+            return Ok(());
+        }
+        if self.phase == Phase::Confirming {
+            self.skipped = true;
+            return Ok(());
+        }
+        let Me { id, groups, board, nonce } = &self.me;
+        // Who has taken up anything knows what is older.
+        let nonce = self.accepted.is_empty().then_some(*nonce);
+        let gateway = Gateway { id, groups, board: board.as_deref(), nonce };
+        let known = known.map(|Number(seq, digest)| (seq, digest));
+        let desired = trust::desired(&self.root, payload, known, now.time, gateway)?;
+        if desired.target != target {
+            return Err(Refusal::OtherGateway(target_name(&desired.target)));
+        }
+        let number = Number(desired.seq, desired.digest());
+        self.unsaved.push(Key::Number(target.clone()).put_value(&number));
+        self.unsaved.push(Key::Desired(target.clone()).put(&envelope.payload));
+        self.numbers.insert(target.clone(), number);
+        let seq = Some(desired.seq);
+        // Those of groups had to wait for this.
+        self.again = self.again.wrapping_add(u32::from(self.accepted.is_empty()));
+        self.issued = self.issued.max(desired.issued);
+        self.accepted.insert(target, Accepted { desired, payload: envelope.payload });
+        self.refused = None;
+        actions.push(Action::Tell(Told { what: "accepted", seq, reason: None }));
+        // A group's may change nothing for a gateway that has one of its own.
+        let goal = self.goal().map(|goal| goal.desired.digest());
+        if self.trial.map(|trial| trial.desired) != goal || self.phase == Phase::Settled {
+            if self.is_trying() {
+                actions.push(Action::Discard);
+                actions.push(Action::Tell(Told { what: "superseded", seq, reason: None }));
+            }
+            self.set = None;
+            self.begin(now);
+            self.forget();
+        }
+        Ok(())
+    }
+
+    /// Whom desired states are for that this gateway looks at, the one that wins first.
+    pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        let groups = self.me.groups.iter().map(|group| Target::Group(group.clone()));
+        core::iter::once(Target::Gateway(self.me.id.clone())).chain(groups)
+    }
+
+    pub(super) fn next_root(&mut self, payload: &[u8]) -> Result<(), Refusal> {
+        let next = trust::next_root(&self.root, payload)?;
+        self.unsaved.push(Key::Root(next.version).put(payload));
+        let remaining = self.root.operator.keys.iter().filter(|key| next.operator.keys.contains(key)).count();
+        if remaining < usize::from(next.operator.threshold) {
+            // Whoever had the old keys may have used up all numbers, and says nothing more. If they still say what is to run, the numbers keep old
+            // documents of theirs out.
+            let forgotten = core::mem::take(&mut self.numbers).into_keys();
+            self.unsaved.extend(forgotten.map(|target| Key::Number(target).delete()));
+        }
+        self.root = next;
+        // Made by keys that were not known, or under this root.
+        self.again = self.again.wrapping_add(1);
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, now: Moment, payload: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
+        let digest = Envelope::decode(payload)?.digest();
+        let wanted: Vec<_> = self.wanted.iter().filter(|wanted| wanted.release == Some(digest)).cloned().collect();
+        let Phase::Fetching { .. } = self.phase else { return Ok(()) };
+        for wanted in wanted {
+            match self.check_release(now, payload, &wanted) {
+                Ok(()) => {}
+                // Whoever carries it may have taken them off: the next copy may be whole.
+                Err(refusal @ Refusal::TooFewSignatures { .. }) => return Err(refusal),
+                // It came, and it is nothing for this gateway, whoever asks.
+                Err(refusal) => {
+                    let reason = Reason::new(refusal.code(), &refusal.to_string()).of(&wanted.slot);
+                    self.fail(UpdateState::Rejected, reason, actions);
+                    return Err(refusal);
+                }
+            }
+        }
+        if self.checked.contains_key(&digest) {
+            if self.releases.insert(digest, payload.to_vec()).as_deref() != Some(payload) {
+                self.unsaved.push(Key::Release(digest).put(payload));
+            }
+            self.progress(now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_release(&mut self, now: Moment, payload: &[u8], wanted: &Wanted) -> Result<(), Refusal> {
+        let Some(digest) = wanted.release else { return Ok(()) };
+        let Me { id, groups, board, .. } = &self.me;
+        let gateway = Gateway { id, groups, board: board.as_deref(), nonce: None };
+        let floor = |cell: &str| self.floors.get(cell).copied().unwrap_or(0).max(wanted.min_seq);
+        let release = trust::release(&self.root, payload, digest, floor, now.time, gateway, &wanted.slot)?;
+        self.checked.insert(digest, Arc::new(release));
+        Ok(())
+    }
+
+    pub(super) fn piece(&mut self, now: Moment, component: &str, piece: &str, payload: &[u8]) -> Result<(), Refusal> {
+        let Phase::Fetching { .. } = self.phase else { return Ok(()) };
+        let Some((wanted, number, expected)) = self.missing_piece() else { return Ok(()) };
+        if Digest::parse(component) != Some(wanted) || piece != number.to_string() {
+            return Ok(());
+        }
+        if payload.len() > PIECE {
+            return Err(Refusal::TooLarge { bytes: payload.len() });
+        }
+        let found = Digest::of(payload);
+        if found != expected {
+            return Err(Refusal::OtherDigest { found, expected });
+        }
+        self.pieces.insert((wanted, number));
+        self.unsaved.push(Key::Piece(wanted, number).put(payload));
+        self.progress(now);
+        Ok(())
+    }
+
+    pub(super) fn progress(&mut self, now: Moment) {
+        self.refused = None;
+        self.phase = Phase::Fetching { since: now.mono, patience_us: STALL_US, stalled: false };
+    }
+}

@@ -1,0 +1,125 @@
+//! What is told of updates: the reported state, and what the status says.
+
+use alloc::{
+    borrow::ToOwned,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use super::{
+    About, Phase, Update,
+    rows::{Number, target_name},
+};
+use crate::{
+    config::Provenance,
+    status::SlotStatus,
+    trust::{
+        Digest, Reported, Time,
+        reported::{ClockWord, Reason, ReleaseReport, SlotReport, UpdateState},
+    },
+};
+
+impl Update {
+    /// The gateway's own account of all this.
+    #[must_use]
+    pub fn report(&self, about: About<'_>, time: Time) -> Reported {
+        let About { key, at, agent, epoch, cells, slots } = about;
+        let (state, reason) = self.state();
+        let configured: Vec<_> = cells.routes.iter().flat_map(|route| &route.slots).collect();
+        let slot = |status: &SlotStatus| {
+            let configured = configured.iter().find(|slot| slot.name == status.name);
+            let release = match configured.map(|slot| &slot.cell) {
+                Some(Provenance::Signed(release)) => Some(ReleaseReport {
+                    digest: release.digest(),
+                    cell: release.cell.clone(),
+                    semver: release.semver.clone(),
+                    seq: release.seq,
+                }),
+                Some(Provenance::Local(_)) | None => None,
+            };
+            SlotReport {
+                name: status.name.clone(),
+                sha256: Digest::parse(&status.digest).unwrap_or(Digest([0; 32])),
+                state: status.state.to_owned(),
+                release,
+                fresh: status.fresh.as_deref().map(|why| Reason::new("", why).text),
+            }
+        };
+        Reported {
+            gateway: self.me.id.clone(),
+            key,
+            at,
+            agent: agent.to_owned(),
+            epoch: epoch.to_string(),
+            clock: match time {
+                Time::Known(_) => ClockWord::Synchronised,
+                Time::AtLeast(_) => ClockWord::Floor,
+            },
+            fleet: self.root.fleet.clone(),
+            root_version: self.root.version,
+            groups: self.me.groups.clone(),
+            board: self.me.board.clone(),
+            nonce: self.accepted.is_empty().then_some(self.me.nonce),
+            known: self.numbers.iter().map(|(target, Number(seq, _))| (target.clone(), *seq)).collect(),
+            desired: self.goal().map(|goal| (goal.desired.target.clone(), goal.desired.seq)),
+            state,
+            reason,
+            refused: self.refused.clone(),
+            refusals: self.all_refusals,
+            slots: slots.iter().map(slot).collect(),
+            floors: self.floors.iter().map(|(cell, floor)| (cell.clone(), *floor)).collect(),
+            set: cells.text.clone(),
+        }
+    }
+
+    /// Documents that did not count since the start.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.all_refusals
+    }
+
+    /// Why the last document that did not count did not.
+    #[must_use]
+    pub fn refused(&self) -> Option<&Reason> {
+        self.refused.as_ref()
+    }
+
+    /// Where routes, slots and their parameters come from.
+    #[must_use]
+    pub fn cells_from(&self) -> String {
+        match &self.confirmed {
+            Some(kept) if self.inconsistent.is_none() => {
+                format!("desired state {} for {}", kept.seq, target_name(&kept.target))
+            }
+            Some(_) | None => "configuration".into(),
+        }
+    }
+
+    /// What is being done about the desired state, and why that came to nothing, if it did.
+    #[must_use]
+    pub fn state(&self) -> (UpdateState, Option<Reason>) {
+        if let Some(reason) = &self.inconsistent
+            && self.phase == Phase::Settled
+        {
+            return (UpdateState::Inconsistent, Some(reason.clone()));
+        }
+        match self.phase {
+            Phase::Settled => match (&self.failed, self.goal()) {
+                (Some(failed), Some(goal)) if failed.desired == goal.desired.digest() => {
+                    (failed.state, Some(failed.reason.clone()))
+                }
+                (_, Some(_)) => (UpdateState::Confirmed, None),
+                (_, None) => (UpdateState::Local, None),
+            },
+            Phase::Fetching { stalled: false, .. } => (UpdateState::Fetching, None),
+            Phase::Fetching { stalled: true, .. } => {
+                let missing = self.missing().unwrap_or_default();
+                (UpdateState::Stalled, Some(Reason::new("stalled", &format!("nothing comes from {missing}"))))
+            }
+            Phase::Ready | Phase::Staging => (UpdateState::Staged, None),
+            Phase::Shadow { .. } => (UpdateState::Shadow, None),
+            Phase::Canary { .. } | Phase::Confirming => (UpdateState::Canary, None),
+        }
+    }
+}
