@@ -19,10 +19,10 @@ use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    documents::{Desired, Health, Publisher, Release, Role, Root, Target},
+    documents::{Desired, Health, Publisher, Release, Request, Role, Root, Target},
     envelope::{Envelope, MAX_ENVELOPE, Signature, signing_input},
     reported::Reported,
-    verify::{Gateway, Time, desired, next_root, pinned_root, recall, release, reported},
+    verify::{Gateway, Time, desired, next_root, pinned_root, recall, release, reported, request},
 };
 use crate::time::Unix;
 
@@ -119,11 +119,13 @@ pub enum Kind {
     Desired,
     /// What a gateway says of itself.
     Reported,
+    /// What an operator wants to have of a gateway.
+    Request,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Root, Self::Release, Self::Desired, Self::Reported];
+    pub const ALL: [Self; 5] = [Self::Root, Self::Release, Self::Desired, Self::Reported, Self::Request];
 
     /// The payload type of DSSE.
     #[must_use]
@@ -133,6 +135,7 @@ impl Kind {
             Self::Release => "application/vnd.porin.release.v1+postcard",
             Self::Desired => "application/vnd.porin.desired.v1+postcard",
             Self::Reported => "application/vnd.porin.reported.v1+postcard",
+            Self::Request => "application/vnd.porin.request.v1+postcard",
         }
     }
 
@@ -142,6 +145,7 @@ impl Kind {
             Self::Release => 2,
             Self::Desired => 3,
             Self::Reported => 4,
+            Self::Request => 5,
         }
     }
 
@@ -153,6 +157,7 @@ impl Kind {
             Self::Release => "release",
             Self::Desired => "desired state",
             Self::Reported => "reported state",
+            Self::Request => "request",
         }
     }
 }

@@ -110,6 +110,15 @@ pub enum Action {
     Confirm,
     /// The old set alone runs on.
     Discard,
+    /// Publish what was recorded of a route, under the number of the request.
+    Send {
+        /// The request's.
+        seq: u64,
+        /// Which.
+        route: String,
+        /// How far back, in microseconds.
+        us: u64,
+    },
     /// Tell whoever listens.
     Tell(Told),
 }
@@ -227,6 +236,8 @@ pub struct Update {
     local: CellSet,
     inconsistent: Option<Reason>,
     refused: Option<Reason>,
+    /// The number of the last request.
+    requested: u64,
     /// Documents that were refused in this minute, and when it began.
     refusals: (u32, Monotonic),
     all_refusals: u64,

@@ -37,6 +37,8 @@ enum Command {
     Push(cmd::push::Arguments),
     /// Go back to what ran before
     Rollback(cmd::rollback::Arguments),
+    /// Fetch what a gateway has recorded of a route
+    Record(cmd::record::Arguments),
     /// Show the gateways of a broker, and what they run
     Ls(cmd::ls::Arguments),
     /// Show what gateways say has happened
@@ -99,6 +101,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Keys(command) => cmd::keys::run(&command),
         Command::Push(arguments) => cmd::push::run(&arguments),
         Command::Rollback(arguments) => cmd::rollback::run(&arguments),
+        Command::Record(arguments) => cmd::record::run(&arguments),
         Command::Ls(arguments) => cmd::ls::run(&arguments),
         Command::Events(arguments) => cmd::events::run(&arguments),
         Command::Desired(command) => cmd::desired::run(&command),

@@ -95,6 +95,13 @@ enum Heard {
     Nothing,
 }
 
+/// Whether the broker keeps a publish for whoever subscribes later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    ByTheBroker,
+    ByNobody,
+}
+
 /// The half that speaks, of either version.
 enum Client {
     V5(v5::AsyncClient),
@@ -103,10 +110,11 @@ enum Client {
 
 impl Client {
     /// `false`: not now; the next event says why.
-    fn publish(&self, topic: &str, payload: Vec<u8>) -> bool {
+    fn publish(&self, topic: &str, kept: Kept, payload: Vec<u8>) -> bool {
+        let retain = kept == Kept::ByTheBroker;
         match self {
-            Self::V5(client) => client.try_publish(topic, QoS5::AtLeastOnce, true, payload).is_ok(),
-            Self::V311(client) => client.try_publish(topic, QoS::AtLeastOnce, true, payload).is_ok(),
+            Self::V5(client) => client.try_publish(topic, QoS5::AtLeastOnce, retain, payload).is_ok(),
+            Self::V311(client) => client.try_publish(topic, QoS::AtLeastOnce, retain, payload).is_ok(),
         }
     }
 
@@ -273,6 +281,15 @@ impl Cloud {
 
     /// Publishes, retained, and returns when the broker has everything.
     pub(crate) fn publish_all(&mut self, publishes: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
+        self.publish(publishes, Kept::ByTheBroker)
+    }
+
+    /// Publishes for whoever listens now.
+    pub(crate) fn say(&mut self, topic: &str, payload: Vec<u8>) -> anyhow::Result<()> {
+        self.publish(&[(topic.to_owned(), payload)], Kept::ByNobody)
+    }
+
+    fn publish(&mut self, publishes: &[(String, Vec<u8>)], kept: Kept) -> anyhow::Result<()> {
         // Which of them a packet id stands for. What is left goes out in order, also after a lost connection.
         let (mut handed_over, mut under_way) = (VecDeque::new(), BTreeMap::new());
         let mut left: BTreeSet<usize> = (0..publishes.len()).collect();
@@ -284,7 +301,7 @@ impl Cloud {
             {
                 let (topic, payload) = &publishes[index];
                 // Whatever keeps it from being taken comes with the next event.
-                if !self.client.publish(topic, payload.clone()) {
+                if !self.client.publish(topic, kept, payload.clone()) {
                     break;
                 }
                 left.remove(&index);

@@ -13,6 +13,7 @@ pub(crate) mod load;
 pub(crate) mod ls;
 pub(crate) mod prune;
 pub(crate) mod push;
+pub(crate) mod record;
 pub(crate) mod reduction;
 pub(crate) mod release;
 pub(crate) mod rollback;

@@ -13,12 +13,13 @@
 mod burying;
 mod commits;
 mod losses;
+mod recording;
 mod reloading;
 mod sending;
 mod telling;
 mod updating;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use porin_core::{
     clock::{Change, Clock},
@@ -52,7 +53,7 @@ use crate::{
     store::{Room, Store},
     tap::Tap,
     trial::Trial,
-    uplink::{Incoming, Request},
+    uplink::{Incoming, Publish, Request},
 };
 
 /// Time for what waits to leave after a stop was asked for.
@@ -137,6 +138,8 @@ struct Agent {
     taps: Vec<Tap>,
     /// When the numbers are published next.
     tell_at: Monotonic,
+    /// What somebody asked for of what was recorded: topics and payloads, sent one after the other.
+    recorded: VecDeque<Publish>,
     /// When certificates that end soon are told of next.
     warn_at: Monotonic,
     /// When the service manager hears of progress next.
@@ -209,6 +212,7 @@ impl Agent {
             stopping: None,
             taps: Vec::new(),
             tell_at: Monotonic(0),
+            recorded: VecDeque::new(),
             warn_at: Monotonic(0),
             feed_at: Monotonic(0),
             log_files: LogFiles::default(),

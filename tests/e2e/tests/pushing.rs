@@ -111,6 +111,42 @@ fn an_operator_pushes_watches_changes_a_parameter_and_goes_back() {
 }
 
 #[test]
+fn what_a_gateway_has_recorded_is_fetched_by_its_operator_and_by_nobody_else() {
+    let broker = Broker::mosquitto();
+    let operator = Operator::new(broker.port);
+    let rest = "[updates]\nroot = \"HERE/root-1\"\n[sources.sim.simulator]\nstreams = \"s/{n}\"\ncount = 4\nevery = \"1ms\"\nreadings = 2000\n\
+        [slots.quiet]\ncell = \"CELLS/deadband.wasm\"\nparams = { absolute = 1000.0 }\n[routes.all]\nstreams = [\"s/#\"]\nslots = [\"quiet\"]\n\
+        record = { time = \"10min\" }\n[routes.other]\nstreams = [\"s/1\"]\n";
+    let gateway = Gateway::new("gw1", broker.port, rest);
+    fs::copy(operator.keys().join("root-1"), gateway.path("root-1")).expect("copied");
+    let _agent = gateway.run(&[]);
+    Accounts::of(&broker).wait("gw1", "it is there", |_| true);
+    wait_until("everything was made", || {
+        gateway.status().is_some_and(|status| status["sources"][0]["received"] == 2_000)
+    });
+    let file = operator.path("recorded.csv");
+    let path = file.display().to_string();
+    let (code, _, stderr) = operator.run(&["record", "gw1", "--route", "all", "--out", &path]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert_eq!(
+        (text.lines().next(), text.lines().count()),
+        (Some("timestamp,channel,value"), 2_001),
+        "what entered, not what came out"
+    );
+    // A replay reads it.
+    let again = "[sources.again.replay]\nfile = \"FILE\"\nstreams = \"{channel}\"\nspeed = \"max\"\n[routes.all]\nstreams = [\"#\"]\n";
+    let status = Gateway::new("gw2", broker.port, &again.replace("FILE", &path)).run_to_the_end();
+    assert_eq!((&status["sources"][0]["received"], &status["sources"][0]["bad_rows"]), (&json!(2_000), &json!(0)));
+    let (code, _, stderr) = operator.run(&["record", "gw1", "--route", "other"]);
+    assert!(code == Some(1) && stderr.contains("recorded nothing"), "{stderr}");
+    // Others are not answered.
+    let stranger = Operator::new(broker.port);
+    let (code, stdout, stderr) = stranger.run(&["record", "gw1", "--route", "all"]);
+    assert!(code == Some(4) && stdout.is_empty() && stderr.contains("no answer"), "{stderr}");
+}
+
+#[test]
 fn a_group_is_pushed_to_at_once_and_a_gateway_that_wants_its_word_back_is_enrolled_by_itself() {
     let broker = Broker::mosquitto();
     let operator = Operator::new(broker.port);

@@ -205,6 +205,7 @@ pub fn trust(bytes: &[u8]) {
     document::<trust::Release>(&envelope.payload);
     document::<trust::Desired>(&envelope.payload);
     document::<trust::Reported>(&envelope.payload);
+    document::<trust::Request>(&envelope.payload);
     let _ = trust::reported(bytes);
 }
 

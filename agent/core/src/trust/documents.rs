@@ -132,6 +132,28 @@ pub struct Desired {
     pub set: String,
 }
 
+/// That the operator wants to have what a gateway has recorded of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The root's fleet.
+    pub fleet: String,
+    /// Of which gateway.
+    pub gateway: String,
+    /// Higher than that of every request before: the answer is published under it.
+    pub seq: u64,
+    /// When it was made.
+    pub issued: Unix,
+    /// It is not answered after this, at most an hour later.
+    pub expires: Unix,
+    /// Of which route.
+    pub route: String,
+    /// How far back, in microseconds.
+    pub us: u64,
+}
+
+/// A request is for now.
+const REQUEST_US: u64 = 3_600_000_000;
+
 /// What is signed.
 pub trait Document: Serialize + DeserializeOwned {
     /// What it is.
@@ -213,6 +235,17 @@ impl Document for Desired {
         ensure(is_name(name), "a gateway's or group's name")?;
         ensure(self.issued < self.expires, "a time to count in")?;
         ensure(self.set.len() <= MAX_SET, "12,288 bytes of routes and slots")
+    }
+}
+
+impl Document for Request {
+    const KIND: Kind = Kind::Request;
+
+    fn check(&self) -> Result<(), &'static str> {
+        ensure(is_name(&self.fleet) && is_name(&self.gateway), "a fleet's and a gateway's name")?;
+        ensure(self.route.len() <= 100, "a route's name")?;
+        let last = self.issued.0.saturating_add(REQUEST_US);
+        ensure(self.issued < self.expires && self.expires.0 <= last, "an hour or less to count in")
     }
 }
 

@@ -449,6 +449,29 @@ fn version_1_of_each_document_reads_as_it_was_written() {
     let imports = vec!["porin:cell/log@0.1.0".into()];
     check("release", &signed(&Release { imports, boards: vec!["rpi-4b".into()], ..cell("acme/x", 3) }, &[20]));
     check("reported", &signed(&account(), &[30]));
+    check("request", &signed(&wish(3), &[10]));
+}
+
+fn wish(seq: u64) -> Request {
+    let (fleet, gateway, route) = ("lab".into(), "gw1".into(), "sea".into());
+    Request { fleet, gateway, seq, issued: Unix(5), expires: Unix(3_600_000_005), route, us: 600_000_000 }
+}
+
+#[test]
+fn a_request_is_the_operators_and_is_answered_once_and_within_the_hour() {
+    let now = Time::AtLeast(Unix(0));
+    let ask = |wish: &Request, seeds: &[u8], known, time| {
+        request(&trusted(&root()), &signed(wish, seeds), known, time, "gw1")
+    };
+    assert_eq!(*ask(&wish(3), &[10], 2, now).expect("good"), wish(3));
+    assert_eq!(code(ask(&wish(3), &[20], 2, now)), "too-few-signatures");
+    assert_eq!(code(ask(&wish(3), &[10], 3, now)), "older");
+    assert_eq!(code(ask(&wish(3), &[10], 2, NOW)), "expired");
+    assert_eq!(code(ask(&Request { gateway: "gw2".into(), ..wish(3) }, &[10], 2, now)), "other-gateway");
+    assert_eq!(code(ask(&Request { fleet: "x".into(), ..wish(3) }, &[10], 2, now)), "other-fleet");
+    let late = Request { expires: Unix(3_600_000_006), ..wish(3) };
+    assert_eq!(code(ask(&late, &[10], 2, now)), "malformed");
+    assert_eq!(code(ask(&wish(3), &[], 2, now)), "too-few-signatures");
 }
 
 fn account() -> Reported {

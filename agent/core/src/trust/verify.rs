@@ -3,7 +3,8 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
 use super::{
-    Desired, Digest, Envelope, Kind, Refusal, Release, Reported, Role, Root, Target, Verified, documents::Document,
+    Desired, Digest, Envelope, Kind, Refusal, Release, Reported, Request, Role, Root, Target, Verified,
+    documents::Document,
 };
 use crate::time::Unix;
 
@@ -191,6 +192,33 @@ pub fn reported(bytes: &[u8]) -> Result<Verified<Reported>, Refusal> {
     let role = Role { keys: [document.key].into(), threshold: 1 };
     signed(&envelope, &role, "gateway")?;
     Ok(Verified { document, digest: envelope.digest() })
+}
+
+/// What the operator wants to have of this gateway. `known`: the number of the last request that was answered.
+///
+/// # Errors
+/// Why it does not count.
+pub fn request(
+    root: &Verified<Root>,
+    bytes: &[u8],
+    known: u64,
+    time: Time,
+    gateway: &str,
+) -> Result<Verified<Request>, Refusal> {
+    let envelope = Envelope::decode(bytes)?;
+    signed(&envelope, &root.operator, "operator")?;
+    let request = payload::<Request>(&envelope)?;
+    same_fleet(root, &request.fleet)?;
+    if request.seq <= known {
+        return Err(Refusal::Older { found: request.seq, known });
+    }
+    time.expiry(root.expires)?;
+    time.expiry(request.expires)?;
+    time.issue(request.issued, root)?;
+    if request.gateway != gateway {
+        return Err(Refusal::OtherGateway(request.gateway));
+    }
+    Ok(Verified { document: request, digest: envelope.digest() })
 }
 
 fn signed(envelope: &Envelope, role: &Role, name: &str) -> Result<(), Refusal> {

@@ -29,6 +29,7 @@ impl Update {
             alloc::vec![(format!("porin/v1/fleet/root/{}", self.root.version.saturating_add(1)), self.again)];
         let desired = self.targets().map(|target| (format!("porin/v1/{}/desired", target_name(&target)), self.again));
         topics.extend(desired);
+        topics.push((format!("porin/v1/gw/{}/request", self.me.id), 0));
         if let Phase::Fetching { .. } = self.phase {
             topics.extend(self.missing().map(|topic| (topic, self.generation)));
         }
@@ -67,6 +68,7 @@ impl Update {
         let outcome = match rest.split('/').collect::<Vec<_>>()[..] {
             ["gw", id, "desired"] => self.desired(now, Target::Gateway(id.into()), payload, actions),
             ["group", group, "desired"] => self.desired(now, Target::Group(group.into()), payload, actions),
+            ["gw", id, "request"] if id == self.me.id => self.request(now, payload, actions),
             ["fleet", "root", _] => self.next_root(payload),
             ["fleet", "rel", _] => self.release(now, payload, actions),
             ["fleet", "blob", component, piece] => self.piece(now, component, piece, payload),
@@ -150,6 +152,15 @@ impl Update {
     pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
         let groups = self.me.groups.iter().map(|group| Target::Group(group.clone()));
         core::iter::once(Target::Gateway(self.me.id.clone())).chain(groups)
+    }
+
+    /// What an operator wants to have. Its number is not kept over a restart: a request counts for an hour at most, and what it asks for can be had
+    /// by whoever may ask.
+    fn request(&mut self, now: Moment, payload: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
+        let request = trust::request(&self.root, payload, self.requested, now.time, &self.me.id)?;
+        self.requested = request.seq;
+        actions.push(Action::Send { seq: request.seq, route: request.route.clone(), us: request.us });
+        Ok(())
     }
 
     pub(super) fn next_root(&mut self, payload: &[u8]) -> Result<(), Refusal> {

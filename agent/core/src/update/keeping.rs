@@ -48,6 +48,7 @@ impl Update {
             local,
             inconsistent: None,
             refused: None,
+            requested: 0,
             refusals: (0, Monotonic(0)),
             all_refusals: 0,
             overwhelmed: false,

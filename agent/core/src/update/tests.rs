@@ -187,6 +187,7 @@ impl Rig {
                         (self.trying, self.switched) = (false, false);
                     }
                     Action::Discard => (self.trying, self.switched) = (false, false),
+                    Action::Send { .. } => {}
                     Action::Tell(told) => {
                         self.told.push((told.what, told.reason.map(|reason| reason.code).unwrap_or_default()));
                     }
@@ -701,6 +702,7 @@ fn topics_of_others_are_not_listened_to_and_fill_no_memory() {
         "porin/v1/gw/gw/desired",
         "porin/v1/group/north/desired",
         "porin/v1/group/all/desired",
+        "porin/v1/gw/gw/request",
     ];
     assert_eq!(topics, own);
 }

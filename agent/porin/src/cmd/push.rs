@@ -110,7 +110,7 @@ impl Proof {
     }
 }
 
-fn time(text: &str) -> Result<String, String> {
+pub(super) fn time(text: &str) -> Result<String, String> {
     // `5m` is what everybody writes; in a configuration it would be neither minutes nor metres.
     let text = match text.strip_suffix('m') {
         Some(minutes) if minutes.bytes().all(|byte| byte.is_ascii_digit()) => format!("{minutes}min"),

@@ -69,6 +69,7 @@ impl Agent {
                 self.begin_to_listen();
                 self.link.status.connections += 1;
             }
+            LinkEvent::AckedUnkept => self.send_recorded(),
             LinkEvent::NotSubscribed => self.listen_again_later(),
             LinkEvent::Acked(ticket) => {
                 self.core.outbox.ack(ticket);
@@ -80,6 +81,8 @@ impl Agent {
                 self.link.connection = None;
                 self.link.status.last_error = Some(reason);
                 self.core.outbox.rewind();
+                // Whoever asked asks again.
+                self.recorded.clear();
             }
             LinkEvent::Closed => self.link.closed = true,
         }
@@ -236,7 +239,7 @@ fn put_right(clock: &Clock, boot: u32, record: &mut Record) {
 }
 
 /// Content type and payload of records of one kind. Messages are JSON whatever the route says: it may have carried readings.
-fn encode(
+pub(super) fn encode(
     pipeline: &Pipeline,
     encoding: Encoding,
     gateway: &str,

@@ -222,6 +222,7 @@ impl Agent {
                     self.learn_who_may_block();
                 }
             }
+            Action::Send { seq, route, us } => self.answer_with_recording(seq, &route, us),
             Action::Tell(told) => {
                 let reason = told.reason.as_ref().map(ToString::to_string);
                 match told.what {

@@ -270,8 +270,10 @@ impl<'a> Connection<'a> {
 
     /// Says what an acknowledgement means. `Some`: the connection is to be given up, and why.
     async fn acked(&self, ticket: Option<Ticket>, answer: Answer) -> Option<String> {
-        // Not the outbox's: the birth or the farewell.
-        let ticket = ticket?;
+        let Some(ticket) = ticket else {
+            self.events.tell(LinkEvent::AckedUnkept).await;
+            return None;
+        };
         match answer {
             Answer::Taken => {
                 self.took_some.set(true);

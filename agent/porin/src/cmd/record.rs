@@ -1,0 +1,145 @@
+//! `porin record`: what a gateway has recorded of a route, as a file that a replay reads: a filter can be tried on it in the evening.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use porin_core::{
+    config::microseconds,
+    payload,
+    time::Unix,
+    trust::{Request, Target, documents::is_name},
+};
+use porind::wall_clock;
+
+use super::push::Operator;
+use crate::{
+    cloud::Cloud,
+    failure::{Failure, UNREACHABLE},
+    fleet,
+    keys::{KeyFolder, RoleName, sign},
+};
+
+/// A request counts for so long.
+const COUNTS_US: u64 = 600_000_000;
+
+/// Between two pieces.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The gateway's id
+    #[arg(value_name = "GW", value_parser = gateway)]
+    gateway: String,
+    /// Which route; its configuration says how much of it is recorded
+    #[arg(long)]
+    route: String,
+    /// How far back
+    #[arg(long = "for", value_name = "TIME", default_value = "10min", value_parser = time)]
+    back: Unix,
+    /// Where it goes [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    operator: Operator,
+}
+
+fn gateway(text: &str) -> Result<String, String> {
+    if is_name(text) && !text.contains('/') { Ok(text.into()) } else { Err("a gateway's id".into()) }
+}
+
+fn time(text: &str) -> Result<Unix, String> {
+    super::push::time(text).and_then(|text| microseconds(&text)).map(Unix)
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { gateway, route, back, out, operator } = arguments;
+    let keys = KeyFolder::at(operator.keys.as_deref())?;
+    let root = keys.root()?;
+    let pair = keys.pair(RoleName::Operator, &root)?;
+    let mut cloud = Cloud::connect(&operator.broker)?;
+    // That it is there, and that it is the one that was seen before.
+    fleet::members(&mut cloud, &keys, &Target::Gateway(gateway.clone()), operator.new_key())?;
+    let issued = wall_clock();
+    let expires = Unix(issued.0 + COUNTS_US);
+    let (fleet, route, seq) = (root.fleet.clone(), route.clone(), issued.0);
+    let request = Request { fleet, gateway: gateway.clone(), seq, issued, expires, route, us: back.0 };
+    let prefix = format!("porin/v1/gw/{gateway}/record/{seq}/");
+    cloud.subscribe(&format!("{prefix}+/+"))?;
+    cloud.say(&format!("porin/v1/gw/{gateway}/request"), sign(&request, &[&pair]))?;
+    let pieces = collect(&mut cloud, &prefix)?;
+    write(&pieces, out.as_ref())
+}
+
+/// The pieces of the answer, by number.
+fn collect(cloud: &mut Cloud, prefix: &str) -> anyhow::Result<BTreeMap<usize, Vec<u8>>> {
+    let mut pieces = BTreeMap::new();
+    let mut last = Instant::now();
+    while last.elapsed() < PATIENCE {
+        let Some((topic, payload)) = cloud.next(PATIENCE.saturating_sub(last.elapsed()))? else { continue };
+        let Some((number, all)) = topic.strip_prefix(prefix).and_then(|rest| rest.split_once('/')) else { continue };
+        let (Ok(number), Ok(all)) = (number.parse::<usize>(), all.parse::<usize>()) else { continue };
+        last = Instant::now();
+        if all == 0 {
+            return Err(Failure {
+                code: 1,
+                message: "the gateway has recorded nothing of this route".into(),
+                hint: Some("`record = { time = \"10min\" }` in the route's configuration does".into()),
+            }
+            .into());
+        }
+        pieces.insert(number, payload);
+        eprint!("\r{} of {all} pieces", pieces.len());
+        if pieces.len() == all {
+            eprintln!();
+            return Ok(pieces);
+        }
+    }
+    Err(Failure {
+        code: UNREACHABLE,
+        message: format!("no answer within {} s; {} pieces came", PATIENCE.as_secs(), pieces.len()),
+        hint: Some("is it connected, and does its root belong to these keys? `porin ls`".into()),
+    }
+    .into())
+}
+
+/// Rows as a replay reads them; messages as lines of JSON.
+fn write(pieces: &BTreeMap<usize, Vec<u8>>, out: Option<&PathBuf>) -> anyhow::Result<()> {
+    let mut text = String::new();
+    let mut rows = 0_usize;
+    for payload in pieces.values() {
+        match payload::decode(payload) {
+            Ok(decoded) => {
+                if rows == 0 {
+                    text.push_str("timestamp,channel,value\n");
+                }
+                for packet in decoded.packets {
+                    rows += 1;
+                    let (seconds, us) = (packet.time_us / 1_000_000, packet.time_us % 1_000_000);
+                    text.push_str(&format!("{seconds}.{us:06},{},{}\n", packet.stream, packet.value));
+                }
+            }
+            Err(_) => {
+                let line =
+                    std::str::from_utf8(payload).map_err(|_| anyhow!("a piece is neither readings nor messages"))?;
+                rows += 1;
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    match out {
+        Some(path) => {
+            let written = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
+            written.with_context(|| format!("cannot write {}", path.display()))?;
+            eprintln!("{rows} rows in {}", path.display());
+        }
+        None => std::io::stdout().lock().write_all(text.as_bytes())?,
+    }
+    Ok(())
+}

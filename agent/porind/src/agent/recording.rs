@@ -1,0 +1,62 @@
+//! Answers whoever may ask for what a route has recorded: in pieces, each after the one before was acknowledged, so that packets of routes go on.
+
+use porin_core::{
+    ids::{RouteId, Seq},
+    packet::Packet,
+    payload::Encoding,
+    record::Record,
+    time::Monotonic,
+};
+use std::sync::Arc;
+
+use super::{Agent, sending::encode};
+use crate::{pipeline::Next, uplink::Publish};
+
+/// Packets of a piece: 10 KB, or more where they are messages.
+const READINGS: usize = 500;
+const MESSAGES: usize = 20;
+
+impl Agent {
+    /// Begins to publish what was recorded of a route on `record/<seq>/<number>/<of how many>`. Nothing at all is a piece, too.
+    pub(super) fn answer_with_recording(&mut self, seq: u64, route: &str, us: u64) {
+        let Some(connection) = self.link.connection else { return };
+        let (gateway, epoch) = (&self.parts.config.gateway.id, self.parts.store.epoch);
+        let (mut readings, mut messages) = (Vec::new(), Vec::new());
+        let recordings = self.core.pipeline.recordings();
+        if let Some(recorder) = recordings.get(route) {
+            recorder.batches(|now, batch, others| {
+                if self.now.mono.since(now.mono) <= us {
+                    readings.extend(batch.iter().map(|reading| Packet::Reading(*reading)));
+                    messages.extend(others.iter().map(|message| Packet::Message(Arc::new(message.clone()))));
+                }
+                Next::More
+            });
+        }
+        let record =
+            |(number, packet): (u64, Packet)| (Seq(number), Record { route: RouteId(0), packet, at: Monotonic(0) });
+        let number = |packets: Vec<Packet>| (0..).zip(packets).map(record).collect::<Vec<_>>();
+        let (readings, messages) = (number(readings), number(messages));
+        let pieces: Vec<_> = readings.chunks(READINGS).chain(messages.chunks(MESSAGES)).collect();
+        let all = pieces.len();
+        let piece = |(index, records): (usize, &[(Seq, Record)])| {
+            let (content_type, payload) = encode(&self.core.pipeline, Encoding::Compact, gateway, epoch, records);
+            let topic = format!("porin/v1/gw/{gateway}/record/{seq}/{index}/{all}");
+            Publish { connection, ticket: None, topic, retain: false, content_type, payload }
+        };
+        let answer = if all == 0 { vec![(0, &[][..])] } else { pieces.into_iter().enumerate().collect() };
+        let max_payload = self.link.max_payload();
+        let answer = answer.into_iter().map(piece).filter(|publish| publish.payload.len() <= max_payload).collect();
+        self.recorded = answer;
+        self.send_recorded();
+    }
+
+    /// Something that nobody waits for was acknowledged: the next piece, if there is one.
+    pub(super) fn send_recorded(&mut self) {
+        if self.link.connection.is_some()
+            && self.parts.link.capacity() > 0
+            && let Some(publish) = self.recorded.pop_front()
+        {
+            self.publish_unkept(publish);
+        }
+    }
+}
