@@ -146,7 +146,7 @@ impl Update {
         self.phase = Phase::Settled;
     }
 
-    /// What is to be written with the next commit. [`Event::Saved`] says that it was, [`Update::not_saved`] that it was not.
+    /// What is to be written with the next commit. [`super::Event::Saved`] says that it was, [`Update::not_saved`] that it was not.
     pub fn unsaved(&mut self) -> Vec<Write> {
         let writes = core::mem::take(&mut self.unsaved);
         if !writes.is_empty() {
