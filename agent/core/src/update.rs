@@ -86,6 +86,8 @@ pub enum Event<'a> {
         /// The old one's.
         old: &'a [SlotStatus],
     },
+    /// As a canary the new set faulted where the old one did not, and the old one goes on: which slot, and how.
+    FellBack(Reason),
     /// Time has passed, or the connection is there again.
     Tick,
 }
@@ -296,6 +298,11 @@ impl Update {
                 }
             }
             Event::Compared { new, old } => self.compared(now, new, old, &mut actions),
+            Event::FellBack(reason) => {
+                if let Phase::Canary { .. } = self.phase {
+                    self.fail(UpdateState::RolledBack, reason, &mut actions);
+                }
+            }
             Event::Tick => {}
         }
         self.go_on(now, config, &mut actions);

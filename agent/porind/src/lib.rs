@@ -26,17 +26,17 @@ mod uplink;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use porin_core::{
     clock::Clock,
-    config::{Broker, Config, SourceKind},
+    config::{self, Broker, Config, SourceKind},
     dead::DeadLetters,
     ids::RouteId,
     outbox::Outbox,
     status::{SlotStatus, Snapshot},
     stream::NameTable,
     time::Unix,
-    trust::Release,
+    trust::{self, Release},
 };
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
@@ -73,6 +73,10 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
         if let SourceKind::Mqtt(mqtt) = &source.kind {
             tls::access(&mqtt.broker, Unix(0)).with_context(|| format!("source `{}`", source.name))?;
         }
+    }
+    if let Some(config::Updates { root, .. }) = &gateway.updates {
+        let bytes = updates::read_root(root).context("[updates]")?;
+        trust::pinned_root(&bytes).map_err(|refusal| anyhow!("[updates]: the root {root}: {refusal}"))?;
     }
     let (routes, _) = pipeline(config)?.status();
     let line = |route: &str, slot: &SlotStatus| format!("{route}: {} sha256:{}", slot.name, &slot.digest[..16]);

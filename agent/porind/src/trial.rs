@@ -40,13 +40,15 @@ pub(crate) struct Trial {
     mark: Mark,
     /// What the old set has done as the one whose output is not sent, before its counters began anew.
     before: Vec<SlotStatus>,
+    /// The slot of the new set that faulted where the old set did not, and how, as long as nobody was told.
+    fault: Option<(String, String)>,
 }
 
 impl Trial {
     /// `pipeline` has the output that is sent; what is known of streams stays with it.
     pub(crate) fn begin(pipeline: &mut Pipeline, mut new: Pipeline, cells: CellSet, mark: Mark) -> Self {
         pipeline.exchange_names(&mut new);
-        Self { other: new, stage: Stage::Shadow, cells, mark, before: Vec::new() }
+        Self { other: new, stage: Stage::Shadow, cells, mark, before: Vec::new(), fault: None }
     }
 
     /// Takes something through both sets, and gives what counts. `earlier`: what the set that is sent no more has put out is added to it.
@@ -79,6 +81,8 @@ impl Trial {
                 } else {
                     warn!("a new cell faulted: what the old ones made of the batch is sent, and they go on");
                     *earlier += before;
+                    let faulted = pipeline.slot_status().into_iter().find(|slot| slot.faults > 0);
+                    self.fault = faulted.map(|slot| (slot.name, slot.last_fault.unwrap_or_default()));
                     self.swap(pipeline, Stage::Shadow);
                     old.give(keep);
                     instead
@@ -116,6 +120,11 @@ impl Trial {
             self.swap(pipeline, Stage::Shadow);
             pipeline.begin_counts();
         }
+    }
+
+    /// The slot that has made the old set go on, and how. Told once.
+    pub(crate) fn take_fault(&mut self) -> Option<(String, String)> {
+        self.fault.take()
     }
 
     /// Whether the new set's output is sent.

@@ -2,11 +2,12 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     process::{Command, Output},
 };
 
 use porin_e2e::{Gateway, free_port, porind, program};
-use porin_test_support::{LOG_IMPORT, WatCell, cell, target_dir, top};
+use porin_test_support::{LOG_IMPORT, WatCell, authority::first_root, cell, target_dir, top};
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("it runs");
@@ -68,6 +69,22 @@ fn a_cell_that_cannot_run_is_refused_before_anything_starts() {
         &SLOT.replace("absolute = 0.5", "percent = 1").replace("[routes", "[streams.\"boiler/temp\"]\n[routes"),
         &["`span` of stream `boiler/temp`: missing"],
     );
+}
+
+#[test]
+fn a_root_that_is_none_or_that_others_can_write_to_is_refused_before_anything_starts() {
+    let check = |bytes: Option<&[u8]>, mode: u32, words: &[&str]| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("root-1");
+        if let Some(bytes) = bytes {
+            fs::write(&path, bytes).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+        }
+        refused(&format!("[updates]\nroot = \"{}\"\n{SLOT}", path.display()), words);
+    };
+    check(None, 0o644, &["[updates]: cannot read the root", "No such file"]);
+    check(Some(b"a root"), 0o644, &["[updates]: the root", "version 97 of a document"]);
+    check(Some(&first_root()), 0o666, &["[updates]: the root", "mode 0666; others may not write to it"]);
 }
 
 #[test]

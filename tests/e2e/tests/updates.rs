@@ -268,6 +268,33 @@ fn documents_that_do_not_count_change_nothing_and_the_reason_is_reported() {
 }
 
 #[test]
+fn a_canary_that_faults_costs_no_packet_and_the_old_cell_decides_about_that_very_batch() {
+    let broker = Broker::mosquitto();
+    let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
+    let agent = gateway.run(&["--json"]);
+    let nonce = accounts.nonce("gw1");
+    let process = format!(
+        "(global.set $seen (i32.add (global.get $seen) (local.get $arg1)))
+         (if (i32.ge_u (global.get $seen) (i32.const 2000)) (then unreachable)) {PASS}"
+    );
+    let late = WatCell { items: "(global $seen (mut i32) (i32.const 0))", process: &process, ..WatCell::default() };
+    let late = published(&late.build(), 1);
+    accounts.retain(&late.publishes);
+    // Long enough that only the fault ends it.
+    let proof = "shadow = \"0s\"\ncanary = \"1h\"";
+    accounts.retain(&[order("gw1", 1, nonce, &set(&late, "", proof))]);
+    accounts.wait("gw1", "it is sent", |account| account.state.name() == "canary");
+    assert_eq!(accounts.end_of("gw1", 1), ("rolled-back".into(), "fault".into()));
+    assert!(gateway.log().contains("what the old ones made of the batch is sent"), "{}", gateway.log());
+    let before = packets(&subscriber).len();
+    wait_until("the old one goes on", || packets(&subscriber).len() > before + 200);
+    let last = end_without_loss(agent, &subscriber);
+    assert!(last["routes"][0]["slots"][0]["from"].as_str().is_some_and(|from| from.ends_with("own.wasm")));
+    assert_eq!(last["routes"][0]["slots"][0]["faults"], 0);
+}
+
+#[test]
 fn a_cell_that_turns_bad_after_it_was_kept_goes_into_quarantine_and_that_is_told() {
     let broker = Broker::mosquitto();
     let (accounts, gateway) = (Accounts::of(&broker), gateway(&broker, SIMULATOR));

@@ -592,6 +592,17 @@ fn roots_come_one_by_one_and_a_new_operator_begins_with_new_numbers() {
 }
 
 #[test]
+fn a_canary_that_fell_back_is_rolled_back_whatever_its_numbers_say() {
+    let mut rig = Rig::new();
+    rig.desire(1, set(digest(1), ""));
+    rig.run(20);
+    assert_eq!(rig.state().0, "canary");
+    rig.step(Event::FellBack(Reason::new("fault", "trap").of("loud")));
+    rig.run(60);
+    assert_eq!((rig.state(), rig.running(), rig.trying), (("rolled-back", "fault".into()), 0, false));
+}
+
+#[test]
 fn a_newer_desired_state_ends_the_probation_of_the_one_before() {
     let mut rig = Rig::new();
     rig.desire(1, set(digest(1), ""));

@@ -294,8 +294,16 @@ impl Agent {
         }
     }
 
+    /// A new cell has faulted as a canary, and the old set goes on already.
+    pub(super) fn tell_of_fallback(&mut self) {
+        if let Some((slot, fault)) = self.trial.as_mut().and_then(Trial::take_fault) {
+            self.update_event(Event::FellBack(Reason::new("fault", &fault).of(&slot)));
+        }
+    }
+
     /// What is due, whatever happened: looks at the cells on probation, subscriptions, reports, events.
     pub(super) fn go_on_with_updates(&mut self) {
+        self.tell_of_fallback();
         let Some(updating) = &self.updating else { return };
         // Staging asks the store for names of routes, which must not wait for a commit that runs.
         if self.now.mono >= updating.due && self.commit.running.is_none() {
