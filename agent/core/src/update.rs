@@ -208,6 +208,8 @@ struct Accepted {
 pub struct Update {
     me: Me,
     root: Verified<Root>,
+    /// The root that the owner trusted when what is known was learnt.
+    owner: Option<Digest>,
     /// By target: the number that was taken up last, and whose it was.
     numbers: BTreeMap<Target, Number>,
     /// By target: what was taken up last.
@@ -314,13 +316,18 @@ impl Update {
         self.targets().find_map(|target| self.accepted.get(&target).filter(|accepted| !accepted.desired.set.is_empty()))
     }
 
+    /// Whether this is what runs and is kept.
+    fn keeps(&self, desired: Digest) -> bool {
+        self.inconsistent.is_none() && self.confirmed.as_ref().is_some_and(|kept| kept.digest() == desired)
+    }
+
     /// Starts on the goal, if there is anything to do about it.
     fn begin(&mut self, now: Moment) {
         self.phase = Phase::Settled;
         (self.wanted, self.checked) = (Vec::new(), Releases::new());
         let Some(goal) = self.goal() else { return };
         let digest = goal.desired.digest();
-        let kept = self.confirmed.as_ref().is_some_and(|kept| kept.digest() == digest) && self.inconsistent.is_none();
+        let kept = self.keeps(digest);
         let failed = self.failed.as_ref().is_some_and(|failed| failed.desired == digest);
         if !kept && !failed {
             self.phase = Phase::Fetching { since: now.mono, patience_us: STALL_US, stalled: false };

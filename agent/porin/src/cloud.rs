@@ -45,8 +45,11 @@ const MAX_BYTES: u32 = 262_144;
 /// What is retained has come when nothing more comes for so long...
 const QUIET: Duration = Duration::from_millis(500);
 
-/// ...and is not waited for longer than this, whatever comes.
-const RETAINED: Duration = Duration::from_secs(20);
+/// ...and has to have come within this.
+const RETAINED: Duration = Duration::from_secs(60);
+
+/// Bytes of it: a thousand gateways take 2 MB.
+const MAX_RETAINED: usize = 64 << 20;
 
 /// Connections that are lost without anything having been acknowledged, before a publish is given up: it may be what ends them.
 const MAX_LOSSES: u32 = 3;
@@ -203,6 +206,8 @@ impl Cloud {
 
     fn again(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
+        // Also after one that was taken and ended at once.
+        thread::sleep(PAUSE);
         loop {
             (self.client, self.events) = client(&self.broker, self.protocol)?;
             match self.await_connection() {
@@ -270,10 +275,16 @@ impl Cloud {
     ) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         self.subscribe(filter)?;
         let start = Instant::now();
-        let mut retained = BTreeMap::new();
-        while start.elapsed() < RETAINED
-            && let Some((topic, payload)) = self.next(quiet)?
-        {
+        let (mut retained, mut bytes) = (BTreeMap::new(), 0);
+        while let Some((topic, payload)) = self.next(quiet)? {
+            bytes += topic.len() + payload.len();
+            if start.elapsed() > RETAINED || bytes > MAX_RETAINED {
+                // Half of it would be taken for all.
+                bail!(
+                    "{filter}: what is retained does not end within {} s or {MAX_RETAINED} bytes",
+                    RETAINED.as_secs()
+                );
+            }
             retained.insert(topic, payload);
         }
         Ok(retained)

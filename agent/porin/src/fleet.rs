@@ -70,6 +70,9 @@ pub(crate) fn accounts(publishes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String
 
 fn account(topic: &str, payload: &[u8]) -> Option<(String, Verified<Reported>)> {
     let gateway = topic.strip_prefix("porin/v1/gw/")?.strip_suffix("/reported")?;
+    if gateway.contains('/') {
+        return None;
+    }
     match trust::reported(payload) {
         Ok(account) if account.gateway == gateway => Some((gateway.to_owned(), account)),
         Ok(account) => {
@@ -129,7 +132,7 @@ pub(crate) fn members(
     }
     let mut members = accounts(&retained);
     members.retain(|_, account| match target {
-        Target::Gateway(_) => true,
+        Target::Gateway(id) => account.gateway == *id,
         Target::Group(group) => account.groups.contains(group),
     });
     for gateway in members.keys().cloned().collect::<Vec<_>>() {
@@ -150,7 +153,7 @@ pub(crate) fn members(
         members.remove(&gateway);
     }
     if let Target::Group(group) = target {
-        leave_out_others(cloud, group, &mut members)?;
+        leave_out_others(cloud, keys, group, &mut members)?;
     }
     if members.is_empty() {
         return Err(Failure {
@@ -166,10 +169,22 @@ pub(crate) fn members(
 /// Leaves out of a group whoever has something that wins over it, and whoever is not there now: they are not waited for.
 fn leave_out_others(
     cloud: &mut Cloud,
+    keys: &KeyFolder,
     group: &str,
     members: &mut BTreeMap<String, Verified<Reported>>,
 ) -> anyhow::Result<()> {
     let states = cloud.retained("porin/v1/gw/+/state")?;
+    let forgetful: Vec<_> =
+        members.iter().filter(|(_, account)| account.nonce.is_some()).map(|(id, _)| id.clone()).collect();
+    for gateway in forgetful {
+        let own = current(cloud, keys, &Target::Gateway(gateway.clone()))?;
+        if own.is_some_and(|own| !own.set.is_empty()) {
+            eprintln!(
+                "note: {gateway} has lost its store, and has a desired state of its own: push to it, or give it that again"
+            );
+            members.remove(&gateway);
+        }
+    }
     members.retain(|gateway, account| {
         let rank = |name: &str| account.groups.iter().position(|group| group == name);
         let wins = account.desired.as_ref().filter(|(target, _)| match target {

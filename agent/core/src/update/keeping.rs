@@ -28,6 +28,7 @@ impl Update {
         let mut update = Self {
             me,
             root,
+            owner: None,
             numbers: BTreeMap::new(),
             accepted: BTreeMap::new(),
             again: 0,
@@ -66,21 +67,35 @@ impl Update {
             let bytes = if is_piece { &[] } else { content(value).ok_or_else(unreadable)? };
             update.recall_row(key, bytes, &mut roots).ok_or_else(unreadable)?;
         }
-        let mut chain = update.root.clone();
+        update.follow_roots(&roots);
+        Ok(update)
+    }
+
+    /// The roots after the owner's. Where he has put another one there, that is the one that counts: what was taken up under others means nothing, and
+    /// what is taken up next gives this gateway's word back.
+    fn follow_roots(&mut self, roots: &BTreeMap<u64, Vec<u8>>) {
+        let mut chain = self.root.clone();
         let later = roots.range(chain.version.saturating_add(1)..);
         let followed = later.clone().try_for_each(|(_, envelope)| {
             chain = trust::next_root(&chain, envelope)?;
             Ok::<_, Refusal>(())
         });
-        if followed.is_ok() {
-            update.root = chain;
-        } else {
-            // The owner has put another one there, and that is the one that counts: numbers of others mean nothing under it.
-            update.unsaved.extend(later.map(|(version, _)| Key::Root(*version).delete()));
-            let numbers = core::mem::take(&mut update.numbers).into_keys();
-            update.unsaved.extend(numbers.map(|target| Key::Number(target).delete()));
+        let pinned = self.root.digest();
+        let known = |envelope: &Vec<u8>| Envelope::decode(envelope).is_ok_and(|envelope| envelope.digest() == pinned);
+        let same = self.owner.is_none_or(|owner| owner == pinned) || roots.values().any(known);
+        if self.owner != Some(pinned) {
+            self.owner = Some(pinned);
+            self.unsaved.push(Key::Owner.put_value(&pinned));
         }
-        Ok(update)
+        if followed.is_ok() && same {
+            self.root = chain;
+            return;
+        }
+        self.unsaved.extend(later.map(|(version, _)| Key::Root(*version).delete()));
+        let numbers = core::mem::take(&mut self.numbers).into_keys();
+        self.unsaved.extend(numbers.map(|target| Key::Number(target).delete()));
+        let accepted = core::mem::take(&mut self.accepted).into_keys();
+        self.unsaved.extend(accepted.map(|target| Key::Desired(target).delete()));
     }
 
     pub(super) fn recall_row(&mut self, key: Key, bytes: &[u8], roots: &mut BTreeMap<u64, Vec<u8>>) -> Option<()> {
@@ -92,6 +107,7 @@ impl Update {
                 self.accepted.insert(target, Accepted { desired, payload: bytes.to_vec() });
             }
             Key::Number(target) => drop(self.numbers.insert(target, postcard::from_bytes(bytes).ok()?)),
+            Key::Owner => self.owner = Some(postcard::from_bytes(bytes).ok()?),
             Key::Confirmed => self.confirmed = Some(trust::recall(bytes).ok()?),
             Key::Failed => self.failed = Some(postcard::from_bytes(bytes).ok()?),
             Key::Trial => self.trial = Some(postcard::from_bytes(bytes).ok()?),

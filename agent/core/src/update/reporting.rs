@@ -106,6 +106,7 @@ impl Update {
         }
         match self.phase {
             Phase::Settled => match (&self.failed, self.goal()) {
+                (_, Some(goal)) if self.keeps(goal.desired.digest()) => (UpdateState::Confirmed, None),
                 (Some(failed), Some(goal)) if failed.desired == goal.desired.digest() => {
                     (failed.state, Some(failed.reason.clone()))
                 }

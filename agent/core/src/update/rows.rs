@@ -32,6 +32,8 @@ pub type Row = (String, Vec<u8>);
 pub(super) enum Key {
     /// An envelope; the ones after the root that the owner trusts.
     Root(u64),
+    /// A digest: the root that the owner trusted when the numbers were learnt.
+    Owner,
     /// A document, as it was in its envelope.
     Desired(Target),
     /// [`Number`].
@@ -104,6 +106,7 @@ impl Key {
             Self::Root(version) => format!("root/{version}"),
             Self::Desired(target) => format!("desired/{}", target_name(target)),
             Self::Number(target) => format!("number/{}", target_name(target)),
+            Self::Owner => "owner".into(),
             Self::Confirmed => "confirmed".into(),
             Self::Failed => "failed".into(),
             Self::Trial => "trial".into(),
@@ -117,7 +120,9 @@ impl Key {
     /// `None`: of a later porin.
     pub(super) fn read(name: &str) -> Option<Self> {
         let Some((kind, rest)) = name.split_once('/') else {
-            return [Self::Confirmed, Self::Failed, Self::Trial].into_iter().find(|key| key.name() == name);
+            return [Self::Owner, Self::Confirmed, Self::Failed, Self::Trial]
+                .into_iter()
+                .find(|key| key.name() == name);
         };
         match kind {
             "root" => Some(Self::Root(rest.parse().ok()?)),
@@ -180,6 +185,7 @@ mod tests {
             Key::Desired(group.clone()),
             Key::Number(gateway),
             Key::Number(group),
+            Key::Owner,
             Key::Confirmed,
             Key::Failed,
             Key::Trial,

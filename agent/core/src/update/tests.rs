@@ -667,6 +667,21 @@ fn a_release_whose_signatures_were_taken_off_on_the_way_is_taken_from_the_next_w
 }
 
 #[test]
+fn a_release_in_other_envelopes_is_not_written_again() {
+    let mut rig = Rig::new();
+    let second = format!("porin/v1/fleet/blob/{}/1", release(1).sha256);
+    rig.cloud.remove(&second);
+    rig.desire(1, set(digest(1), ""));
+    rig.run(10);
+    assert_eq!(rig.state().0, "fetching");
+    let topic = format!("porin/v1/fleet/rel/{}", digest(1));
+    for seed in 50..100 {
+        rig.step(Event::Came { topic: &topic, payload: &signed(&release(1), &[3, seed]) });
+    }
+    assert!(!rig.update.has_unsaved());
+}
+
+#[test]
 fn two_slots_that_raise_the_floor_of_a_cell_raise_it_to_the_higher() {
     let mut rig = Rig::new();
     let more = format!("min_seq = 2\n[slots.quiet2]\ncell = \"release:{}\"\nmin_seq = 1\n", digest(2));
@@ -698,6 +713,12 @@ fn a_root_that_keeps_the_operators_key_keeps_his_numbers_and_the_owners_own_wins
     let other = Root { root: role(77), ..root(1, 2) };
     let update = Update::recall(me, &signed(&other, &[77]), &rows, false, rig.config.cells.clone()).expect("his own");
     assert_eq!((update.root().version, update.root().root.keys[0], update.numbers.len()), (1, key(77), 0));
+    // What counted under the other one does not come back, whoever replays it; what runs goes on.
+    assert!(update.accepted.is_empty() && update.confirmed.is_some());
+    // The root that was taken up by and by, as the owner's own file: nothing has changed.
+    let me = Me { id: "gw".into(), groups: vec![], board: None, nonce: NONCE };
+    let later = Update::recall(me, &signed(&second, &[1]), &rows, false, rig.config.cells.clone()).expect("his own");
+    assert_eq!((later.root().version, later.numbers.len()), (2, 1));
 }
 
 #[test]

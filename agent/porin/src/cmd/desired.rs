@@ -89,6 +89,11 @@ fn diff(arguments: &Show) -> anyhow::Result<()> {
     let Some(desired) = fleet::current(&mut cloud, &keys, &arguments.of)? else {
         return none(&arguments.of);
     };
+    if desired.set.is_empty() {
+        let message =
+            format!("{} has none of its own that says anything: it goes by its group's", fleet::name(&arguments.of));
+        return Err(Failure { code: 1, message, hint: Some("porin desired diff group:NAME".into()) }.into());
+    }
     let mut stdout = std::io::stdout().lock();
     let mut differs = false;
     for (gateway, account) in &members {

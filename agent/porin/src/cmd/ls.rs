@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cloud::{BrokerArguments, Cloud},
+    failure::{Failure, UNREACHABLE},
     fleet,
 };
 
@@ -44,6 +45,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         } else {
             write!(stdout, "{}", readable(account, online))?;
         }
+    }
+    if let (true, Some(gateway)) = (accounts.is_empty(), &arguments.gateway) {
+        return Err(Failure {
+            code: UNREACHABLE,
+            message: format!("no gateway `{}` has reported itself on this broker", fleet::plain(gateway)),
+            hint: None,
+        }
+        .into());
     }
     if accounts.is_empty() {
         eprintln!("no gateway has reported itself on this broker");

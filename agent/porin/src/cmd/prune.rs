@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 const QUIET: Duration = Duration::from_secs(2);
 
 fn time(text: &str) -> Result<Unix, String> {
-    microseconds(text).map(Unix)
+    super::push::time(text).and_then(|text| microseconds(&text)).map(Unix)
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -64,23 +64,29 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for account in fleet::accounts(&accounts).values() {
         named.extend(account.slots.iter().filter_map(|slot| slot.release.as_ref().map(|release| release.digest)));
     }
-    let releases = cloud.retained("porin/v1/fleet/rel/+")?;
+    let releases = cloud.retained_after("porin/v1/fleet/rel/+", QUIET)?;
     let mut components = BTreeSet::new();
     // Somebody may be about to name it.
     let spared = Unix(wall_clock().0.saturating_sub(arguments.younger.0));
-    let mut gone = Vec::new();
+    let (mut gone, mut leaving) = (Vec::new(), BTreeSet::new());
     for (topic, payload) in releases.iter().filter(|(topic, payload)| topic.contains("/rel/") && !payload.is_empty()) {
         let release = Envelope::decode(payload).ok().and_then(|envelope| recall::<Release>(&envelope.payload).ok());
         match release {
             Some(release) if named.contains(&release.digest()) || release.issued >= spared => {
                 components.insert(release.sha256.to_string());
             }
-            Some(_) | None => gone.push((topic.clone(), Vec::new())),
+            Some(release) => {
+                leaving.insert(release.sha256.to_string());
+                gone.push((topic.clone(), Vec::new()));
+            }
+            None => gone.push((topic.clone(), Vec::new())),
         }
     }
-    let blobs = cloud.retained("porin/v1/fleet/blob/+/+")?;
+    let blobs = cloud.retained_after("porin/v1/fleet/blob/+/+", QUIET)?;
     for (topic, _) in blobs.iter().filter(|(topic, payload)| topic.contains("/blob/") && !payload.is_empty()) {
-        if !topic.split('/').rev().nth(1).is_some_and(|component| components.contains(component)) {
+        // Pieces of which no release was seen stay: it may be on its way.
+        let leaves = |component: &str| leaving.contains(component) && !components.contains(component);
+        if topic.split('/').rev().nth(1).is_some_and(leaves) {
             gone.push((topic.clone(), Vec::new()));
         }
     }

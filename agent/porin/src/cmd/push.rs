@@ -12,8 +12,9 @@ use anyhow::{Context, anyhow, bail, ensure};
 use porin_core::{
     config::microseconds,
     payload::{self, Decoded},
-    trust::{Digest, Envelope, Release, Reported, Target, Verified, documents::PIECE, recall},
+    trust::{self, Digest, Envelope, Gateway, Release, Reported, Target, Time, Verified, documents::PIECE, recall},
 };
+use porind::wall_clock;
 use serde_json::json;
 use toml::{Table, Value};
 
@@ -110,6 +111,7 @@ impl Proof {
     }
 }
 
+/// A time, for whoever writes `5m` for five minutes.
 pub(super) fn time(text: &str) -> Result<String, String> {
     // `5m` is what everybody writes; in a configuration it would be neither minutes nor metres.
     let text = match text.strip_suffix('m') {
@@ -128,7 +130,7 @@ fn parameter(text: &str) -> Result<(String, Value), String> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { cell, to, operator, .. } = arguments;
     let keys = KeyFolder::at(operator.keys.as_deref())?;
-    let released = released(&keys, cell, &arguments.about)?;
+    let released = released(&keys, cell, arguments.slot.as_deref(), &arguments.about)?;
     let mut cloud = Cloud::connect(&operator.broker)?;
     let members = fleet::members(&mut cloud, &keys, to, operator.new_key())?;
     let base = base(&mut cloud, &keys, to, &members)?;
@@ -170,7 +172,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// The release beside a component, or one that is signed now.
-fn released(keys: &KeyFolder, cell: &Path, about: &About) -> anyhow::Result<Released> {
+fn released(keys: &KeyFolder, cell: &Path, slot: Option<&str>, about: &About) -> anyhow::Result<Released> {
     let beside = cell.with_extension("release");
     if !beside.exists() {
         return release(keys, cell, about);
@@ -202,24 +204,33 @@ fn released(keys: &KeyFolder, cell: &Path, about: &About) -> anyhow::Result<Rele
         .into());
     }
     let digest = document.digest();
+    // As the gateway will: it would wait for one that is signed by who counts.
+    let (root, gateway) = (keys.root()?, Gateway { id: "", groups: &[], board: None, nonce: None });
+    let slot = slot.unwrap_or("*");
+    trust::release(&root, &envelope, digest, |_| 0, Time::Known(wall_clock()), gateway, slot).map_err(|refusal| {
+        Failure {
+            code: REFUSED,
+            message: format!("{}: {refusal}", beside.display()),
+            hint: Some("`porin release` makes it again; without the file it is made now".into()),
+        }
+    })?;
     Ok(Released { component, release: (*document).clone(), digest, envelope })
 }
 
-/// The routes and slots that are to be changed: what runs; for a group what is retained for it, or what all of its gateways run.
+/// The routes and slots that are to be changed: what runs; for a group whose gateways differ, what is retained for it.
 pub(crate) fn base(
     cloud: &mut Cloud,
     keys: &KeyFolder,
     to: &Target,
     members: &BTreeMap<String, Verified<Reported>>,
 ) -> anyhow::Result<String> {
-    if let Target::Group(_) = to
-        && let Some(desired) = fleet::current(cloud, keys, to)?
-    {
-        return Ok(desired.set);
-    }
     let mut sets = members.values().map(|account| &account.set);
     let first = sets.next().ok_or_else(|| anyhow!("there is no gateway"))?;
     if sets.any(|set| !fleet::is_same(set, first)) {
+        if let Some(desired) = fleet::current(cloud, keys, to)? {
+            eprintln!("note: they run different routes and slots; what is retained for all of them is changed");
+            return Ok(desired.set);
+        }
         return Err(Failure {
             code: 1,
             message: format!("the gateways of {} run different routes and slots", fleet::name(to)),
@@ -282,8 +293,9 @@ fn decisions(cloud: &mut Cloud, gateway: &str) -> anyhow::Result<Vec<String>> {
             continue;
         }
         let Ok(Decoded { packets, .. }) = payload::decode(&payload) else { continue };
-        let line =
-            |packet: payload::DecodedPacket| format!("{} = {} at {} us", packet.stream, packet.value, packet.time_us);
+        let line = |packet: payload::DecodedPacket| {
+            format!("{} = {} at {} us", fleet::plain(&packet.stream), packet.value, packet.time_us)
+        };
         shown.extend(packets.into_iter().map(line).take(DECISIONS - shown.len()));
     }
     Ok(shown)

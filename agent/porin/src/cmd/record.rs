@@ -1,4 +1,5 @@
-//! `porin record`: what a gateway has recorded of a route, as a file that a replay reads: a filter can be tried on it in the evening.
+//! `porin record`: what a gateway has recorded of a route. Readings become a file that a replay reads: a filter can be tried on it in the evening; messages
+//! become lines of JSON. The answer is as good as the broker: it is not signed.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,12 @@ use crate::{
 
 /// A request counts for so long.
 const COUNTS_US: u64 = 600_000_000;
+
+/// For all of it.
+const AT_MOST: Duration = Duration::from_secs(900);
+
+/// Pieces of an answer: a gateway records four megabytes of a route.
+const MAX_PIECES: usize = 100_000;
 
 /// Between two pieces.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,11 +86,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// The pieces of the answer, by number.
 fn collect(cloud: &mut Cloud, prefix: &str) -> anyhow::Result<BTreeMap<usize, Vec<u8>>> {
     let mut pieces = BTreeMap::new();
-    let mut last = Instant::now();
-    while last.elapsed() < PATIENCE {
+    let (start, mut last, mut of) = (Instant::now(), Instant::now(), None);
+    while last.elapsed() < PATIENCE && start.elapsed() < AT_MOST {
         let Some((topic, payload)) = cloud.next(PATIENCE.saturating_sub(last.elapsed()))? else { continue };
         let Some((number, all)) = topic.strip_prefix(prefix).and_then(|rest| rest.split_once('/')) else { continue };
         let (Ok(number), Ok(all)) = (number.parse::<usize>(), all.parse::<usize>()) else { continue };
+        // What is there says how many there are; whoever else publishes here does not make it more.
+        if *of.get_or_insert(all) != all || all > MAX_PIECES || (all > 0 && number >= all) {
+            continue;
+        }
         last = Instant::now();
         if all == 0 {
             return Err(Failure {
@@ -121,14 +132,14 @@ fn write(pieces: &BTreeMap<usize, Vec<u8>>, out: Option<&PathBuf>) -> anyhow::Re
                 for packet in decoded.packets {
                     rows += 1;
                     let (seconds, us) = (packet.time_us / 1_000_000, packet.time_us % 1_000_000);
-                    text.push_str(&format!("{seconds}.{us:06},{},{}\n", packet.stream, packet.value));
+                    text.push_str(&format!("{seconds}.{us:06},{},{}\n", fleet::plain(&packet.stream), packet.value));
                 }
             }
             Err(_) => {
                 let line =
                     std::str::from_utf8(payload).map_err(|_| anyhow!("a piece is neither readings nor messages"))?;
                 rows += 1;
-                text.push_str(line);
+                text.push_str(&fleet::plain(line));
                 text.push('\n');
             }
         }

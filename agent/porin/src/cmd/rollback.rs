@@ -48,13 +48,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         0 => eprintln!("back to what the gateway's own configuration says"),
         seq => eprintln!("back to what desired state {seq} said"),
     }
-    let before = before.set;
-    fleet::is_there(&mut cloud, &before)?;
+    let (back, before) = (before.seq, before.set);
+    let wanted = match slot {
+        None => fleet::table(&before)?,
+        Some(slot) => one_slot(&now, &before, slot)?,
+    };
+    fleet::is_there(&mut cloud, &toml::to_string(&wanted)?)?;
     let order = fleet::order(&mut cloud, &keys, to, &members, |seq| {
-        let mut table = match slot {
-            None => fleet::table(&before)?,
-            Some(slot) => one_slot(&now, &before, slot)?,
-        };
+        let mut table = wanted;
         for (_, slot) in fleet::slots(&mut table) {
             slot.insert("retry".into(), i64::try_from(seq)?.into());
         }
@@ -62,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Ok(toml::to_string(&table)?)
     })?;
     order.publish(&mut cloud, &keys)?;
+    History::of(&keys, to).went_back(order.desired.seq, slot.as_deref(), back)?;
     let outcomes = fleet::follow(&mut cloud, &keys, &order.desired, &members, operator.patience())?;
     fleet::conclude(&order.desired, &outcomes, &[], operator.json)
 }

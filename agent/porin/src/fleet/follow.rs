@@ -23,7 +23,7 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(500);
 
 /// After a gateway has refused something, until it is clear that it was ours.
-const DOUBT: Duration = Duration::from_secs(3);
+const DOUBT: Duration = Duration::from_secs(5);
 
 /// How it ended for a gateway.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,11 +80,16 @@ pub(crate) fn follow(
             (true, UpdateState::Rejected | UpdateState::RolledBack | UpdateState::Inconsistent, Some(reason)) => {
                 Some(Outcome::Refused(account.state.name(), reason.clone()))
             }
+            // It waits for a copy of a release that is signed by who counts; there is none.
+            (true, UpdateState::Stalled, _) => {
+                let unsigned = account.refused.clone().filter(|reason| reason.code == "too-few-signatures");
+                unsigned.map(|reason| Outcome::Refused("stalled", reason))
+            }
             (false, _, _) => {
                 let known = if account.epoch == earlier.epoch { earlier.refusals } else { 0 };
                 // Something else may have been refused, such as what was retained there before: ours may still come.
                 if let Some(reason) = account.refused.clone().filter(|_| account.refusals > known) {
-                    doubts.insert(gateway.clone(), (Instant::now(), reason));
+                    doubts.entry(gateway.clone()).or_insert_with(|| (Instant::now(), reason));
                 }
                 None
             }
@@ -102,8 +107,11 @@ pub(crate) fn follow(
             outcomes.insert(gateway, outcome);
         }
     }
-    if !outcomes.values().any(|outcome| *outcome == Outcome::Confirmed) {
-        History::of(keys, &desired.target).refused(desired.seq)?;
+    let history = History::of(keys, &desired.target);
+    if outcomes.values().any(|outcome| *outcome == Outcome::Confirmed) {
+        history.confirmed(desired.seq)?;
+    } else {
+        history.refused(desired.seq)?;
     }
     Ok(outcomes)
 }

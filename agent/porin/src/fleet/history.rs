@@ -1,6 +1,8 @@
 //! The desired states that were signed on this machine: for numbers that rise, and for a way back.
+//!
+//! `<number>.signed` was published, `<number>` was kept by a gateway, `<number>.refused` by none. `<number>.back` says which number a rollback went back to.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::Context;
 use porin_core::trust::{self, Desired, Envelope, Role, Target};
@@ -21,64 +23,102 @@ impl History {
         Self(keys.path().join("desired").join(folder))
     }
 
-    fn numbers(&self) -> Vec<u64> {
+    /// Everything that was signed in this folder, for whomever and whatever became of it.
+    pub(crate) fn all(keys: &KeyFolder) -> Vec<Desired> {
+        let targets = fs::read_dir(keys.path().join("desired")).into_iter().flatten().map_while(Result::ok);
+        targets
+            .flat_map(|target| Self(target.path()).envelopes())
+            .filter_map(|(_, envelope)| document(&envelope))
+            .collect()
+    }
+
+    /// By number, whatever became of them.
+    fn envelopes(&self) -> Vec<(u64, Envelope)> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().map_while(Result::ok);
-        let mut numbers: Vec<_> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let read = |entry: fs::DirEntry| {
+            let number = entry.file_name().to_str()?.split('.').next()?.parse().ok()?;
+            Some((number, Envelope::decode(&fs::read(entry.path()).ok()?).ok()?))
+        };
+        entries.filter_map(read).collect()
+    }
+
+    /// Those that a gateway has kept and that say something, the newest first.
+    fn kept(&self) -> Vec<Desired> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().map_while(Result::ok);
+        let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         numbers.sort_unstable();
-        numbers
+        let read = |number: u64| document(&Envelope::decode(&fs::read(self.file(number)).ok()?).ok()?);
+        numbers.into_iter().rev().filter_map(read).filter(|desired| !desired.set.is_empty()).collect()
+    }
+
+    fn file(&self, seq: u64) -> PathBuf {
+        self.0.join(seq.to_string())
     }
 
     /// Whether nothing was signed here that says something.
     pub(super) fn is_empty(&self) -> bool {
-        self.numbers().into_iter().filter_map(|number| self.read(number)).all(|desired| desired.set.is_empty())
+        self.envelopes().iter().filter_map(|(_, envelope)| document(envelope)).all(|desired| desired.set.is_empty())
     }
 
     /// The highest number that was signed with keys that count, whatever became of it.
     pub(super) fn newest(&self, operator: &Role) -> Option<u64> {
-        let entries = fs::read_dir(&self.0).into_iter().flatten().map_while(Result::ok);
-        let signed = entries.filter(|entry| {
-            let envelope = fs::read(entry.path()).ok().and_then(|bytes| Envelope::decode(&bytes).ok());
-            envelope.is_some_and(|envelope| envelope.signers(&operator.keys) >= usize::from(operator.threshold))
-        });
-        signed.filter_map(|entry| entry.file_name().to_str()?.split('.').next()?.parse().ok()).max()
+        let counts = |envelope: &Envelope| envelope.signers(&operator.keys) >= usize::from(operator.threshold);
+        self.envelopes().into_iter().filter(|(_, envelope)| counts(envelope)).map(|(number, _)| number).max()
     }
 
-    fn read(&self, number: u64) -> Option<Desired> {
-        let envelope = Envelope::decode(&fs::read(self.0.join(number.to_string())).ok()?).ok()?;
-        Some((*trust::recall::<Desired>(&envelope.payload).ok()?).clone())
+    /// It is about to be published.
+    pub(super) fn keep(&self, seq: u64, signed: &[u8]) -> anyhow::Result<()> {
+        fs::create_dir_all(&self.0).with_context(|| format!("making {}", self.0.display()))?;
+        write_whole(&self.file(seq).with_extension("signed"), signed)
     }
 
-    /// Everything that was signed in this folder, for whomever.
-    pub(crate) fn all(keys: &KeyFolder) -> Vec<Desired> {
-        let targets = fs::read_dir(keys.path().join("desired")).into_iter().flatten().map_while(Result::ok);
-        let histories = targets.map(|target| Self(target.path()));
-        histories
-            .flat_map(|history| history.numbers().into_iter().filter_map(move |number| history.read(number)))
-            .collect()
+    /// A gateway has kept it.
+    pub(super) fn confirmed(&self, seq: u64) -> anyhow::Result<()> {
+        self.becomes(seq, self.file(seq))
     }
 
     /// It came to nothing: no way back leads to it.
     pub(super) fn refused(&self, seq: u64) -> anyhow::Result<()> {
-        let path = self.0.join(seq.to_string());
-        fs::rename(&path, path.with_extension("refused")).with_context(|| format!("renaming {}", path.display()))
+        self.becomes(seq, self.file(seq).with_extension("refused"))
     }
 
-    pub(super) fn keep(&self, seq: u64, signed: &[u8]) -> anyhow::Result<()> {
-        fs::create_dir_all(&self.0).with_context(|| format!("making {}", self.0.display()))?;
-        write_whole(&self.0.join(seq.to_string()), signed)
+    fn becomes(&self, seq: u64, path: PathBuf) -> anyhow::Result<()> {
+        match fs::rename(self.file(seq).with_extension("signed"), &path) {
+            // Signed elsewhere, or known already.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome.with_context(|| format!("renaming to {}", path.display())),
+        }
     }
 
-    /// The newest desired state before the first that says this, in which something is otherwise: all of it, or a slot. Going back again goes further
-    /// back, never forth.
+    /// A number went back to another one, in a slot or in all of it: the next time it goes further back.
+    pub(crate) fn went_back(&self, seq: u64, slot: Option<&str>, to: u64) -> anyhow::Result<()> {
+        write_whole(&self.file(seq).with_extension("back"), format!("{to} {}\n", slot.unwrap_or_default()).as_bytes())
+    }
+
+    /// What a number went back to in this slot, if it was made for that.
+    fn back_of(&self, seq: u64, slot: Option<&str>) -> Option<u64> {
+        let text = fs::read_to_string(self.file(seq).with_extension("back")).ok()?;
+        let (to, of) = text.trim_end_matches('\n').split_once(' ')?;
+        (of == slot.unwrap_or_default()).then(|| to.parse().ok())?
+    }
+
+    /// What ran before what says this: the newest kept one in which something is otherwise, all of it or a slot.
     pub(crate) fn before(&self, text: &str, slot: Option<&str>) -> Option<Desired> {
-        let newest_first = self.numbers().into_iter().rev().filter_map(|number| self.read(number));
-        let all: Vec<_> = newest_first.filter(|desired| !desired.set.is_empty()).collect();
-        let this = all.iter().rposition(|desired| is_same(&desired.set, text))?;
+        let kept = self.kept();
+        let mut this = kept.iter().find(|desired| is_same(&desired.set, text))?.seq;
+        while let Some(back) = self.back_of(this, slot).filter(|back| *back < this) {
+            this = back;
+        }
         let part = |text: &str| match slot {
             None => Some(Value::from(meaning(text))),
             Some(slot) => meaning(text).get("slots")?.get(slot).cloned(),
         };
         let now = part(text);
-        all.into_iter().skip(this).find(|desired| part(&desired.set).is_some_and(|before| Some(before) != now))
+        let older = kept.into_iter().filter(|desired| desired.seq < this);
+        older.into_iter().find(|desired| part(&desired.set).is_some_and(|before| Some(before) != now))
     }
+}
+
+fn document(envelope: &Envelope) -> Option<Desired> {
+    Some((*trust::recall::<Desired>(&envelope.payload).ok()?).clone())
 }

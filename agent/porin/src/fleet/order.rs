@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use porin_core::{
     config::wanted,
     time::Unix,
-    trust::{self, Desired, Reported, Target, Verified},
+    trust::{self, Desired, Reported, Target, Verified, reported::UpdateState},
 };
 use porind::wall_clock;
 
@@ -43,6 +43,13 @@ pub(crate) fn order(
     let known = members.values().flat_map(|account| &account.known);
     let known: Vec<_> = known.filter(|(of, _)| of == target).map(|(_, seq)| *seq).collect();
     let seq = next_number(cloud, keys, &root, target, &known, issued)?;
+    // Some that were not waited for long enough have been kept since.
+    let kept = members.values().filter(|account| account.state == UpdateState::Confirmed);
+    for (of, seq) in kept.filter_map(|account| account.desired.as_ref()) {
+        if of == target {
+            History::of(keys, target).confirmed(*seq)?;
+        }
+    }
     let nonce = |gateway: &str| members.get(gateway).and_then(|account| account.nonce);
     let document = |target: Target, seq, nonce, set| Desired {
         fleet: root.fleet.clone(),
@@ -60,6 +67,7 @@ pub(crate) fn order(
             if let (true, Some(account)) = (history.is_empty(), members.get(id)) {
                 // For a way back to what the owner has configured. Nobody is sent this.
                 history.keep(0, &sign(&document(target.clone(), 0, None, account.set.clone()), &[&pair]))?;
+                history.confirmed(0)?;
             }
             nonce(id)
         }
@@ -81,9 +89,7 @@ pub(crate) fn order(
         for (gateway, account) in members.iter().filter(|(_, account)| account.nonce.is_some()) {
             let own = Target::Gateway(gateway.clone());
             let seq = next_number(cloud, keys, &root, &own, &[], issued)?;
-            // If it had one of its own before its store was lost, it has it again.
-            let set = current(cloud, keys, &own)?.map(|desired| desired.set).unwrap_or_default();
-            let enrolment = sign(&document(own.clone(), seq, account.nonce, set), &[&pair]);
+            let enrolment = sign(&document(own.clone(), seq, account.nonce, String::new()), &[&pair]);
             History::of(keys, &own).keep(seq, &enrolment)?;
             publishes.push((desired_topic(&own), enrolment));
         }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use super::{Agent, sending::encode};
 use crate::{pipeline::Next, uplink::Publish};
 
-/// Packets of a piece: 10 KB, or more where they are messages.
+/// Packets of a piece: 10 KB of readings, or a message, which may be as large as a publish. One that is larger is left out.
 const READINGS: usize = 500;
-const MESSAGES: usize = 20;
+const MESSAGES: usize = 1;
 
 impl Agent {
     /// Begins to publish what was recorded of a route on `record/<seq>/<number>/<of how many>`. Nothing at all is a piece, too.
@@ -36,17 +36,19 @@ impl Agent {
             |(number, packet): (u64, Packet)| (Seq(number), Record { route: RouteId(0), packet, at: Monotonic(0) });
         let number = |packets: Vec<Packet>| (0..).zip(packets).map(record).collect::<Vec<_>>();
         let (readings, messages) = (number(readings), number(messages));
-        let pieces: Vec<_> = readings.chunks(READINGS).chain(messages.chunks(MESSAGES)).collect();
-        let all = pieces.len();
-        let piece = |(index, records): (usize, &[(Seq, Record)])| {
-            let (content_type, payload) = encode(&self.core.pipeline, Encoding::Compact, gateway, epoch, records);
+        let pieces = readings.chunks(READINGS).chain(messages.chunks(MESSAGES));
+        let piece = |records| encode(&self.core.pipeline, Encoding::Compact, gateway, epoch, records);
+        let max_payload = self.link.max_payload();
+        let mut payloads: Vec<_> = pieces.map(piece).filter(|(_, payload)| payload.len() <= max_payload).collect();
+        let all = payloads.len();
+        if all == 0 {
+            payloads.push(piece(&[]));
+        }
+        let publish = |(index, (content_type, payload))| {
             let topic = format!("porin/v1/gw/{gateway}/record/{seq}/{index}/{all}");
             Publish { connection, ticket: None, topic, retain: false, content_type, payload }
         };
-        let answer = if all == 0 { vec![(0, &[][..])] } else { pieces.into_iter().enumerate().collect() };
-        let max_payload = self.link.max_payload();
-        let answer = answer.into_iter().map(piece).filter(|publish| publish.payload.len() <= max_payload).collect();
-        self.recorded = answer;
+        self.recorded = payloads.into_iter().enumerate().map(publish).collect();
         self.send_recorded();
     }
 

@@ -24,6 +24,9 @@ const SECONDS: f64 = 30.0;
 /// The agent waits for longer than the subscriber before it connects again, or a broker that forgets would take packets for nobody.
 const RECONNECT: &str = "3s";
 
+/// For a broker to pass on what it has taken.
+const PASSED_ON: Duration = Duration::from_secs(1);
+
 /// What happened, in the table's rows.
 struct Told {
     what: &'static str,
@@ -85,7 +88,12 @@ pub(super) async fn tell(arguments: &Arguments, folder: &Path, data: &Data) -> a
     expect("a forged one, signed by strangers", push("forged-keys", "percent=0.0").await?, 5, "too-few-signatures")?;
 
     let before = status().and_then(|status| status["uplink"]["connections"].as_u64()).unwrap_or(0);
+    // This broker keeps nothing on a disk: what it has taken and not passed on when it ends would be its own loss. It is given the time.
+    let id = agent.id().context("the agent has ended")?.to_string();
+    Command::new("kill").args(["-STOP", &id]).status().await?;
+    tokio::time::sleep(PASSED_ON).await;
     drop(broker);
+    Command::new("kill").args(["-CONT", &id]).status().await?;
     wait_until(|| status().is_some_and(|status| status["uplink"]["connected"] == false)).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let _broker = Broker::start_at(address)?;
