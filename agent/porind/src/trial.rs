@@ -15,6 +15,7 @@ use std::{
 
 use porin_core::{
     config::CellSet,
+    health::State,
     packet::{Message, Reading},
     status::SlotStatus,
 };
@@ -69,20 +70,19 @@ impl Trial {
             Stage::Canary => {
                 let (mut new, mut old) = (Held::default(), Held::default());
                 // What it has counted before was the new set's to count.
+                let new_before = pipeline.slot_status();
                 self.before = sum(std::mem::take(&mut self.before), self.other.slot_status());
                 self.other.begin_counts();
-                let (faults, before) = (pipeline.faults(), pipeline.forwarded());
+                let before = pipeline.forwarded();
                 let outcome = call(pipeline, &mut |to, kept| new.push(to, kept));
                 let instead = call(&mut self.other, &mut |to, kept| old.push(to, kept));
-                // What both fault on is no new cell's fault.
-                if pipeline.faults() - faults <= self.other.faults() {
+                self.fault = worse(&new_before, &pipeline.slot_status(), &self.other.slot_status());
+                if self.fault.is_none() {
                     new.give(keep);
                     outcome
                 } else {
                     warn!("a new cell faulted: what the old ones made of the batch is sent, and they go on");
                     *earlier += before;
-                    let faulted = pipeline.slot_status().into_iter().find(|slot| slot.faults > 0);
-                    self.fault = faulted.map(|slot| (slot.name, slot.last_fault.unwrap_or_default()));
                     self.swap(pipeline, Stage::Shadow);
                     old.give(keep);
                     instead
@@ -167,6 +167,22 @@ impl Trial {
     pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {
         self.other.next_tick_us(clock_us)
     }
+}
+
+/// The slot of the new set that did worse on a call than the one of the same name in the old set, and how. One whose old cell is called no more is not
+/// compared: it is no worse. `old`: since the call began.
+fn worse(before: &[SlotStatus], after: &[SlotStatus], old: &[SlotStatus]) -> Option<(String, String)> {
+    // Calls that failed, and packets that were given up.
+    let troubles = |slot: &SlotStatus| (slot.faults, slot.faulted);
+    let found = before.iter().zip(after).find(|(before, after)| {
+        let (faults, faulted) = (after.faults - before.faults, after.faulted - before.faulted);
+        match old.iter().find(|old| old.name == after.name) {
+            Some(old) if old.state == State::Quarantined.name() => false,
+            Some(old) => faults > troubles(old).0 || faulted > troubles(old).1,
+            None => faults > 0 || faulted > 0,
+        }
+    });
+    found.map(|(_, slot)| (slot.name.clone(), slot.last_fault.clone().unwrap_or_default()))
 }
 
 /// What slots did in two stretches of time, in the numbers that are compared.

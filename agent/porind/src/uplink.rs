@@ -91,8 +91,6 @@ pub(crate) enum LinkEvent {
     Acked(Ticket),
     /// The broker does not give us something that we subscribed to; perhaps not now, perhaps never.
     NotSubscribed,
-    /// The broker has something that nobody waits for.
-    AckedUnkept,
     /// The broker will never take it: why.
     Refused(Ticket, String),
     /// The connection is gone, or could not be made: why. Everything under way is to be sent again.

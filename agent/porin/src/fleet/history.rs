@@ -23,20 +23,19 @@ impl History {
         Self(keys.path().join("desired").join(folder))
     }
 
-    /// Everything that was signed in this folder, for whomever and whatever became of it.
+    /// Everything that was signed in this folder, for whomever, and did not come to nothing.
     pub(crate) fn all(keys: &KeyFolder) -> Vec<Desired> {
         let targets = fs::read_dir(keys.path().join("desired")).into_iter().flatten().map_while(Result::ok);
-        targets
-            .flat_map(|target| Self(target.path()).envelopes())
-            .filter_map(|(_, envelope)| document(&envelope))
-            .collect()
+        let envelopes = targets.flat_map(|target| Self(target.path()).envelopes(|name| !name.ends_with(".refused")));
+        envelopes.filter_map(|(_, envelope)| document(&envelope)).collect()
     }
 
-    /// By number, whatever became of them.
-    fn envelopes(&self) -> Vec<(u64, Envelope)> {
+    /// By number, those whose files' names are wanted.
+    fn envelopes(&self, wanted: impl Fn(&str) -> bool) -> Vec<(u64, Envelope)> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().map_while(Result::ok);
         let read = |entry: fs::DirEntry| {
-            let number = entry.file_name().to_str()?.split('.').next()?.parse().ok()?;
+            let name = entry.file_name().into_string().ok().filter(|name| wanted(name))?;
+            let number = name.split('.').next()?.parse().ok()?;
             Some((number, Envelope::decode(&fs::read(entry.path()).ok()?).ok()?))
         };
         entries.filter_map(read).collect()
@@ -57,13 +56,16 @@ impl History {
 
     /// Whether nothing was signed here that says something.
     pub(super) fn is_empty(&self) -> bool {
-        self.envelopes().iter().filter_map(|(_, envelope)| document(envelope)).all(|desired| desired.set.is_empty())
+        self.envelopes(|_| true)
+            .iter()
+            .filter_map(|(_, envelope)| document(envelope))
+            .all(|desired| desired.set.is_empty())
     }
 
     /// The highest number that was signed with keys that count, whatever became of it.
     pub(super) fn newest(&self, operator: &Role) -> Option<u64> {
         let counts = |envelope: &Envelope| envelope.signers(&operator.keys) >= usize::from(operator.threshold);
-        self.envelopes().into_iter().filter(|(_, envelope)| counts(envelope)).map(|(number, _)| number).max()
+        self.envelopes(|_| true).into_iter().filter(|(_, envelope)| counts(envelope)).map(|(number, _)| number).max()
     }
 
     /// It is about to be published.

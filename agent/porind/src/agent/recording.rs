@@ -2,6 +2,7 @@
 
 use porin_core::{
     ids::{RouteId, Seq},
+    outbox::Ticket,
     packet::Packet,
     payload::Encoding,
     record::Record,
@@ -12,6 +13,9 @@ use std::sync::Arc;
 use super::{Agent, sending::encode};
 use crate::{pipeline::Next, uplink::Publish};
 
+/// The ticket of a piece: the outbox never gives this one.
+pub(super) const RECORDED: Ticket = Ticket(u64::MAX);
+
 /// Packets of a piece: 10 KB of readings, or a message, which may be as large as a publish. One that is larger is left out.
 const READINGS: usize = 500;
 const MESSAGES: usize = 1;
@@ -20,6 +24,7 @@ impl Agent {
     /// Begins to publish what was recorded of a route on `record/<seq>/<number>/<of how many>`. Nothing at all is a piece, too.
     pub(super) fn answer_with_recording(&mut self, seq: u64, route: &str, us: u64) {
         let Some(connection) = self.link.connection else { return };
+        let under_way = !self.recorded.is_empty();
         let (gateway, epoch) = (&self.parts.config.gateway.id, self.parts.store.epoch);
         let (mut readings, mut messages) = (Vec::new(), Vec::new());
         let recordings = self.core.pipeline.recordings();
@@ -46,13 +51,16 @@ impl Agent {
         }
         let publish = |(index, (content_type, payload))| {
             let topic = format!("porin/v1/gw/{gateway}/record/{seq}/{index}/{all}");
-            Publish { connection, ticket: None, topic, retain: false, content_type, payload }
+            Publish { connection, ticket: Some(RECORDED), topic, retain: false, content_type, payload }
         };
         self.recorded = payloads.into_iter().enumerate().map(publish).collect();
-        self.send_recorded();
+        // The one that is on its way brings the first of these.
+        if !under_way {
+            self.send_recorded();
+        }
     }
 
-    /// Something that nobody waits for was acknowledged: the next piece, if there is one.
+    /// The piece before was acknowledged: the next one, if there is one.
     pub(super) fn send_recorded(&mut self) {
         if self.link.connection.is_some()
             && self.parts.link.capacity() > 0

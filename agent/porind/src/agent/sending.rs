@@ -13,9 +13,9 @@ use porin_core::{
     status::UplinkStatus,
     time::{Monotonic, Unix},
 };
-use tracing::error;
+use tracing::{error, warn};
 
-use super::{Agent, Core, Parts};
+use super::{Agent, Core, Parts, recording::RECORDED};
 use crate::{
     pipeline::Pipeline,
     uplink::{LinkEvent, Publish, Request},
@@ -69,8 +69,12 @@ impl Agent {
                 self.begin_to_listen();
                 self.link.status.connections += 1;
             }
-            LinkEvent::AckedUnkept => self.send_recorded(),
             LinkEvent::NotSubscribed => self.listen_again_later(),
+            LinkEvent::Acked(RECORDED) => self.send_recorded(),
+            LinkEvent::Refused(RECORDED, reason) => {
+                warn!(reason, "the broker does not take what was recorded");
+                self.recorded.clear();
+            }
             LinkEvent::Acked(ticket) => {
                 self.core.outbox.ack(ticket);
             }

@@ -14,6 +14,9 @@ use porin_core::{
 /// What a packet counts for besides the bytes of a message: it and the moment it came.
 const PACKET_BYTES: usize = size_of::<(Now, Reading)>();
 
+/// Readings of one batch at most: no call gets more.
+const BATCH: usize = 1_024;
+
 /// What has entered a route lately.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorder {
@@ -51,7 +54,7 @@ impl Recorder {
         let mut rest = self.readings.iter().peekable();
         while let Some((now, reading)) = rest.next() {
             readings.push(*reading);
-            if rest.peek().is_none_or(|(next, _)| next != now) {
+            if readings.len() >= BATCH || rest.peek().is_none_or(|(next, _)| next != now) {
                 if take(*now, &readings, &[]) == Next::Stop {
                     return;
                 }

@@ -149,6 +149,8 @@ struct Connection<'a> {
     all_acknowledged: Notify,
     /// Packet ids that subscriptions have used while something was under way.
     burnt: Cell<u16>,
+    /// Whether something was subscribed to since the broker last refused that.
+    asked: Cell<bool>,
     /// Whether the broker has acknowledged a publish.
     took_some: Cell<bool>,
     identity: &'a Identity,
@@ -174,6 +176,7 @@ impl<'a> Connection<'a> {
             under_way: Cell::new(0),
             all_acknowledged: Notify::new(),
             burnt: Cell::new(0),
+            asked: Cell::new(false),
             took_some: Cell::new(false),
             identity,
             events,
@@ -246,7 +249,12 @@ impl<'a> Connection<'a> {
                     }
                 }
                 Heard::Came { topic, payload } => self.events.came(topic, payload).await,
-                Heard::NotSubscribed => self.events.tell(LinkEvent::NotSubscribed).await,
+                Heard::NotSubscribed => {
+                    // As often as the broker likes to say so, until something is asked for again.
+                    if self.asked.replace(false) {
+                        self.events.tell(LinkEvent::NotSubscribed).await;
+                    }
+                }
                 Heard::Left => return "stopped".into(),
                 Heard::Nothing => {}
             }
@@ -270,10 +278,8 @@ impl<'a> Connection<'a> {
 
     /// Says what an acknowledgement means. `Some`: the connection is to be given up, and why.
     async fn acked(&self, ticket: Option<Ticket>, answer: Answer) -> Option<String> {
-        let Some(ticket) = ticket else {
-            self.events.tell(LinkEvent::AckedUnkept).await;
-            return None;
-        };
+        // Not the outbox's: the birth or the farewell.
+        let ticket = ticket?;
         match answer {
             Answer::Taken => {
                 self.took_some.set(true);
@@ -314,6 +320,7 @@ impl<'a> Connection<'a> {
                 }
                 Some(Request::Subscribe { connection, topic }) => {
                     if connection == self.number && self.may_burn(stop).await {
+                        self.asked.set(true);
                         self.client.subscribe(topic).await;
                     }
                 }
