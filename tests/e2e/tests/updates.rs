@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -424,6 +425,20 @@ fn a_new_cell_is_tried_on_what_the_gateway_has_recorded_before_it_sees_anything_
     drop(agent);
 }
 
+/// A value that is a whole number.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn number(value: f64) -> u64 {
+    value as u64
+}
+
+/// Two minutes of a stream of 10,000 rows a second, as a replay reads them: each has its number as its value.
+fn recording() -> String {
+    (0..1_200_000).fold(String::from("timestamp,channel,value\n"), |mut text, row| {
+        let _ = writeln!(text, "{}.{:04},s,{row}", row / 10_000, row % 10_000);
+        text
+    })
+}
+
 /// Swaps; `PORIN_SWAPS` asks for more or fewer.
 fn swaps() -> u64 {
     std::env::var("PORIN_SWAPS").ok().and_then(|swaps| swaps.parse().ok()).unwrap_or(100)
@@ -433,8 +448,9 @@ fn swaps() -> u64 {
 fn a_hundred_swaps_at_ten_thousand_packets_a_second_lose_nothing_and_are_monotone() {
     let broker = Broker::mosquitto_with("max_queued_messages 0");
     let accounts = Accounts::of(&broker);
-    let simulator = "[sources.sim.simulator]\nstreams = \"s/{n}\"\ncount = 10\nevery = \"1ms\"\n";
-    let gateway = gateway(&broker, simulator);
+    let replay = "[sources.again.replay]\nfile = \"HERE/recorded.csv\"\nstreams = \"{channel}\"\nspeed = 1\n";
+    let gateway = gateway(&broker, replay);
+    fs::write(gateway.path("recorded.csv"), recording()).expect("written");
     let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
     let agent = gateway.run(&["--json"]);
     let versions = [published(&marking_cell(4), 1), published(&marking_cell(8), 2)];
@@ -461,6 +477,9 @@ fn a_hundred_swaps_at_ten_thousand_packets_a_second_lose_nothing_and_are_monoton
         waiting[waiting.len() / 2],
         waiting.last().expect("some")
     );
+    // Each row has its number as its value: all of them in order, and none twice.
+    let values = packets(&subscriber).into_values().map(|(value, _)| value);
+    assert!(values.map(number).eq(0..received), "each input once, in order");
     let marks: Vec<_> = packets(&subscriber).into_values().map(|(_, quality)| quality).collect();
     let switches = marks.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64;
     assert_eq!((switches, marks[0]), (swaps(), 0), "from the owner's own to the first, and then to and fro");

@@ -59,6 +59,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             .concat(),
         ],
         "desired_set" => vec![
+            // As many slots as there is room for.
+            (0..280).fold(String::new(), |text, slot| format!("{text}[slots.a{slot}]\ncell = \"local\"\nworld=\"filter\"\n")).into(),
             b"[probation]\nshadow = \"1s\"\npackets = 3\n[slots.s]\ncell = \"local\"\nretry = 1\nmin_seq = 2\n[routes.r]\n\
               streams = [\"#\"]\nslots = [\"s\"]\ntopic = \"porin/v1/gw/{gw}/data/r\"\n"
                 .to_vec(),
@@ -78,6 +80,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 
 /// Bytes that reading a document may take at most: it, what is in it, and both once more, since what was read is written again here.
 const MOST_OF_A_DOCUMENT: usize = 8 * MAX_ENVELOPE;
+
+/// And the routes and slots in it, of which there are 12 KB at most: as text, as tables, checked, and all of that twice.
+const MOST_OF_A_SET: usize = 4 << 20;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -126,9 +131,12 @@ fn readers_stand_every_seed_and_what_damage_makes_of_it() {
             let mut random = Random(number);
             let read = |bytes: &[u8]| {
                 let took = counting::most(|| body(bytes));
-                if target == "trust" {
-                    assert!(took <= MOST_OF_A_DOCUMENT, "{took} bytes for {} bytes of a document", bytes.len());
-                }
+                let most = match target {
+                    "trust" => MOST_OF_A_DOCUMENT,
+                    "desired_set" => MOST_OF_A_SET,
+                    _ => usize::MAX,
+                };
+                assert!(took <= most, "{took} bytes for {} bytes of {target}", bytes.len());
             };
             read(seed);
             (0..copies).for_each(|_| read(&damaged(seed, &mut random)));

@@ -159,7 +159,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let outcomes = fleet::follow(&mut cloud, &keys, &order.desired, &members, operator.patience())?;
     let decisions = match to {
         Target::Gateway(id) if outcomes.values().all(|outcome| *outcome == Outcome::Confirmed) => {
-            decisions(&mut cloud, id)?
+            decisions(&mut cloud, id, route_of(&order.desired.set, &digest).as_deref())?
         }
         Target::Gateway(_) | Target::Group(_) => Vec::new(),
     };
@@ -281,9 +281,25 @@ fn new_text(base: &str, arguments: &Arguments, released: &Released, seq: u64) ->
     Ok(toml::to_string(&table)?)
 }
 
-/// The first packets that come after the new cell was kept.
-fn decisions(cloud: &mut Cloud, gateway: &str) -> anyhow::Result<Vec<String>> {
-    let data = format!("porin/v1/gw/{gateway}/data/");
+/// The route of the slot with this release, where it publishes under its own name.
+fn route_of(text: &str, release: &Digest) -> Option<String> {
+    let mut table = fleet::table(text).ok()?;
+    let cell = Value::from(format!("release:{release}"));
+    let slot = fleet::slots(&mut table).into_iter().find(|(_, slot)| slot.get("cell") == Some(&cell))?.0;
+    let routes = table.get("routes")?.as_table()?;
+    let wants = |route: &Value| {
+        let slots = route
+            .get("slots")
+            .and_then(Value::as_array)
+            .is_some_and(|slots| slots.contains(&Value::from(slot.clone())));
+        slots && route.get("topic").is_none()
+    };
+    routes.iter().find(|(_, route)| wants(route)).map(|(name, _)| name.clone())
+}
+
+/// The first packets that come from the slot's route after the new cell was kept; from any route where this one publishes elsewhere.
+fn decisions(cloud: &mut Cloud, gateway: &str, route: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let data = format!("porin/v1/gw/{gateway}/data/{}", route.unwrap_or_default());
     let mut shown = Vec::new();
     let start = Instant::now();
     while shown.len() < DECISIONS
