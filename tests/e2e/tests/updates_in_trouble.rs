@@ -152,12 +152,12 @@ fn a_push_while_a_node_of_the_broker_dies_converges() {
     fs::copy(operator.keys().join("root-1"), gateway.path("root-1")).expect("copied");
     let agent = gateway.run(&[]);
     let cell = operator.path("mark.wasm");
-    fs::write(&cell, largest_marking_cell(4)).expect("written");
+    fs::write(&cell, marking_cell(4)).expect("written");
     wait_until("it is connected", || gateway.log().contains("connected to the broker"));
     thread::scope(|scope| {
         let push = scope.spawn(|| {
             let cell = cell.display().to_string();
-            let quick = ["--shadow", "0s", "--canary", "0s", "--wait", "170s", "--mqtt", "3.1.1", "--json"];
+            let quick = ["--shadow", "0s", "--canary", "0s", "--wait", "60s", "--mqtt", "3.1.1", "--json"];
             operator.run(&[&["push", &cell, "--to", "gw1"][..], &quick].concat())
         });
         wait_until("the gateway knows of it, or the push has failed", || {
@@ -165,8 +165,10 @@ fn a_push_while_a_node_of_the_broker_dies_converges() {
         });
         nats.kill(0);
         let (code, stdout, stderr) = push.join().expect("no panic");
-        assert_eq!(code, Some(0), "{stdout} {stderr} {}", gateway.log());
+        // The cluster may take minutes to be one again: the push stops watching, the gateway goes on.
+        assert!(code == Some(0) || code == Some(4), "{code:?} {stdout} {stderr} {}", gateway.log());
     });
+    wait_until("it converges", || gateway.status().is_some_and(|status| status["update"]["state"] == "confirmed"));
     let status = gateway.status().expect("it runs");
     let from = &status["routes"][0]["slots"][0]["from"];
     assert!(from.as_str().is_some_and(|from| from.starts_with("release acme/mark ")), "{from}");
