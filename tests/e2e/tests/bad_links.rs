@@ -50,8 +50,11 @@ fn delivered(payloads: impl Iterator<Item = Vec<u8>>) -> (u64, u64) {
     (seen.len() as u64, twice)
 }
 
-fn through_the_proxy(protocol: &str, window: u64) {
+fn through_the_proxy(protocol: &str) {
     const CUTS: u64 = 160;
+    // As many as mosquitto takes at a time from who speaks MQTT 5. With many more a connection may be cut before anything is acknowledged, again and
+    // again, and then the agent waits ever longer, as it should.
+    let (in_flight, window) = (20, 12);
     let theirs = Authority::new("brokers");
     let server = theirs.server(&["localhost"], VALID);
     let folder = TempDir::new().expect("a folder");
@@ -70,7 +73,7 @@ fn through_the_proxy(protocol: &str, window: u64) {
     let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
     let proxy = Proxy::to(tls_port, CUTS, 7);
     let uplink = format!(
-        "mqtts://localhost:{}\"\nprotocol = \"{protocol}\"\nkeep_alive = \"5s\"\nreconnect = \"10ms\"\ntls = {{ ca_file = \"{}\" }}\nclient_id = \"porin-lab",
+        "mqtts://localhost:{}\"\nprotocol = \"{protocol}\"\nkeep_alive = \"5s\"\nreconnect = \"10ms\"\nin_flight = {in_flight}\ntls = {{ ca_file = \"{}\" }}\nclient_id = \"porin-lab",
         proxy.port,
         place("ca.pem", &theirs.pem)
     );
@@ -94,12 +97,12 @@ fn through_the_proxy(protocol: &str, window: u64) {
 
 #[test]
 fn a_link_that_cuts_delays_and_flips_bits_loses_nothing_with_mqtt_5() {
-    through_the_proxy("5", 12);
+    through_the_proxy("5");
 }
 
 #[test]
 fn a_link_that_cuts_delays_and_flips_bits_loses_nothing_with_mqtt_3() {
-    through_the_proxy("3.1.1", 92);
+    through_the_proxy("3.1.1");
 }
 
 fn at_a_hostile_broker(protocol: Protocol, word: &str) {
