@@ -204,6 +204,13 @@ pub struct CellSet {
     pub text: String,
 }
 
+impl CellSet {
+    /// The slots of all routes, in order.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.routes.iter().flat_map(|route| &route.slots)
+    }
+}
+
 /// Which streams go through which slots, in order, and out to the uplink.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {

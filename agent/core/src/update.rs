@@ -506,8 +506,8 @@ impl Update {
 
     /// Slots of the goal that are not as they run, and whether there is one of the same kind that runs.
     fn changed(&self) -> Vec<(&Slot, bool)> {
-        let goal = self.set.iter().flat_map(|set| &set.cells.routes).flat_map(|route| &route.slots);
-        let running: Vec<_> = self.running.routes.iter().flat_map(|route| &route.slots).collect();
+        let goal = self.set.iter().flat_map(|set| set.cells.slots());
+        let running: Vec<_> = self.running.slots().collect();
         let before = |slot: &Slot| running.iter().find(|old| old.name == slot.name).copied();
         let changed = goal.filter(|slot| before(slot) != Some(*slot));
         changed.map(|slot| (slot, before(slot).is_some_and(|old| old.world == slot.world))).collect()
@@ -569,7 +569,7 @@ impl Update {
             // Which of them it was is not always known; one that is well may be pushed again.
             let all = self.wanted.iter().filter(|wanted| reason.slot.as_ref().is_none_or(|slot| *slot == wanted.slot));
             let running = |slot: &str, release: Digest| {
-                let mut slots = self.running.routes.iter().flat_map(|route| &route.slots);
+                let mut slots = self.running.slots();
                 slots.any(|old| {
                     old.name == slot && matches!(&old.cell, Provenance::Signed(old) if old.digest() == release)
                 })
@@ -600,8 +600,7 @@ impl Update {
 
 /// Whether a set that is whole may run here: worlds, the owner's policy, memory.
 fn may_run(cells: &CellSet, config: &Config) -> Result<(), Reason> {
-    let slots = || cells.routes.iter().flat_map(|route| &route.slots);
-    for slot in slots() {
+    for slot in cells.slots() {
         let Provenance::Signed(release) = &slot.cell else { continue };
         if !World::ALL.iter().any(|world| world.name() == release.world) {
             let text = format!("the release is of the world `{}`, which this agent does not know", release.world);
@@ -613,7 +612,7 @@ fn may_run(cells: &CellSet, config: &Config) -> Result<(), Reason> {
         }
     }
     config.policy.allows(cells).map_err(|text| Reason::new("beyond-policy", &text))?;
-    let memory: usize = slots().map(|slot| slot.limits.memory_bytes).sum();
+    let memory: usize = cells.slots().map(|slot| slot.limits.memory_bytes).sum();
     if memory > MEMORY_BYTES {
         let text = format!("its cells may use {memory} bytes together, a set may have {MEMORY_BYTES}");
         return Err(Reason::new("over-memory", &text));

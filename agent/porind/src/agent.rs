@@ -327,10 +327,9 @@ impl Agent {
                 let canary = trial.is_canary();
                 let outcome = trial.both(pipeline, call, &mut keep, &mut self.earlier);
                 // With the set whose output was sent, before the next call may be the other's.
-                let letters = &mut self.core.dead;
-                self.core.pipeline.take_dead(self.now.unix, |letter| letters.add(letter));
-                trial.forget_side_effects();
-                if canary && !trial.is_canary() {
+                let fell_back = canary && !trial.is_canary();
+                self.bury();
+                if fell_back {
                     // The old set's routes are the ones that count again.
                     self.learn_who_may_block();
                 }

@@ -2,7 +2,7 @@
 //!
 //! In the **shadow** the new set's output is compared and thrown away. As a **canary** it is sent, and the old set has decided about every batch as
 //! well: if a cell of the new one faults, what the old one made of that batch is sent instead, and the old one goes on. No packet is lost, none comes
-//! twice, and none is decided by both.
+//! twice, and what is sent of a batch is what one set made of it.
 //!
 //! A mark in a file that does not outlive a power cut says that a call is under way: an agent that ends then was ended by a cell.
 

@@ -98,7 +98,7 @@ impl Origin<'_> {
                 known.map(Provenance::Signed).ok_or_else(|| "the release is not known here".to_string())
             }
             None => {
-                let mut slots = local.routes.iter().flat_map(|route| &route.slots);
+                let mut slots = local.slots();
                 let same = slots.find(|configured| configured.name == slot);
                 same.map(|configured| configured.cell.clone())
                     .ok_or_else(|| "the gateway's own configuration has no slot of this name".to_string())

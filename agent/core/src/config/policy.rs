@@ -41,7 +41,7 @@ impl Policy {
     /// # Errors
     /// What the first one asks for beyond, in words that name the line of the policy.
     pub fn allows(&self, cells: &CellSet) -> Result<(), String> {
-        cells.routes.iter().flat_map(|route| &route.slots).try_for_each(|slot| self.allows_slot(slot))
+        cells.slots().try_for_each(|slot| self.allows_slot(slot))
     }
 
     fn allows_slot(&self, Slot { name, grants, limits, .. }: &Slot) -> Result<(), String> {

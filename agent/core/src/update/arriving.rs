@@ -92,7 +92,7 @@ impl Update {
         self.refusals.0 >= MAX_REFUSALS
     }
 
-    pub(super) fn desired(
+    fn desired(
         &mut self,
         now: Moment,
         target: Target,
@@ -163,7 +163,7 @@ impl Update {
         Ok(())
     }
 
-    pub(super) fn next_root(&mut self, payload: &[u8]) -> Result<(), Refusal> {
+    fn next_root(&mut self, payload: &[u8]) -> Result<(), Refusal> {
         let next = trust::next_root(&self.root, payload)?;
         self.unsaved.push(Key::Root(next.version).put(payload));
         let remaining = self.root.operator.keys.iter().filter(|key| next.operator.keys.contains(key)).count();
@@ -179,7 +179,7 @@ impl Update {
         Ok(())
     }
 
-    pub(super) fn release(&mut self, now: Moment, payload: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
+    fn release(&mut self, now: Moment, payload: &[u8], actions: &mut Vec<Action>) -> Result<(), Refusal> {
         let digest = Envelope::decode(payload)?.digest();
         let wanted: Vec<_> = self.wanted.iter().filter(|wanted| wanted.release == Some(digest)).cloned().collect();
         let Phase::Fetching { .. } = self.phase else { return Ok(()) };
@@ -219,7 +219,7 @@ impl Update {
         Ok(())
     }
 
-    pub(super) fn piece(&mut self, now: Moment, component: &str, piece: &str, payload: &[u8]) -> Result<(), Refusal> {
+    fn piece(&mut self, now: Moment, component: &str, piece: &str, payload: &[u8]) -> Result<(), Refusal> {
         let Phase::Fetching { .. } = self.phase else { return Ok(()) };
         let Some((wanted, number, expected)) = self.missing_piece() else { return Ok(()) };
         if Digest::parse(component) != Some(wanted) || piece != number.to_string() {
@@ -238,7 +238,7 @@ impl Update {
         Ok(())
     }
 
-    pub(super) fn progress(&mut self, now: Moment) {
+    fn progress(&mut self, now: Moment) {
         self.refused = None;
         self.phase = Phase::Fetching { since: now.mono, patience_us: STALL_US, stalled: false };
     }

@@ -98,7 +98,7 @@ impl Update {
         self.unsaved.extend(accepted.map(|target| Key::Desired(target).delete()));
     }
 
-    pub(super) fn recall_row(&mut self, key: Key, bytes: &[u8], roots: &mut BTreeMap<u64, Vec<u8>>) -> Option<()> {
+    fn recall_row(&mut self, key: Key, bytes: &[u8], roots: &mut BTreeMap<u64, Vec<u8>>) -> Option<()> {
         match key {
             Key::Root(version) => drop(roots.insert(version, bytes.to_vec())),
             Key::Desired(target) => {
@@ -212,7 +212,7 @@ impl Update {
 
     /// Pieces of the goal that nothing that runs needs: some of them are not what they were.
     pub(super) fn forget_pieces(&mut self) {
-        let running = self.running.routes.iter().flat_map(|route| &route.slots).filter_map(|slot| match &slot.cell {
+        let running = self.running.slots().filter_map(|slot| match &slot.cell {
             Provenance::Signed(release) => Some(release.sha256),
             Provenance::Local(_) => None,
         });

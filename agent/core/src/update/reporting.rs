@@ -26,7 +26,7 @@ impl Update {
     pub fn report(&self, about: About<'_>, time: Time) -> Reported {
         let About { key, at, agent, epoch, cells, slots } = about;
         let (state, reason) = self.state();
-        let configured: Vec<_> = cells.routes.iter().flat_map(|route| &route.slots).collect();
+        let configured: Vec<_> = cells.slots().collect();
         let slot = |status: &SlotStatus| {
             let configured = configured.iter().find(|slot| slot.name == status.name);
             let release = match configured.map(|slot| &slot.cell) {

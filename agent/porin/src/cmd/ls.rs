@@ -28,13 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut retained = cloud.retained(&format!("porin/v1/gw/{whom}/reported"))?;
     retained.extend(cloud.retained(&format!("porin/v1/gw/{whom}/state"))?);
     let mut stdout = std::io::stdout().lock();
-    let accounts = fleet::accounts(
-        &retained
-            .iter()
-            .filter(|(topic, _)| topic.ends_with("/reported"))
-            .map(|(t, p)| (t.clone(), p.clone()))
-            .collect(),
-    );
+    let accounts = fleet::accounts(&retained);
     for (gateway, account) in &accounts {
         let state = retained.get(&format!("porin/v1/gw/{gateway}/state"));
         let state: Value = state.and_then(|state| serde_json::from_slice(state).ok()).unwrap_or_default();

@@ -275,10 +275,9 @@ impl Agent {
     fn components(&self, cells: &CellSet) -> anyhow::Result<BTreeMap<Digest, Vec<u8>>> {
         let store = &self.parts.store;
         cells.routes.iter().try_for_each(|route| store.intern_route(&route.name).map(drop))?;
-        let mut names = cells.routes.iter().flat_map(|route| &route.slots).map(|slot| &slot.name);
+        let mut names = cells.slots().map(|slot| &slot.name);
         names.try_for_each(|slot| store.state(slot).map(drop))?;
-        let slots = cells.routes.iter().flat_map(|route| &route.slots);
-        let signed = slots.filter_map(|slot| match &slot.cell {
+        let signed = cells.slots().filter_map(|slot| match &slot.cell {
             Provenance::Signed(release) => Some(release),
             Provenance::Local(_) => None,
         });
