@@ -3,6 +3,7 @@
 //! `docs/config.md` is the commented schema; a test parses it. Whatever is wrong is one error with the line, the
 //! value and the nearest name that would have been right, and nothing is started.
 
+mod board;
 mod broker;
 mod check;
 mod desired;
@@ -21,6 +22,7 @@ use alloc::{
 use core::{fmt, net::SocketAddr};
 
 pub use self::{
+    board::{Board, Bus, Pin},
     broker::{Broker, Identity, Login, Protocol, Tls, address},
     desired::{DesiredSet, Probation, Releases, Wanted, wanted},
     policy::Policy,

@@ -11,13 +11,13 @@ use std::{
 
 use porin_core::{
     clock::{Kept, NEVER_BEFORE},
-    config::{Broker, Config, SourceKind},
+    config::{Board, Broker, Config, SourceKind},
     time::Unix,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{machine, status, tls};
+use crate::{board, machine, status, tls};
 
 /// For a broker to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub enum Verdict {
 pub struct Finding {
     /// How bad it is.
     pub verdict: Verdict,
-    /// What was looked at: clock, cells, disk, broker, certificate, agent, source, outbox.
+    /// What was looked at: board, bus, clock, cells, disk, broker, certificate, agent, source, outbox.
     pub what: &'static str,
     /// What was found.
     pub found: String,
@@ -49,20 +49,28 @@ pub struct Finding {
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+pub(crate) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+    pub(crate) fn ok(&mut self, what: &'static str, found: impl Into<String>) {
         self.0.push(Finding { verdict: Verdict::Ok, what, found: found.into(), hint: String::new() });
     }
 
-    fn warning(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn warning(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
         self.0.push(Finding { verdict: Verdict::Warning, what, found: found.into(), hint: hint.into() });
     }
 
     fn wrong(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
         self.0.push(Finding { verdict: Verdict::Wrong, what, found: found.into(), hint: hint.into() });
     }
+}
+
+/// What this machine has of a board.
+#[must_use]
+pub fn check_board(board: &Board) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    board::look(&mut findings, board);
+    findings.0
 }
 
 /// Looks at everything.

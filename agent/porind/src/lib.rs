@@ -4,6 +4,7 @@
 //! first), the committer. They meet only through the bounded queues of `inbox.rs`.
 
 mod agent;
+mod board;
 mod cell_log;
 mod cells;
 mod committer;
@@ -42,7 +43,8 @@ use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
-pub use doctor::{Finding, Verdict, doctor};
+pub use board::read_board;
+pub use doctor::{Finding, Verdict, check_board, doctor};
 pub use machine::wall_clock;
 pub use pipeline::{Kept, Pipeline, Routed, To};
 pub use policy::read_policy;

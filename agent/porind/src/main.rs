@@ -35,6 +35,7 @@ Commands:
 Options:
   -c, --config FILE   the configuration [default: /etc/porin/porin.toml]
       --policy FILE   what slots may be given at most [default: /etc/porin/policy.toml, if it is there]
+      --board NAME    check: the board that it is to run on, one of /usr/share/porin/boards or a file
       --until-drained run: stop when every source has ended and the broker has everything
       --json          check, status, doctor, dead: print JSON; run: print the last status as JSON at the end
   -h, --help          print this
@@ -76,6 +77,7 @@ struct Arguments {
     all: bool,
     config: String,
     policy: Option<String>,
+    board: Option<String>,
     until: Until,
     json: bool,
 }
@@ -105,6 +107,7 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
         all: false,
         config: DEFAULT_CONFIG.into(),
         policy: std::env::var("PORIN_POLICY").ok(),
+        board: None,
         until: Until::Stopped,
         json: false,
     };
@@ -121,6 +124,9 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
             }
             Arg::Long("policy") => {
                 arguments.policy = Some(parser.value().and_then(|value| value.string()).map_err(usage)?);
+            }
+            Arg::Long("board") => {
+                arguments.board = Some(parser.value().and_then(|value| value.string()).map_err(usage)?);
             }
             Arg::Long("all") if command == Some(Command::Dead) => arguments.all = true,
             Arg::Value(value) if command == Some(Command::Dead) => {
@@ -145,6 +151,9 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
     if arguments.until == Until::Drained && command != Command::Run {
         return Err(Failure::Usage("--until-drained goes with run".into()));
     }
+    if arguments.board.is_some() && command != Command::Check {
+        return Err(Failure::Usage("--board goes with check".into()));
+    }
     Ok(Some(Arguments { command, ..arguments }))
 }
 
@@ -157,7 +166,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Run => run(config, files, arguments.until, arguments.json),
         Command::Dead => dead(&config, &arguments),
-        Command::Check => check(&config, path, arguments.json),
+        Command::Check => check(&config, path, arguments.board.as_deref(), arguments.json),
         Command::Status => status(&config, arguments.json),
         Command::Doctor => doctor(&config, arguments.json),
     }
@@ -205,19 +214,28 @@ fn run(config: Config, files: Files, until: Until, json: bool) -> Result<(), Fai
     Ok(())
 }
 
-fn check(config: &Config, path: &str, json: bool) -> Result<(), Failure> {
+fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Result<(), Failure> {
     let slots = porind::check(config).map_err(Failure::Config)?;
     let routes = config.cells.routes.len();
+    let findings = match board {
+        None => Vec::new(),
+        Some(name) => {
+            let board = porind::read_board(name).map_err(Failure::Config)?;
+            board.carries(config).map_err(|why| Failure::Config(anyhow::anyhow!("{path}: {why}")))?;
+            porind::check_board(&board)
+        }
+    };
     if json {
-        let slots = serde_json::to_string(&slots).map_err(|error| Failure::Failed(error.into()))?;
-        return print(&format!("{{\"ok\":true,\"routes\":{routes},\"slots\":{slots}}}\n"));
+        let text = |text: serde_json::Result<String>| text.map_err(|error| Failure::Failed(error.into()));
+        let (slots, found) = (text(serde_json::to_string(&slots))?, text(serde_json::to_string(&findings))?);
+        return print(&format!("{{\"ok\":true,\"routes\":{routes},\"slots\":{slots},\"board\":{found}}}\n"));
     }
     let mut text =
         format!("{path}: {} sources, {routes} routes, {} slots\n", config.gateway.sources.len(), slots.len());
     for slot in slots {
         let _ = writeln!(text, "  {slot}");
     }
-    print(&text)
+    print(&(text + &listed(&findings)))
 }
 
 fn status(config: &Config, json: bool) -> Result<(), Failure> {
@@ -260,24 +278,28 @@ fn doctor(config: &Config, json: bool) -> Result<(), Failure> {
         let text = serde_json::to_string(&findings).map_err(|error| Failure::Failed(error.into()))?;
         print(&format!("{text}\n"))?;
     } else {
-        let mut text = String::new();
-        for Finding { verdict, what, found, hint } in &findings {
-            let verdict = match verdict {
-                Verdict::Ok => "ok     ",
-                Verdict::Warning => "warning",
-                Verdict::Wrong => "WRONG  ",
-            };
-            let _ = writeln!(text, "{verdict} {what:<11} {found}");
-            if !hint.is_empty() {
-                let _ = writeln!(text, "        hint: {hint}");
-            }
-        }
-        print(&text)?;
+        print(&listed(&findings))?;
     }
     match findings.iter().filter(|finding| finding.verdict == Verdict::Wrong).count() {
         0 => Ok(()),
         wrong => Err(Failure::Failed(anyhow::anyhow!("{wrong} things are wrong"))),
     }
+}
+
+fn listed(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { verdict, what, found, hint } in findings {
+        let verdict = match verdict {
+            Verdict::Ok => "ok     ",
+            Verdict::Warning => "warning",
+            Verdict::Wrong => "WRONG  ",
+        };
+        let _ = writeln!(text, "{verdict} {what:<11} {found}");
+        if !hint.is_empty() {
+            let _ = writeln!(text, "        hint: {hint}");
+        }
+    }
+    text
 }
 
 /// SIGINT and SIGTERM stop the agent; a second one ends the process as if we did not listen. SIGHUP reads the configuration again.

@@ -140,7 +140,7 @@ fn the_documented_configuration_and_the_laptops_are_good() {
     let blocks: Vec<_> =
         documented.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(!blocks.is_empty());
-    let laptop = fs::read_to_string(top().join("board-configs/laptop.toml")).expect("it is there");
+    let laptop = fs::read_to_string(top().join("docs/examples/laptop.toml")).expect("it is there");
     for text in blocks.into_iter().chain([laptop.as_str()]) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("porin.toml");
@@ -150,6 +150,37 @@ fn the_documented_configuration_and_the_laptops_are_good() {
         let (code, _, stderr) = output(porind(&path).arg("check"));
         assert_eq!(code, Some(0), "{stderr}");
     }
+}
+
+#[test]
+fn every_board_is_read_and_says_what_is_missing_here() {
+    let gateway = Gateway::new("lab", free_port(), SLOT);
+    let boards =
+        fs::read_dir(top().join("board-configs")).expect("it is there").map(|entry| entry.expect("one").path());
+    let boards = boards.collect::<Vec<_>>();
+    assert!(boards.len() >= 4, "{boards:?}");
+    for path in boards {
+        let (code, stdout, stderr) = output(porind(&gateway.config()).args(["check", "--json", "--board"]).arg(&path));
+        assert_eq!(code, Some(0), "{stderr}");
+        let said: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+        let found = said["board"].as_array().expect("a list");
+        // The file has the board's name, and the image is built by it.
+        let text = fs::read_to_string(&path).expect("text");
+        let name = path.file_stem().expect("a name").display().to_string();
+        assert!(text.contains(&format!("\nname = \"{name}\"\n")), "{name}");
+        if name != "laptop" {
+            assert!(
+                found
+                    .iter()
+                    .any(|finding| finding["hint"].as_str().is_some_and(|hint| hint.contains("dtparam=i2c_arm=on"))),
+                "{stdout}"
+            );
+        }
+    }
+    let (code, _, stderr) = output(porind(&gateway.config()).args(["check", "--board", "rpi-9"]));
+    assert!(code == Some(78) && stderr.contains("there is no board `rpi-9`"), "{stderr}");
+    let (code, _, stderr) = output(porind(&gateway.config()).args(["status", "--board", "rpi-3b"]));
+    assert!(code == Some(2) && stderr.contains("--board goes with check"), "{stderr}");
 }
 
 #[test]

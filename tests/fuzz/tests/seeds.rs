@@ -41,7 +41,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             ],
         ],
         "config" => vec![
-            fs::read(top().join("board-configs/laptop.toml")).expect("it is there"),
+            fs::read(top().join("docs/examples/laptop.toml")).expect("it is there"),
             fs::read_to_string(top().join("docs/config.md"))
                 .expect("it is there")
                 .split("```")

@@ -391,7 +391,7 @@ impl Parser<'_> {
         quantity::microseconds(text).or_else(|message| self.fail(span, format!("`{text}`: {message}")))
     }
 
-    fn bytes(&self, text: &Spanned<String>) -> Checked<u64> {
+    pub(super) fn bytes(&self, text: &Spanned<String>) -> Checked<u64> {
         let bytes = quantity::bytes(text.get_ref());
         bytes.or_else(|message| self.fail(text.span(), format!("`{}`: {message}", text.get_ref())))
     }
