@@ -48,6 +48,8 @@ enum Command {
     Desired(cmd::desired::Command),
     /// Take what nobody names any more off the broker
     Prune(cmd::prune::Arguments),
+    /// Write the appliance image to a card, or prepare the card of a stock system
+    Flash(cmd::flash::Arguments),
     /// Show packets as they pass through a running agent, before and after
     Tap(cmd::tap::Arguments),
     /// An MQTT broker for demos and tests, on loopback
@@ -105,6 +107,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ls(arguments) => cmd::ls::run(&arguments),
         Command::Events(arguments) => cmd::events::run(&arguments),
         Command::Desired(command) => cmd::desired::run(&command),
+        Command::Flash(arguments) => cmd::flash::run(&arguments),
         Command::Prune(arguments) => cmd::prune::run(&arguments),
         Command::Release(arguments) => cmd::release::run(&arguments),
         Command::Load(command) => cmd::load::run(&command),

@@ -8,6 +8,7 @@ pub(crate) mod decode;
 pub(crate) mod demo;
 pub(crate) mod desired;
 pub(crate) mod events;
+pub(crate) mod flash;
 pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod ls;
