@@ -8,9 +8,14 @@ FUZZ := payload senml mapping record config component staging dead trust desired
 FOR := 60
 # Under PORIN_REQUIRE=all, which .ci/run sets, a test that would skip itself fails.
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt
+# Debian's architectures with the targets that they are for; boards that have an image.
+ARM := aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf
+BOARD := rpi-3b
+CUTS := 20
+DIST := $(TARGET_DIR)/dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm test-image cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +39,28 @@ test-arm: cells ## The tests of porin-core and porin-cell for aarch64 and armv7,
 	@for target in aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf; do \
 		sh cross/with.sh $$target sh -c '$(CARGO) test --locked -p porin-core -p porin-cell --lib --tests --target $$PORIN_TARGET' || exit 1; \
 	done
+
+cross: ## Static porind for aarch64 and armv7 → target/dist, with SHA-256 sums
+	@for target in $(ARM); do CARGO="$(CARGO)" sh cross/build.sh $$target $(DIST) || exit 1; done
+	@cd $(DIST) && sha256sum porind-* > SHA256SUMS && ls -l porind-* && cat SHA256SUMS
+
+reproducible: cross ## Build both again elsewhere and compare every byte
+	@sh cross/twice.sh $(DIST) $(ARM)
+
+deb: cross cells ## Debian packages for arm64 and armhf → target/dist
+	@sh cross/deb.sh arm64 $(DIST)/porind-aarch64-unknown-linux-musl $(TARGET_DIR)/cells $(DIST)
+	@sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
+	@ls -l $(DIST)/*.deb
+
+image: cross cells ## The appliance image, BOARD=rpi-3b or rpi-4b → target/image
+	@sh cross/image.sh $(BOARD) $(DIST)/porind-aarch64-unknown-linux-musl $(TARGET_DIR)/cells $(TARGET_DIR)/image
+
+test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its power CUTS=20 times
+	@sh cross/apt.sh qemu-system-arm
+	@$(MAKE) -s image BOARD=rpi-4b
+	@$(MAKE) -s image BOARD=rpi-3b
+	@$(CARGO) build --locked -p porin
+	PORIN_CUTS=$(CUTS) $(CARGO) test --locked -p porin-e2e --test image -- --ignored --nocapture --test-threads 1
 
 check: ## Format, lints, dependencies, derived files, documentation
 	$(CARGO) fmt --all --check
@@ -92,12 +119,15 @@ clean: ## Remove what was built
 	$(CARGO) clean
 
 broker:
-	@sh cross/apt.sh mosquitto mosquitto-clients nats-server faketime libnss-wrapper
+	@sh cross/apt.sh mosquitto mosquitto-clients nats-server faketime libnss-wrapper dosfstools mtools fdisk netplan.io
 
-# An independent reader of SenML. Without pip or network the test that wants it says that it is skipped.
+# An independent reader of SenML, and cloud-init's own schema. Without pip or network the tests that want them say that they are skipped.
 python:
-	@test -d $(TARGET_DIR)/python/senml || python3 -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore \
-		--target $(TARGET_DIR)/python senml==0.1.0 attrs==25.4.0 cbor2==5.7.1 || echo "no SenML library from PyPI" >&2
+	@sh cross/debian.sh $(TARGET_DIR)/cloud-init amd64 "trixie main" cloud-init || echo "no cloud-init from Debian" >&2
+	@test -d $(TARGET_DIR)/python/jsonschema || python3 -m pip install -q --upgrade --no-deps --disable-pip-version-check --root-user-action=ignore \
+		--target $(TARGET_DIR)/python senml==0.1.0 attrs==25.4.0 cbor2==5.7.1 PyYAML==6.0.3 \
+		jsonschema==4.25.1 jsonschema-specifications==2025.9.1 referencing==0.37.0 rpds-py==0.28.0 typing-extensions==4.15.0 \
+		|| echo "no SenML library and no jsonschema from PyPI" >&2
 
 list-skipped:
 	@if [ -s $(SKIPPED) ]; then echo "skipped tests:"; sort -u $(SKIPPED) | sed 's/^/  /'; else echo "no test was skipped"; fi

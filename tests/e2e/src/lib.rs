@@ -8,6 +8,7 @@ mod accounts;
 mod broker;
 mod cable;
 pub mod certificates;
+pub mod emulator;
 mod gateway;
 pub mod hostile;
 mod manager;
@@ -16,7 +17,9 @@ mod operator;
 pub mod proxy;
 mod random;
 mod subscriber;
+pub mod time_server;
 pub mod wire;
+pub mod write_log;
 
 use std::{
     io::Read,
@@ -75,6 +78,10 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
     }
 
     /// The number by which the system knows it.

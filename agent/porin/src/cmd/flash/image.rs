@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use fatfs::{FileSystem, FsOptions};
+use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
 use flate2::read::GzDecoder;
 
 use super::owned::Owned;
@@ -68,11 +68,13 @@ impl Image {
     /// Puts the owner's files into the first partition; their names.
     pub(super) fn put(&mut self, owned: &Owned) -> anyhow::Result<Vec<String>> {
         let mut partition = Cursor::new(&mut self.bytes[self.owners.clone()]);
-        let system = FileSystem::new(&mut partition, FsOptions::new()).context("the image's first partition")?;
+        let options = FsOptions::new().time_provider(&Beginning);
+        let system = FileSystem::new(&mut partition, options).context("the image's first partition")?;
         for (name, bytes) in owned.files() {
             let mut folder = system.root_dir();
             if let Some((parent, _)) = name.rsplit_once('/') {
-                folder = folder.create_dir(parent).with_context(|| format!("folder {parent}"))?;
+                // The image has the folders that there can be: those that fatfs makes are not to fsck's liking.
+                folder = folder.open_dir(parent).with_context(|| format!("the image has no folder {parent}"))?;
             }
             let name = name.rsplit('/').next().unwrap_or(name);
             let mut file = folder.create_file(name).with_context(|| format!("file {name}"))?;
@@ -82,6 +84,20 @@ impl Image {
         }
         system.unmount().context("the image's first partition")?;
         Ok(owned.files().map(|(name, _)| name.to_owned()).collect())
+    }
+}
+
+/// The files of a card have no times that mean anything; the earliest that FAT knows.
+#[derive(Debug)]
+struct Beginning;
+
+impl TimeProvider for Beginning {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
     }
 }
 

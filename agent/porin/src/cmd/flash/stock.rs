@@ -27,10 +27,10 @@ const MAX_PACKAGE_BYTES: u64 = 32 << 20;
 #[derive(Debug, clap::Args)]
 pub(super) struct Extras {
     /// With --files-only: porin's package for the system (.deb)
-    #[arg(long, value_name = "FILE", requires = "files_only")]
+    #[arg(long, value_name = "FILE")]
     deb: Option<PathBuf>,
     /// With --files-only: the name of the Wi-Fi; its password is typed, or in a file
-    #[arg(long, value_name = "NAME", requires = "files_only")]
+    #[arg(long, value_name = "NAME")]
     wifi: Option<String>,
     /// A file with the password of the Wi-Fi
     #[arg(long, value_name = "FILE", requires = "wifi")]
@@ -39,7 +39,7 @@ pub(super) struct Extras {
     #[arg(long, value_name = "CODE", requires = "wifi")]
     wifi_country: Option<String>,
     /// With --files-only: a public key that may log in, as the user `porin-admin`
-    #[arg(long, value_name = "FILE", requires = "files_only")]
+    #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
 }
 
@@ -56,7 +56,8 @@ impl Extras {
     pub(super) fn refuse(&self) -> anyhow::Result<()> {
         let Self { deb, wifi, wifi_password_file: _, wifi_country: _, ssh_key } = self;
         if deb.is_some() || wifi.is_some() || ssh_key.is_some() {
-            bail!("--deb, --wifi and --ssh-key go with --files-only");
+            let message = "--deb, --wifi and --ssh-key go with --files-only".into();
+            return Err(Failure { code: 2, message, hint: Some("porin flash --help".into()) }.into());
         }
         Ok(())
     }

@@ -1,0 +1,189 @@
+//! An emulated Raspberry Pi 3B: QEMU with the kernel, initramfs and device tree of the card itself.
+//!
+//! QEMU does not run the board's firmware, so what the firmware would load is taken out of the card's boot partition.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::Process;
+
+/// A boot takes a minute on an idle machine.
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How the card is put in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// In the slot. An SD card, as QEMU has it, keeps what it has taken: there is nothing to flush.
+    Slot,
+    /// As a disk on USB, with a cache that has to be flushed; every write is recorded in this file.
+    Recorded(PathBuf),
+}
+
+/// A running board.
+#[derive(Debug)]
+pub struct Pi {
+    process: Process,
+    folder: tempfile::TempDir,
+}
+
+/// A part of a card: where it begins and how many bytes it has.
+pub type Part = (u64, u64);
+
+/// The partitions of a card as its table has them now, by number.
+///
+/// # Panics
+/// If there is no such partition.
+#[must_use]
+pub fn partition(card: &Path, number: u64) -> Part {
+    let output =
+        Command::new("sfdisk").arg("--json").arg(card).output().expect("sfdisk; `make test-image` installs it");
+    let table: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a partition table");
+    let parts = table["partitiontable"]["partitions"].as_array().expect("partitions");
+    let found = parts.iter().find(|part| part["node"].as_str().is_some_and(|node| node.ends_with(&number.to_string())));
+    let part = found.unwrap_or_else(|| panic!("{} has no partition {number}", card.display()));
+    let bytes = |key: &str| part[key].as_u64().expect("a number") * 512;
+    (bytes("start"), bytes("size"))
+}
+
+/// The bytes of a part.
+///
+/// # Panics
+/// If they cannot be read.
+#[must_use]
+pub fn read_part(card: &Path, (start, bytes): Part) -> Vec<u8> {
+    let mut file = File::open(card).expect("the card is there");
+    file.seek(SeekFrom::Start(start)).expect("it can be read");
+    let mut content = Vec::new();
+    file.take(bytes).read_to_end(&mut content).expect("it can be read");
+    content
+}
+
+/// Copies a file out of the FAT file system of a part.
+///
+/// # Panics
+/// If it is not there.
+#[must_use]
+pub fn fat_file(card: &Path, part: Part, name: &str) -> Vec<u8> {
+    let output = Command::new("mtype")
+        .env("MTOOLS_SKIP_CHECK", "1")
+        .args(["-i", &format!("{}@@{}", card.display(), part.0), &format!("::{name}")])
+        .output()
+        .expect("mtools; `make test-image` installs it");
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+impl Pi {
+    /// Switches it on with this card. It reaches this machine's loopback as 10.0.2.2.
+    ///
+    /// # Panics
+    /// If QEMU does not start.
+    #[must_use]
+    pub fn boot(card: &Path, medium: &Medium) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = |name: &str| folder.path().join(name);
+        let boot = partition(card, 2);
+        let mut kernel = Vec::new();
+        let packed = fat_file(card, boot, "kernel8.img");
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut kernel).expect("the kernel is packed");
+        fs::write(place("Image"), kernel).expect("written");
+        for name in ["initramfs.gz", "bcm2837-rpi-3-b.dtb"] {
+            fs::write(place(name), fat_file(card, boot, name)).expect("written");
+        }
+        // The emulated watchdog resets the board as soon as it is opened.
+        let line = String::from_utf8(fat_file(card, boot, "cmdline.txt")).expect("text");
+        let line = format!("{} porin.watchdog=off", line.trim());
+        let card = card.display();
+        let mut command = Command::new("qemu-system-aarch64");
+        command.args(["-M", "raspi3b", "-display", "none", "-no-reboot", "-append", &line]);
+        command.arg("-kernel").arg(place("Image")).arg("-initrd").arg(place("initramfs.gz"));
+        command.arg("-dtb").arg(place("bcm2837-rpi-3-b.dtb"));
+        // Nothing on the card names another address than 10.0.2.2.
+        command.args(["-netdev", "user,id=net", "-device", "usb-net,netdev=net"]);
+        match medium {
+            Medium::Slot => command.args(["-drive", &format!("if=sd,format=raw,file={card}")]),
+            Medium::Recorded(log) => {
+                File::create(log).expect("a log");
+                let log = log.display();
+                let file = format!("driver=file,filename={card},node-name=card");
+                let log = format!("driver=file,filename={log},node-name=log");
+                let both = "driver=blklogwrites,node-name=recorded,file=card,log=log,log-super-update-interval=1";
+                command.args(["-blockdev", &file, "-blockdev", &log, "-blockdev", both]);
+                command.args(["-device", "usb-storage,drive=recorded"])
+            }
+        };
+        let console = place("console");
+        let (socket, log) = (console.display(), place("console.log"));
+        let chardev = format!("socket,id=console,path={socket},server=on,wait=off,logfile={}", log.display());
+        command.args(["-serial", "null", "-chardev", &chardev, "-serial", "chardev:console"]);
+        let errors = File::create(place("qemu.log")).expect("a log");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
+        let process = Process::of(child.expect("qemu-system-aarch64; `make test-image` installs it"));
+        Self { process, folder }
+    }
+
+    /// What the serial console has said so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.path().join("console.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// Types a line on the serial console.
+    ///
+    /// # Panics
+    /// If QEMU is gone.
+    pub fn type_line(&self, line: &str) {
+        let mut console = UnixStream::connect(self.folder.path().join("console")).expect("QEMU runs");
+        writeln!(console, "{line}").expect("it reads");
+    }
+
+    /// Waits until something is so; the board has as long as booting may take.
+    ///
+    /// # Panics
+    /// If it does not become so: with the end of what the console said.
+    pub fn wait_until(&mut self, what: &str, mut so: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !so() {
+            let ended = self.process.has_ended();
+            if ended || start.elapsed() > BOOT_PATIENCE {
+                let errors = fs::read_to_string(self.folder.path().join("qemu.log")).unwrap_or_default();
+                let errors = errors.lines().filter(|line| !line.starts_with("usbnet:")).collect::<Vec<_>>().join("\n");
+                let console = self.console();
+                let lines = console.lines().rev().take(40).collect::<Vec<_>>();
+                let console = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
+                panic!("waited in vain (QEMU has ended: {ended}): {what}\n{console}\n{errors}");
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until the console has said this.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_for(&mut self, text: &str) {
+        let log = self.folder.path().join("console.log");
+        self.wait_until(text, || fs::read(&log).is_ok_and(|said| String::from_utf8_lossy(&said).contains(text)));
+    }
+
+    /// Cuts the power. If writes are recorded: in the middle of some, so that not all of them have been flushed.
+    pub fn cut(mut self, medium: &Medium) {
+        if let Medium::Recorded(log) = medium {
+            let length = || fs::metadata(log).map_or(0, |log| log.len());
+            let before = length();
+            // The agent commits once a second.
+            let start = Instant::now();
+            while length() == before && start.elapsed() < Duration::from_secs(10) {
+                thread::yield_now();
+            }
+        }
+        self.process.kill();
+    }
+}
