@@ -1,0 +1,48 @@
+#!/bin/sh
+# Builds the Debian package of the gateway program: cross/deb.sh ARCHITECTURE PORIND CELLS FOLDER
+#
+# ARCHITECTURE is Debian's name: arm64, armhf, amd64. PORIND is the program for it, a static one, so the package depends on
+# nothing but the tools that make the user. Leaves FOLDER/porind_VERSION_ARCHITECTURE.deb.
+set -eu
+
+architecture=$1
+porind=$2
+cells=$3
+out=$4
+here=$(cd "$(dirname "$0")" && pwd)
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -n 1)
+# Times are those of the last commit, so that the same commit gives the same package.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$here" log -1 --format=%ct 2>/dev/null || date +%s)}
+export SOURCE_DATE_EPOCH
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+chmod 755 "$root"
+put() { install -D -m "$1" "$2" "$root/$3"; }
+put 755 "$porind" usr/bin/porind
+put 644 "$here/deb/porind.service" usr/lib/systemd/system/porind.service
+put 644 "$here/deb/porin.toml" usr/share/porin/porin.toml
+for board in "$here"/../board-configs/*.toml; do put 644 "$board" "usr/share/porin/boards/${board##*/}"; done
+for cell in "$cells"/*.wasm; do put 644 "$cell" "usr/lib/porin/cells/${cell##*/}"; done
+mkdir -p "$root/usr/share/man/man8" "$root/usr/share/doc/porind" "$root/DEBIAN"
+gzip -9n <"$here/deb/porind.8" >"$root/usr/share/man/man8/porind.8.gz"
+gzip -9n <"$here/../CHANGELOG.md" >"$root/usr/share/doc/porind/changelog.gz"
+cat "$here/../LICENSE-MIT" "$here/../LICENSE-APACHE" >"$root/usr/share/doc/porind/copyright"
+for script in postinst prerm postrm; do install -m 755 "$here/deb/$script" "$root/DEBIAN/$script"; done
+cat >"$root/DEBIAN/control" <<CONTROL
+Package: porind
+Version: $version
+Architecture: $architecture
+Maintainer: The porin authors <porin@localhost>
+Section: net
+Priority: optional
+Depends: passwd
+Installed-Size: $(du -sk "$root" | cut -f1)
+Description: selective membrane for a sensor gateway
+ Reads sensors and local brokers, lets small WebAssembly cells decide about each
+ packet, and sends over MQTT what matters. Keeps what the broker has not
+ acknowledged, and takes signed cells over the same connection.
+CONTROL
+find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+mkdir -p "$out"
+dpkg-deb --root-owner-group -Zxz -b "$root" "$out/porind_${version}_$architecture.deb" >&2
