@@ -15,7 +15,7 @@ CUTS := 20
 DIST := $(TARGET_DIR)/dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm test-image cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm test-image test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,12 @@ test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its po
 	@$(MAKE) -s image BOARD=rpi-3b
 	@$(CARGO) build --locked -p porin
 	PORIN_CUTS=$(CUTS) $(CARGO) test --locked -p porin-e2e --test image -- --ignored --nocapture --test-threads 1
+
+test-package: deb broker ## Install, upgrade under traffic and purge the armhf package in a Debian of that architecture
+	@sh cross/apt.sh qemu-user-static binfmt-support && update-binfmts --enable qemu-arm
+	@PORIN_DEPENDENCIES=1 sh cross/debian.sh $(TARGET_DIR)/armhf armhf "bookworm main" dpkg passwd dash coreutils libc-bin sed diffutils
+	@PORIN_REVISION=+1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
+	$(CARGO) test --locked -p porin-e2e --test package -- --ignored --nocapture
 
 check: ## Format, lints, dependencies, derived files, documentation
 	$(CARGO) fmt --all --check

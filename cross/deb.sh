@@ -2,7 +2,7 @@
 # Builds the Debian package of the gateway program: cross/deb.sh ARCHITECTURE PORIND CELLS FOLDER
 #
 # ARCHITECTURE is Debian's name: arm64, armhf, amd64. PORIND is the program for it, a static one, so the package depends on
-# nothing but the tools that make the user. Leaves FOLDER/porind_VERSION_ARCHITECTURE.deb.
+# nothing but the tools that make the user. Leaves FOLDER/porind_VERSION_ARCHITECTURE.deb; PORIN_REVISION is put behind the version.
 set -eu
 
 architecture=$1
@@ -10,7 +10,7 @@ porind=$2
 cells=$3
 out=$4
 here=$(cd "$(dirname "$0")" && pwd)
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -n 1)
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -n 1)${PORIN_REVISION:-}
 # Times are those of the last commit, so that the same commit gives the same package.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$here" log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH

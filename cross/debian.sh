@@ -1,8 +1,8 @@
 #!/bin/sh
 # Fetches Debian packages without installing them: cross/debian.sh FOLDER ARCHITECTURE "SUITE COMPONENT..." PACKAGE...
 #
-# Leaves FOLDER/PACKAGE_*.deb for each PACKAGE (or PACKAGE=VERSION, where VERSION may end in `*`). What is there already
-# costs no network. Uses apt with a configuration of its own, so that the machine's package lists and architectures stay
+# Leaves FOLDER/PACKAGE_*.deb for each PACKAGE (or PACKAGE=VERSION, where VERSION may end in `*`); with
+# PORIN_DEPENDENCIES=1 also what they depend on. What is there already costs no network. Uses apt with a configuration of its own, so that the machine's package lists and architectures stay
 # as they are; signatures are checked with Debian's own keyring. Needs no root but for apt's own sake.
 set -eu
 
@@ -53,5 +53,9 @@ CONF
 echo "cross: fetching$missing from Debian ($suite, $architecture)" >&2
 apt-get -q -c "$apt/apt.conf" update >&2
 # shellcheck disable=SC2086 # one word per package
-(cd "$folder" && apt-get -q -c "$apt/apt.conf" download $missing >&2) || fail "Debian ($suite, $architecture) does not have$missing"
+if [ -n "${PORIN_DEPENDENCIES:-}" ]; then
+    apt-get -q -y -c "$apt/apt.conf" --no-install-recommends --download-only install $missing >&2 && mv "$apt"/cache/archives/*.deb "$folder/"
+else
+    (cd "$folder" && apt-get -q -c "$apt/apt.conf" download $missing >&2)
+fi || fail "Debian ($suite, $architecture) does not have$missing"
 rm -rf "$apt"

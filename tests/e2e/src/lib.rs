@@ -74,6 +74,15 @@ impl Process {
         Self(child)
     }
 
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
     /// Kills it as a power cut would: no signal handler runs.
     pub fn kill(&mut self) {
         let _ = self.0.kill();
