@@ -31,6 +31,7 @@ pub enum Medium {
 pub struct Pi {
     process: Process,
     folder: tempfile::TempDir,
+    typing: Option<UnixStream>,
 }
 
 /// A part of a card: where it begins and how many bytes it has.
@@ -126,7 +127,7 @@ impl Pi {
         let errors = File::create(place("qemu.log")).expect("a log");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
         let process = Process::of(child.expect("qemu-system-aarch64; `make test-image` installs it"));
-        Self { process, folder }
+        Self { process, folder, typing: None }
     }
 
     /// What the serial console has said so far.
@@ -139,9 +140,29 @@ impl Pi {
     ///
     /// # Panics
     /// If QEMU is gone.
-    pub fn type_line(&self, line: &str) {
-        let mut console = UnixStream::connect(self.folder.path().join("console")).expect("QEMU runs");
-        writeln!(console, "{line}").expect("it reads");
+    pub fn type_line(&mut self, line: &str) {
+        if self.typing.is_none() {
+            let console = UnixStream::connect(self.folder.path().join("console")).expect("QEMU runs");
+            let mut echo = console.try_clone().expect("a second handle");
+            // What nobody reads would hold the board up; it is in the log as well.
+            thread::spawn(move || std::io::copy(&mut echo, &mut std::io::sink()));
+            self.typing = Some(console);
+        }
+        writeln!(self.typing.as_mut().expect("just made"), "{line}").expect("QEMU reads");
+    }
+
+    /// What a command prints, for who is logged in on the serial console.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn ask(&mut self, command: &str) -> String {
+        let before = self.console().len();
+        // Not as it is typed, since what is typed is echoed.
+        self.type_line(&format!("{command}; echo en''ded"));
+        let log = self.folder.path().join("console.log");
+        let said = move || fs::read(&log).map(|said| String::from_utf8_lossy(&said).into_owned()).unwrap_or_default();
+        self.wait_until(command, || said().get(before..).is_some_and(|said| said.contains("ended")));
+        said()[before..].replace('\r', "")
     }
 
     /// Waits until something is so; the board has as long as booting may take.

@@ -36,14 +36,32 @@ struct Entry<'a> {
     data: &'a [u8],
 }
 
+/// How many writes and flushes are recorded.
+///
+/// # Panics
+/// If the record is none.
+#[must_use]
+pub fn recorded(log: &Path) -> usize {
+    entries(&fs::read(log).expect("the record is there")).len()
+}
+
 /// Applies a record of writes to the card as it was before them. What was flushed is there; each later write is there, is
 /// torn between two sectors, or is not there, as the random numbers say.
 ///
 /// # Panics
 /// If the record is none.
 pub fn rebuild(card: &Path, log: &Path, random: &mut Random) -> Lost {
+    rebuild_at(card, log, usize::MAX, random)
+}
+
+/// The same as if the power had been cut after so many writes and flushes.
+///
+/// # Panics
+/// If the record is none.
+pub fn rebuild_at(card: &Path, log: &Path, cut: usize, random: &mut Random) -> Lost {
     let bytes = fs::read(log).expect("the record is there");
-    let entries = entries(&bytes);
+    let mut entries = entries(&bytes);
+    entries.truncate(cut);
     // A flush makes durable what came before it; a write with FUA also itself.
     let durable = entries.iter().rposition(|entry| entry.flags & (FLUSH | FUA) != 0).map_or(0, |last| last + 1);
     let mut file = OpenOptions::new().write(true).open(card).expect("the card is there");

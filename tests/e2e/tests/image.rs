@@ -3,9 +3,12 @@
 //! `make test-image` builds the image and runs these with 20 cuts; CI with 2. What QEMU cannot show: the board's firmware,
 //! its watchdog, real cards, which may lose or mix up more than these do.
 
+#![allow(clippy::panic, clippy::print_stdout)] // what is missing is said; what was measured is what it is for
+
 use std::{
     collections::BTreeSet,
     env, fs,
+    io::Read,
     path::{Path, PathBuf},
     process::Command,
     sync::mpsc,
@@ -17,11 +20,11 @@ use porin_core::{payload, trust::Reported};
 use porin_e2e::{
     Accounts, Broker, Operator, Random, Subscriber,
     certificates::{Authority, VALID},
-    emulator::{Medium, Pi, partition, read_part},
+    emulator::{Medium, Pi, fat_file, partition, read_part},
     free_port, program, publish_lines, time_server,
-    write_log::rebuild,
+    write_log::{rebuild, rebuild_at, recorded},
 };
-use porin_test_support::{EMPTY, WatCell, marking_cell, target_dir};
+use porin_test_support::{EMPTY, WatCell, marking_cell, target_dir, top};
 use tempfile::TempDir;
 
 /// An image that `make image` has built.
@@ -246,6 +249,177 @@ fn the_appliance_sends_takes_updates_and_survives_power_cuts() {
     eprintln!(
         "{cuts} cuts, {unflushed} writes that had not been flushed, {published} packets published, all of them arrived"
     );
+}
+
+/// The sector that describes root A, and says whether there is more: layout.sh.
+const ROOT_A_RECORD: u64 = 165_888 * 512;
+
+#[test]
+#[ignore = "boots a board: make test-image"]
+fn the_first_boot_may_be_cut_at_any_write() {
+    let owner = Owner::new();
+    let card = owner.card("card", &[]);
+    let (fresh, log) = (owner.place("fresh"), owner.place("log"));
+    copy_sparse(&card, &fresh);
+    let medium = Medium::Recorded(log.clone());
+    let mut pi = Pi::boot(&card, &medium);
+    pi.wait_for("porin: first boot");
+    pi.wait_for("root A, data 2");
+    pi.cut(&medium);
+
+    let writes = recorded(&log);
+    let mut random = Random::new(3);
+    let (mut unmade, mut made) = (None, 0);
+    // Each of the last ones, and some of the many that make the file system.
+    for cut in (1..writes).filter(|cut| cut % (writes / 16).max(1) == 0 || *cut + 24 > writes) {
+        copy_sparse(&fresh, &card);
+        rebuild_at(&card, &log, cut, &mut random);
+        // The link from root A's record to the next one: as it was, or whole.
+        let link = read_part(&card, (ROOT_A_RECORD + 462, 16));
+        if link == [0; 16] {
+            unmade = Some(cut);
+        } else {
+            made += 1;
+            check_data(&card, owner.folder.path());
+            assert_eq!(partition(&card, 7).1, 300 << 20);
+        }
+    }
+    eprintln!("{writes} writes, made at {made} of the cuts, unmade at the latest at {unmade:?}");
+    assert!(made > 0);
+    // The latest cut at which it is not made: it is made anew.
+    copy_sparse(&fresh, &card);
+    rebuild_at(&card, &log, unmade.expect("some cut is before the end"), &mut random);
+    let mut pi = Pi::boot(&card, &Medium::Slot);
+    pi.wait_for("porin: first boot");
+    pi.wait_for("root A, data 2");
+    pi.cut(&Medium::Slot);
+    check_data(&card, owner.folder.path());
+}
+
+#[test]
+#[ignore = "takes images: make test-image"]
+fn the_boot_partitions_have_what_the_firmware_asks_for() {
+    for board in ["rpi-3b", "rpi-4b"] {
+        let image = image(board);
+        let text = fs::read_to_string(top().join("board-configs").join(board).with_extension("toml")).expect("there");
+        let says = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key} = "))).expect(key);
+            line.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (owners, boot) = (partition(&image, 1), partition(&image, 2));
+        let file = |name: &str| fat_file(&image, boot, name);
+
+        // Which partition counts: both are there, and this is the first.
+        let auto = String::from_utf8(fat_file(&image, owners, "autoboot.txt")).expect("text");
+        assert!(auto.len() <= 512 && auto.contains("tryboot_a_b=1"), "{auto}");
+        let numbers = auto.lines().filter_map(|line| line.strip_prefix("boot_partition=")).collect::<Vec<_>>();
+        assert_eq!(numbers, ["2", "3"]);
+        assert_eq!(partition(&image, 3).1, boot.1, "boot B has the room of boot A");
+
+        // config.txt: every file that it names.
+        let config = String::from_utf8(file("config.txt")).expect("text");
+        let setting = |key: &str| config.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let mut kernel = Vec::new();
+        let packed = file(setting("kernel=").expect("a kernel"));
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut kernel).expect("packed");
+        assert_eq!(&kernel[56..60], b"ARM\x64", "the magic of an arm64 kernel");
+        let initramfs = setting("initramfs ").and_then(|line| line.split(' ').next()).expect("an initramfs");
+        assert!(file(initramfs).starts_with(&[0x1f, 0x8b]));
+        assert!(String::from_utf8(file("cmdline.txt")).expect("text").contains("porin.root=A"));
+
+        // The firmware: the second stage and its twin of the same name; small memory for the GPU takes the `cd` ones.
+        let firmware = says("firmware");
+        assert!(setting("gpu_mem=") == Some("16") && firmware.iter().any(|name| name.ends_with("cd.elf")));
+        for name in &firmware {
+            assert!(!file(name).is_empty(), "{name}");
+            if let Some(stage) = name.strip_prefix("start").and_then(|name| name.strip_suffix(".elf")) {
+                assert!(firmware.contains(&format!("fixup{stage}.dat")), "{name}");
+            }
+        }
+        if board == "rpi-3b" {
+            assert_eq!(
+                fat_file(&image, owners, "bootcode.bin"),
+                file("bootcode.bin"),
+                "the ROM looks for it on the first one"
+            );
+        }
+        // A device tree for each model that the board's file names.
+        let trees = says("device_trees").into_iter().map(|name| file(&name)).collect::<Vec<_>>();
+        assert!(trees.iter().all(|tree| tree.starts_with(&[0xd0, 0x0d, 0xfe, 0xed])));
+        for model in says("compatible") {
+            let named =
+                |tree: &Vec<u8>| tree.windows(model.len() + 1).any(|part| part == [model.as_bytes(), b"\0"].concat());
+            assert!(trees.iter().any(named), "{model}");
+        }
+        // What was tried is said.
+        let booted = text.lines().find_map(|line| line.strip_prefix("booted = ")).expect("it is said");
+        assert!(booted.contains("not booted") || booted.contains("not on a board"), "{booted}");
+
+        assert!(read_part(&image, (partition(&image, 5).0, 4)) == b"hsqs", "root A is a squashfs");
+        let bytes = |path: &Path| fs::metadata(path).expect("there").len();
+        let packed = bytes(&image.with_extension("img.gz"));
+        eprintln!("{board}: {} bytes, packed {packed}", bytes(&image));
+        assert!(bytes(&image) <= 96_000_000 && packed <= 32_000_000);
+    }
+}
+
+/// The number behind a word in what the kernel tells, in kB.
+fn kilobytes(text: &str, word: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(word)).unwrap_or_else(|| panic!("{word}: {text}"));
+    line.trim().trim_end_matches("kB").trim().parse().unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+#[test]
+#[ignore = "boots a board: make test-image, make size"]
+fn the_appliance_is_small_idle_and_under_load() {
+    let owner = Owner::new();
+    // `openssl passwd -6 -salt porin porin`
+    let hash = "$6$porin$OlupLPi4QykAnEeO0BsQ8V9/w.wktagGoLdDEQT6i7ti2ZKl3eqamgdXeg9XTizGM28IU3Aij6GOETlCE.yzu.";
+    fs::write(owner.place("hash"), hash).expect("written");
+    let slots = (0..10).map(|number| format!("[slots.s{number}]\ncell = \"/usr/lib/porin/cells/scale.wasm\"\n"));
+    let names = (0..10).map(|number| format!("\"s{number}\"")).collect::<Vec<_>>().join(", ");
+    let sim = format!(
+        "[sources.load.simulator]\nstreams = \"load/{{n}}\"\ncount = 10\nevery = \"10ms\"\n[routes.load]\nstreams = [\"load/#\"]\nslots = [{names}]\n\
+         encoding = \"compact\"\n{}",
+        slots.collect::<String>()
+    );
+    let data = Subscriber::start(owner.cloud.port, "porin/v1/gw/pi/data/load");
+    let mut found = Vec::new();
+    for more in ["", &sim] {
+        let config = fs::read_to_string(owner.place("porin.toml")).expect("there");
+        fs::write(owner.place("porin.toml"), config + more).expect("written");
+        let hash = owner.place("hash").display().to_string();
+        let card = owner.card("card", &["--yes", "--console-password", &hash]);
+        let mut pi = Pi::boot(&card, &Medium::Slot);
+        pi.wait_for("connected to the broker");
+        if !more.is_empty() {
+            pi.wait_until("packets arrive", || data.publishes().len() > 30);
+        }
+        pi.type_line("");
+        pi.wait_for("login:");
+        pi.type_line("root");
+        pi.wait_for("Password:");
+        pi.type_line("porin");
+        pi.wait_for("built-in shell");
+        let status = pi.ask("cat /proc/$(pidof porind)/status");
+        let free = pi.ask("cat /proc/meminfo");
+        let rate = pi.ask("porind status --json | sed 's/.*\"received\":\\([0-9]*\\).*/received \\1/'");
+        let own = |word: &str| kilobytes(&status, word);
+        let used = ["MemFree:", "Buffers:", "Cached:"].iter().map(|word| kilobytes(&free, word)).sum::<u64>();
+        let used = kilobytes(&free, "MemTotal:") - used;
+        found.push((own("VmRSS:"), own("RssAnon:"), used));
+        if !more.is_empty() {
+            eprintln!("{}", rate.lines().find(|line| line.starts_with("received")).unwrap_or_default());
+        }
+        pi.cut(&Medium::Slot);
+    }
+    for (what, (resident, own, used)) in ["idle", "1,000 packets a second through ten cells"].into_iter().zip(&found) {
+        println!(
+            "in the emulated Pi, {what}: porind {resident} KB resident, {own} KB of it its own; the whole system {used} KB"
+        );
+    }
+    assert!(found[0].0 <= 5_000 && found[1].0 <= 10_000, "{found:?}");
+    assert!(found.iter().all(|found| found.2 <= 40_000), "{found:?}");
 }
 
 /// The old set or the new one: each slot that is reported is one that the reported text names, and nothing was given up.
