@@ -120,6 +120,8 @@ impl Mqtt {
             .set_session_expiry_interval(Some(SESSION_S))
             .set_receive_maximum(Some(self.config.window))
             .set_max_packet_size(Some(MAX_PACKET_BYTES))
+            // It publishes nothing; room for 65,535 publishes under way would be 13 MB.
+            .set_outgoing_inflight_upper_limit(1)
             .set_keep_alive(Duration::from_secs(self.config.keep_alive_s.into()))
             .set_manual_acks(true)
             .set_transport(access.transport);
