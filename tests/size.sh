@@ -1,5 +1,6 @@
 #!/bin/sh
-# `make size`: what porind weighs. Binary, dependencies, memory while idle with two cells.
+# `make size`: what porind weighs. Binaries, packages, images, dependencies, memory while idle with two cells. What has been built for ARM
+# (`make deb`, `make image`) is weighed along.
 set -eu
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -42,3 +43,14 @@ anonymous=$(awk '/^RssAnon/ { print $2 }' "/proc/$agent/status")
 printf 'porind, release, stripped: %s bytes (goal 3500000)\n' "$bytes"
 printf 'crates in its tree:        %s\n' "$crates"
 printf 'idle with two cells:       %s KB resident, %s KB of it its own (goal 5000)\n' "$rss" "$anonymous"
+for file in "$target"/dist/porind-aarch64* "$target"/dist/porind-armv7*musl* "$target"/dist/*.deb "$target"/image/*.img "$target"/image/*.img.gz; do
+    [ -f "$file" ] || continue
+    case $file in
+        *aarch64*) goal=' (goal 3200000)' ;;
+        *armv7*) goal=' (goal 2800000)' ;;
+        *.img) goal=' (goal 96000000)' ;;
+        *.gz) goal=' (goal 32000000)' ;;
+        *) goal= ;;
+    esac
+    printf '%-50s %s bytes%s\n' "${file##*/}:" "$(stat -c %s "$file")" "$goal"
+done
