@@ -132,7 +132,7 @@ clean: ## Remove what was built
 	$(CARGO) clean
 
 broker:
-	@sh cross/apt.sh mosquitto mosquitto-clients nats-server faketime libnss-wrapper dosfstools mtools fdisk netplan.io
+	@sh cross/apt.sh mosquitto mosquitto-clients nats-server faketime libnss-wrapper dosfstools mtools fdisk netplan.io systemd
 
 # An independent reader of SenML, and cloud-init's own schema. Without pip or network the tests that want them say that they are skipped.
 python:

@@ -134,14 +134,15 @@ fn status_without_an_agent_exits_with_4() {
 }
 
 #[test]
-fn the_documented_configuration_and_the_laptops_are_good() {
-    // Every TOML block of the documentation, and the board's file: their paths are made to fit this machine.
+fn the_documented_configuration_and_those_that_come_with_porin_are_good() {
+    // Every TOML block of the documentation, the laptop's, the package's, the image's: their paths are made to fit this machine.
     let documented = fs::read_to_string(top().join("docs/config.md")).expect("it is there");
     let blocks: Vec<_> =
         documented.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(!blocks.is_empty());
-    let laptop = fs::read_to_string(top().join("docs/examples/laptop.toml")).expect("it is there");
-    for text in blocks.into_iter().chain([laptop.as_str()]) {
+    let files = ["docs/examples/laptop.toml", "cross/deb/porin.toml", "cross/image/config/porin.toml"];
+    let files = files.map(|file| fs::read_to_string(top().join(file)).expect(file));
+    for text in blocks.into_iter().chain(files.iter().map(String::as_str)) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("porin.toml");
         let cells = target_dir().join("cells").display().to_string();

@@ -1,4 +1,6 @@
-//! As a service: reloaded while packets flow, watched, stopped, asked what is wrong.
+//! As a service: reloaded while packets flow, watched, stopped, asked what is wrong; and the unit that makes it one.
+
+#![allow(clippy::panic)] // what is missing is said
 
 use std::{
     collections::BTreeSet,
@@ -9,8 +11,10 @@ use std::{
 };
 
 use porin_e2e::{
-    Broker, Gateway, Process, ServiceManager, Subscriber, free_port, porind, publish, publish_lines, wait_until,
+    Broker, Gateway, Process, ServiceManager, Subscriber, free_port, porind, program, publish, publish_lines,
+    wait_until,
 };
+use porin_test_support::top;
 use serde_json::Value;
 
 fn lines(numbers: std::ops::Range<u64>) -> String {
@@ -220,4 +224,37 @@ fn the_doctor_finds_why_a_gateway_is_silent() {
     let output = porind(&gateway.config()).arg("status").output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("uplink   NOT connected") && text.contains("outbox   0 waiting"), "{text}");
+}
+
+#[test]
+fn the_unit_is_sound_and_gives_the_agent_no_more_than_it_needs() {
+    let unit = fs::read_to_string(top().join("cross/deb/porind.service")).expect("it is there");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("porind.service");
+    // Where this machine has the program.
+    let here = program("porind").canonicalize().expect("it was built").display().to_string();
+    fs::write(&file, unit.replace("/usr/bin/porind", &here)).expect("written");
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).arg(&file).output();
+        let output = output.expect("systemd-analyze; `make test` installs it");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (sound, stdout, stderr) = analyze(&["verify", "--man=no"]);
+    assert!(sound && !stderr.contains("porind.service:"), "{stdout}{stderr}");
+    let (_, stdout, stderr) = analyze(&["security", "--offline=true", "--no-pager"]);
+    let overall =
+        stdout.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{stderr}"));
+    let level: f64 = overall
+        .split(": ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{overall}"));
+    assert!(level <= 1.8, "{overall}");
+    // What it does need, whatever the score.
+    for line in
+        ["Type=notify", "WatchdogSec=", "SystemCallFilter=adjtimex", "DeviceAllow=char-i2c rw", "StateDirectory=porin"]
+    {
+        assert!(unit.contains(line), "{line}");
+    }
 }
