@@ -11,36 +11,39 @@
 //! disk on the committer's; all of them meet the loop only through the bounded queues of the inbox.
 
 mod burying;
+mod clock;
 mod commits;
 mod losses;
 mod recording;
 mod reloading;
 mod sending;
+mod sources;
 mod telling;
 mod updating;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use porin_core::{
-    clock::{Change, Clock},
-    config::{self, Config, Uplink},
+    clock::Clock,
+    config::{Config, Uplink},
     dead::DeadLetters,
-    ids::{Seq, StreamId},
     outbox::Outbox,
-    packet::{Kind, Message, Packet, Quality, Reading},
+    packet::{Message, Packet, Reading},
     record::Record,
-    status::{Snapshot, SourceStatus},
+    status::Snapshot,
     time::{Monotonic, Now, Unix},
     update,
 };
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::info;
 
 use self::{
+    clock::judge,
     commits::Commits,
     losses::Losses,
     sending::{Link, Patience},
+    sources::{Source, admitted},
 };
 pub(crate) use self::{telling::notify, updating::Updating};
 use crate::{
@@ -150,29 +153,6 @@ struct Agent {
     reload_next: Option<Config>,
     /// When a stop was asked for.
     stopping: Option<Monotonic>,
-}
-
-#[derive(Default)]
-struct Source {
-    status: SourceStatus,
-    /// By the source's own number.
-    streams: Vec<Option<(StreamId, Kind)>>,
-    /// Decided about, and what the next commit settles.
-    decided: u64,
-    settled: u64,
-    /// How much may be unsettled, in the source's own counts.
-    window: u64,
-    /// Without a disk: what is settled once everything before a seq has left.
-    leaving: Option<(u64, Seq)>,
-    /// Whether a route that gives up nothing has packets of it: it waits when the outbox is full.
-    may_block: bool,
-}
-
-impl Source {
-    fn new(config: &config::Source) -> Self {
-        let status = SourceStatus { name: config.name.clone(), ..SourceStatus::default() };
-        Self { status, window: source::window(&config.kind), ..Self::default() }
-    }
 }
 
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
@@ -363,59 +343,6 @@ impl Agent {
         self.core.pipeline.next_tick_us(clock_us).into_iter().chain(beside).min()
     }
 
-    fn admit(&mut self, source: usize, local: u32, name: &str, kind: Kind) {
-        let stream = self.core.pipeline.admit(name, kind).ok();
-        if let Some(trial) = &mut self.trial {
-            // It has an id already, if there is room for one.
-            let _known = trial.with_other(&mut self.core.pipeline, |other| other.admit(name, kind));
-        }
-        let may_block = stream.is_some_and(|stream| self.core.pipeline.may_block(stream, kind));
-        let source = &mut self.sources[source];
-        source.may_block |= may_block;
-        if stream.is_none() {
-            error!(
-                source = source.status.name,
-                stream = name,
-                "no room for the stream: `max_streams` is reached; its packets are refused"
-            );
-        }
-        // A source counts its streams from 0 without gaps.
-        let index = local as usize;
-        source.streams.resize(source.streams.len().max(index + 1), None);
-        source.streams[index] = stream.map(|stream| (stream, kind));
-    }
-
-    fn bad_row(&mut self, source: usize, place: String) {
-        let status = &mut self.sources[source].status;
-        status.bad_rows += 1;
-        if status.bad_rows.is_power_of_two() {
-            warn!(source = status.name, bad_rows = status.bad_rows, "{place}");
-        }
-        status.last_bad_row = Some(place);
-    }
-
-    fn restarted(&mut self, source: usize, reason: String) {
-        let status = &mut self.sources[source].status;
-        status.restarts += 1;
-        status.last_error = Some(reason);
-    }
-
-    fn ended(&mut self, source: usize) {
-        self.sources[source].status.ended = true;
-        info!(
-            source = self.sources[source].status.name,
-            packets = self.sources[source].status.received,
-            "the source has ended"
-        );
-        if self.sources.iter().all(|source| source.status.ended) {
-            let now = self.now;
-            self.mark_dirty();
-            let from = self.core.outbox.next_seq();
-            self.through(|pipeline, keep| pipeline.flush(now, keep));
-            self.show_kept(from);
-        }
-    }
-
     fn stop(&mut self) {
         if self.stopping.is_none() {
             notify(&[NotifyState::Stopping]);
@@ -479,37 +406,6 @@ impl Agent {
         }
         deadline
     }
-
-    /// Finds out whether somebody has set the clock.
-    fn look_at_the_clock(&mut self) {
-        match self.core.clock.observe(self.now, machine::clock_is_kept()) {
-            None => return,
-            Some(Change::Unset) => warn!(
-                "the clock has not been set: packets with its time are marked time-uncertain, and put right once it is"
-            ),
-            Some(Change::Set(by_us)) => {
-                info!(by_s = by_us / 1_000_000, "the clock has been set: the times of packets that wait are put right");
-            }
-            Some(Change::Stepped(by_us)) => warn!(by_s = by_us / 1_000_000, "the clock was stepped"),
-        }
-        self.mark_dirty();
-    }
-}
-
-/// A time of this machine's clock: as good as the clock is.
-fn judge(clock: &Clock, now: Now, time: &mut Unix, quality: &mut Quality) {
-    if quality.has(Quality::OWN_CLOCK) {
-        let (right, trusted) = clock.judge(*time, now);
-        let known = quality.without(Quality::OWN_CLOCK);
-        (*time, *quality) = (right, if trusted { known } else { known.with(Quality::TIME_UNCERTAIN) });
-    }
-}
-
-/// Replaces a source's own number of a stream by the durable one; `false` if it was refused one.
-fn admitted(streams: &[Option<(StreamId, Kind)>], stream: &mut StreamId) -> bool {
-    let durable = streams.get(stream.0 as usize).copied().flatten().map(|(stream, _)| stream);
-    *stream = durable.unwrap_or_default();
-    durable.is_some()
 }
 
 fn append(outbox: &mut Outbox, To { route, queue }: To, kept: Kept<'_>, at: Monotonic) {

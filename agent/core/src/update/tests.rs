@@ -8,10 +8,13 @@ use super::{
     rows::{PIECES, target_name},
     *,
 };
-use crate::trust::{
-    Envelope, Health, Key as PublicKey, Publisher, Release, Reported, Role, Signature,
-    documents::{Document, PIECE},
-    signing_input,
+use crate::{
+    config::Provenance,
+    trust::{
+        Envelope, Health, Key as PublicKey, Publisher, Release, Reported, Role, Signature,
+        documents::{Document, PIECE},
+        signing_input,
+    },
 };
 
 const NONCE: [u8; 16] = [5; 16];

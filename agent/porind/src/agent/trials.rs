@@ -10,7 +10,9 @@ mod updates;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use porin_core::{
+    ids::StreamId,
     outbox::Ticket,
+    packet::{Kind, Quality},
     payload::{self, Decoded},
     status::Snapshot,
 };
