@@ -56,7 +56,7 @@ deb: cross cells ## Debian packages for arm64 and armhf → target/dist
 	@ls -l $(DIST)/*.deb
 
 image: cross cells ## The appliance image, BOARD=rpi-3b or rpi-4b → target/image
-	@sh cross/image.sh $(BOARD) $(DIST)/porind-aarch64-unknown-linux-musl $(TARGET_DIR)/cells $(TARGET_DIR)/image
+	@sh cross/image.sh $(BOARD) $(DIST) $(TARGET_DIR)/cells $(TARGET_DIR)/image
 
 test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its power CUTS=20 times
 	@sh cross/apt.sh qemu-system-arm

@@ -10,10 +10,8 @@ porind=$2
 cells=$3
 out=$4
 here=$(cd "$(dirname "$0")" && pwd)
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -n 1)${PORIN_REVISION:-}
-# Times are those of the last commit, so that the same commit gives the same package.
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$here" log -1 --format=%ct 2>/dev/null || date +%s)}
-export SOURCE_DATE_EPOCH
+. "$here/release.sh"
+version=$version${PORIN_REVISION:-}
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT

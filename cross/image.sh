@@ -1,13 +1,14 @@
 #!/bin/sh
-# Builds the appliance image of a board: cross/image.sh BOARD PORIND CELLS FOLDER
+# Builds the appliance image of a board: cross/image.sh BOARD PROGRAMS CELLS FOLDER
 #
-# PORIND is the program for the board's target, CELLS a folder of built cells. Leaves FOLDER/porin-BOARD.img, the same
+# PROGRAMS is a folder with porind-TARGET for the board's target, CELLS one of built cells. Leaves FOLDER/porin-BOARD.img, the same
 # packed with gzip, and their SHA-256 sums. Needs no root and no loop devices: file systems are made as files, by mtools,
-# mksquashfs and sfdisk. Kernel, firmware and the few programs of others come from Debian; they are kept in the cache.
+# mksquashfs and sfdisk. Kernel, firmware and the few programs of others come from Debian; they are kept
+# in the cache (PORIN_FRESH=1 fetches them anew: a cached kernel gets no security updates).
 set -eu
 
 board=$1
-porind=$2
+programs=$2
 cells=$3
 out=$4
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,13 +22,13 @@ fail() { echo "image: $*" >&2; exit 1; }
 board_says() { sed -n "s/^$1 = //p" "$toml" | tr -d '"[],'; }
 firmware=$(board_says firmware)
 device_trees=$(board_says device_trees)
+porind=$programs/porind-$(board_says target)
 [ -n "$firmware" ] || fail "no image is made for $board: the package goes on its stock system (docs/flashing.md)"
 . "$here/image/layout.sh"
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../Cargo.toml" | head -n 1)
-# Times in the image are those of the last commit, so that the same commit gives the same image.
-built=${SOURCE_DATE_EPOCH:-$(git -C "$here" log -1 --format=%ct 2>/dev/null || date +%s)}
-export SOURCE_DATE_EPOCH="$built" TZ=UTC
+. "$here/release.sh"
+export TZ=UTC
 
+[ -z "${PORIN_FRESH:-}" ] || rm -rf "$cache"
 sh "$here/apt.sh" mtools dosfstools squashfs-tools fdisk cpio kmod
 fetch() { sh "$here/debian.sh" "$cache" arm64 "$@"; }
 # Firmware from trixie: the one in bookworm is older than the choice between two boot partitions.
@@ -81,7 +82,7 @@ modules "$initramfs" "$here/image/initramfs/modules"
 cp "$here/image/initramfs/init" "$here/image/initramfs/modules" "$here/image/layout.sh" "$initramfs/"
 mkdir -p "$initramfs/etc"
 ln -s /proc/self/mounts "$initramfs/etc/mtab"
-find "$initramfs" -exec touch -h -d "@$built" {} +
+find "$initramfs" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 (cd "$initramfs" && find . | sort | cpio -o -H newc --quiet --reproducible -R 0:0 | gzip -9n) >"$work/initramfs.gz"
 
 say "root"
@@ -104,7 +105,7 @@ ln -s /run/etc/shadow "$root/etc/shadow"
 ln -s /proc/self/mounts "$root/etc/mtab"
 for applet in $(cat "$here/image/applets.txt"); do ln -s busybox "$root/bin/$applet"; done
 ln -s ../bin/busybox "$root/sbin/init"
-printf 'VERSION=%s\nBOARD=%s\nBUILT=%s\n' "$version" "$board" "$built" >"$root/etc/porin-image"
+printf 'VERSION=%s\nBOARD=%s\nBUILT=%s\n' "$version" "$board" "$SOURCE_DATE_EPOCH" >"$root/etc/porin-image"
 chmod -R u=rwX,go=rX "$root"
 mksquashfs "$root" "$work/root.squashfs" -quiet -no-progress -all-root -comp zstd -Xcompression-level 19 >/dev/null
 [ "$(stat -c %s "$work/root.squashfs")" -le $((ROOT_SIZE * 512)) ] || fail "the root does not fit into its partition"
@@ -125,7 +126,7 @@ mkdir "$config/trust" "$config/certs" "$config/cells"
 cp "$here/image/boot/autoboot.txt" "$config/"
 # The first stage of a Pi 3 comes from the first partition, and finds the others by autoboot.txt.
 [ ! -f "$boot/bootcode.bin" ] || cp "$boot/bootcode.bin" "$config/"
-find "$boot" "$config" -exec touch -d "@$built" {} +
+find "$boot" "$config" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
 
 image=$work/image
 fat() { # LABEL FAT-BITS START SIZE FOLDER: a FAT file system of the folder's files, put into the image
@@ -156,4 +157,5 @@ mv "$image" "$out/porin-$board.img"
 say "packing"
 gzip -9n -k -f "$out/porin-$board.img"
 (cd "$out" && sha256sum "porin-$board.img" "porin-$board.img.gz" >"porin-$board.sha256")
+say "tried: $(sed -n 's/^booted = "\(.*\)"/\1/p' "$toml")"
 say "$out/porin-$board.img: $(stat -c %s "$out/porin-$board.img") bytes, packed $(stat -c %s "$out/porin-$board.img.gz")"

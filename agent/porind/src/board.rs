@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use porin_core::config::{Board, Bus};
 
-use crate::doctor::Findings;
+use crate::doctor::{Finding, Findings};
 
 /// Where the package puts them.
 const BOARDS: &str = "/usr/share/porin/boards";
@@ -40,8 +40,10 @@ pub fn read_board(name: &str) -> anyhow::Result<Board> {
     Board::parse(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
-/// Compares the machine with the board. Only what a person should look at is a warning: nothing here keeps the agent from starting.
-pub(crate) fn look(findings: &mut Findings, board: &Board) {
+/// What this machine has of a board. Only what a person should look at is a warning: nothing here keeps the agent from starting.
+#[must_use]
+pub fn check_board(board: &Board) -> Vec<Finding> {
+    let mut findings = Findings::default();
     // NUL after each name.
     let tree = fs::read_to_string("/proc/device-tree/compatible").unwrap_or_default();
     match tree.split('\0').find(|name| !name.is_empty()) {
@@ -54,7 +56,8 @@ pub(crate) fn look(findings: &mut Findings, board: &Board) {
             findings.warning("board", format!("this is a {name}, not a {}", board.name), "take the board's own file");
         }
     }
-    board.buses.iter().for_each(|(name, bus)| look_at_bus(findings, name, bus));
+    board.buses.iter().for_each(|(name, bus)| look_at_bus(&mut findings, name, bus));
+    findings.0
 }
 
 fn look_at_bus(findings: &mut Findings, name: &str, bus: &Bus) {

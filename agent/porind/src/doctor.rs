@@ -11,13 +11,13 @@ use std::{
 
 use porin_core::{
     clock::{Kept, NEVER_BEFORE},
-    config::{Board, Broker, Config, SourceKind},
+    config::{Broker, Config, SourceKind},
     time::Unix,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{board, machine, status, tls};
+use crate::{machine, status, tls};
 
 /// For a broker to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub struct Finding {
 }
 
 #[derive(Default)]
-pub(crate) struct Findings(Vec<Finding>);
+pub(crate) struct Findings(pub(crate) Vec<Finding>);
 
 impl Findings {
     pub(crate) fn ok(&mut self, what: &'static str, found: impl Into<String>) {
@@ -63,14 +63,6 @@ impl Findings {
     fn wrong(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
         self.0.push(Finding { verdict: Verdict::Wrong, what, found: found.into(), hint: hint.into() });
     }
-}
-
-/// What this machine has of a board.
-#[must_use]
-pub fn check_board(board: &Board) -> Vec<Finding> {
-    let mut findings = Findings::default();
-    board::look(&mut findings, board);
-    findings.0
 }
 
 /// Looks at everything.

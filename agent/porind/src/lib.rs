@@ -43,8 +43,8 @@ use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
-pub use board::read_board;
-pub use doctor::{Finding, Verdict, check_board, doctor};
+pub use board::{check_board, read_board};
+pub use doctor::{Finding, Verdict, doctor};
 pub use machine::wall_clock;
 pub use pipeline::{Kept, Pipeline, Routed, To};
 pub use policy::read_policy;

@@ -5,6 +5,7 @@
 #![allow(clippy::panic)] // this is test code, in a crate of its own
 
 mod accounts;
+pub mod appliance;
 mod broker;
 mod cable;
 pub mod certificates;
@@ -13,6 +14,7 @@ mod gateway;
 pub mod hostile;
 mod manager;
 pub mod nats;
+mod numbers;
 mod operator;
 pub mod proxy;
 mod random;
@@ -39,6 +41,7 @@ pub use self::{
     cable::{Cable, Plugged},
     gateway::{Gateway, library, porind},
     manager::ServiceManager,
+    numbers::Numbers,
     operator::Operator,
     random::Random,
     subscriber::{Name, Received, Subscriber},

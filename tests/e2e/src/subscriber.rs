@@ -1,7 +1,7 @@
 //! What arrives in the cloud, as mosquitto's own subscriber has it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -104,6 +104,18 @@ impl Subscriber {
     pub fn received(&self) -> Vec<(String, Value)> {
         let json = |publish: Received| Some((publish.topic, serde_json::from_slice(&publish.payload).ok()?));
         self.publishes().into_iter().filter_map(json).collect()
+    }
+
+    /// The values of the packets received so far on topics with this in them, each once, as the whole numbers that they are.
+    ///
+    /// # Panics
+    /// If a payload is not as documented.
+    #[must_use]
+    pub fn numbers(&self, topic: &str) -> BTreeSet<u64> {
+        let publishes = self.publishes().into_iter().filter(|publish| publish.topic.contains(topic));
+        let packets = publishes.flat_map(|publish| payload::decode(&publish.payload).expect("whole").packets);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        packets.map(|packet| packet.value as u64).collect()
     }
 
     /// The packets received so far, each once: by name, stream, time and value.

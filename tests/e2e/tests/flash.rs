@@ -168,6 +168,9 @@ fn whatever_is_wrong_is_said_before_anything_is_written() {
     check("image", &card, &["--console-password", "bad.toml"], (78, "a password itself is never put on a card"));
     fs::write(bench.place("large"), vec![0; 2 * MB]).expect("written");
     check("image", &card, &["--certs", "large"], (78, "at most 1048576"));
+    fs::create_dir(bench.place("other")).expect("made");
+    bench.write("other/CA.pem", "");
+    check("image", &card, &["--certs", "ca.pem", "other/CA.pem"], (78, "another file of the name certs/CA.pem"));
     check("image", &card, &["--cells", "missing.wasm"], (1, "missing.wasm"));
     check("image", &card, &["--wifi", "home"], (2, "--files-only"));
 }

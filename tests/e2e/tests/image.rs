@@ -5,136 +5,17 @@
 
 #![allow(clippy::panic, clippy::print_stdout)] // what is missing is said; what was measured is what it is for
 
-use std::{
-    collections::BTreeSet,
-    env, fs,
-    io::Read,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, env, fs, io::Read, path::Path, process::Command, thread, time::Duration};
 
 use porin_core::{payload, trust::Reported};
 use porin_e2e::{
-    Accounts, Broker, Operator, Random, Subscriber,
-    certificates::{Authority, VALID},
+    Accounts, Numbers, Random, Subscriber,
+    appliance::{ID, Owner, image},
     emulator::{Medium, Pi, fat_file, partition, read_part},
-    free_port, program, publish_lines, time_server,
+    time_server,
     write_log::{rebuild, rebuild_at, recorded},
 };
-use porin_test_support::{EMPTY, WatCell, marking_cell, target_dir, top};
-use tempfile::TempDir;
-
-/// An image that `make image` has built.
-fn image(board: &str) -> PathBuf {
-    let path = target_dir().join("image").join(format!("porin-{board}.img"));
-    assert!(path.is_file(), "{} is missing: `make image BOARD={board}`", path.display());
-    path
-}
-
-/// An owner's brokers, keys and files, and a card that was made with them.
-struct Owner {
-    folder: TempDir,
-    cloud: Broker,
-    local: Broker,
-    operator: Operator,
-}
-
-const ID: &str = "pi";
-
-impl Owner {
-    /// mosquitto with TLS for the cloud, another for the sensors, both on this machine's loopback.
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let place = |name: &str| folder.path().join(name);
-        let authority = Authority::new("owner");
-        let server = authority.server(&["10.0.2.2"], VALID);
-        fs::write(place("ca.pem"), &authority.pem).expect("written");
-        fs::write(place("server.pem"), &server.cert).expect("written");
-        fs::write(place("server.key"), &server.key).expect("written");
-        let tls = free_port();
-        let lines = format!(
-            "max_queued_messages 0\nlistener {tls} 127.0.0.1\ncertfile {}\nkeyfile {}\ntls_version tlsv1.3\n",
-            place("server.pem").display(),
-            place("server.key").display()
-        );
-        let cloud = Broker::mosquitto_with(&lines);
-        let local = Broker::mosquitto_with("persistence true\nmax_inflight_messages 100\nmax_queued_messages 0");
-        let operator = Operator::new(cloud.port);
-        fs::write(place("own.wasm"), marking_cell(0)).expect("written");
-        let config = format!(
-            "[gateway]\nid = \"{ID}\"\nclock = \"synchronised\"\n\
-             [uplink]\nbroker = \"mqtts://10.0.2.2:{tls}\"\ntls = {{ ca_file = \"/etc/porin/certs/ca.pem\" }}\n\
-             [updates]\nroot = \"/etc/porin/trust/root-1\"\nboard = \"rpi-3b\"\n\
-             [sources.local.mqtt]\nbroker = \"mqtt://10.0.2.2:{}\"\nwindow = 100\n\
-             [[sources.local.mqtt.topics]]\nfilter = \"n/{{stream}}\"\npayload = \"number\"\nstream = \"{{stream}}\"\n\
-             [slots.quiet]\ncell = \"/usr/lib/porin/cells/deadband.wasm\"\nparams = {{ absolute = 0.5 }}\n\
-             [slots.mark]\ncell = \"/etc/porin/cells/own.wasm\"\n\
-             [routes.all]\nstreams = [\"#\"]\nslots = [\"quiet\", \"mark\"]\nencoding = \"compact\"\nbatch = {{ packets = 50 }}\n",
-            local.port
-        );
-        fs::write(place("porin.toml"), config).expect("written");
-        fs::write(place("network.txt"), "ntp = 10.0.2.2\n").expect("written");
-        Self { folder, cloud, local, operator }
-    }
-
-    fn place(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Flashes a card of 512 MB, as its owner does.
-    fn card(&self, name: &str, more: &[&str]) -> PathBuf {
-        let card = self.place(name);
-        let output = Command::new(program("porin"))
-            .args(["flash", "--json"])
-            .args([&image("rpi-3b"), &card])
-            .arg("--config")
-            .arg(self.place("porin.toml"))
-            .arg("--network")
-            .arg(self.place("network.txt"))
-            .arg("--trust")
-            .arg(self.operator.keys().join("root-1"))
-            .arg("--certs")
-            .arg(self.place("ca.pem"))
-            .arg("--cells")
-            .arg(self.place("own.wasm"))
-            .args(more)
-            .output()
-            .expect("porin runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        card
-    }
-
-    /// Publishes numbers to the sensors' broker until it is told to stop; how many the broker took.
-    fn load(&self) -> (mpsc::Sender<()>, thread::JoinHandle<u64>) {
-        let (stop, stopped) = mpsc::channel();
-        let port = self.local.port;
-        let publisher = thread::spawn(move || {
-            let mut published = 0;
-            while stopped.try_recv().is_err() {
-                let lines = (published..published + 50).map(|number| format!("{number}\n")).collect::<String>();
-                publish_lines(port, "n/x", &lines);
-                published += 50;
-                thread::sleep(Duration::from_secs(1));
-            }
-            published
-        });
-        (stop, publisher)
-    }
-
-    /// Pushes a cell into the slot `mark`, and waits for a second at most.
-    fn push(&self, quality: u32, seq: u64) {
-        let cell = self.place("pushed.wasm");
-        fs::write(&cell, marking_cell(quality)).expect("written");
-        let (cell, seq) = (cell.display().to_string(), seq.to_string());
-        let probation = ["--shadow", "200ms", "--canary", "200ms", "--packets", "20", "--wait", "1s", "--json"];
-        let _ = self
-            .operator
-            .run(&[&["push", &cell, "--to", ID, "--slot", "mark", "--seq", &seq][..], &probation].concat());
-    }
-}
+use porin_test_support::{EMPTY, WatCell, top};
 
 /// Numbers that have arrived, and the qualities that cells have marked them with.
 fn arrived(subscriber: &Subscriber) -> (BTreeSet<u64>, BTreeSet<u32>) {
@@ -183,7 +64,7 @@ fn the_appliance_sends_takes_updates_and_survives_power_cuts() {
     assert!(!pi.console().contains("login:"), "nobody asked for a login");
 
     // Packets through two cells, from one broker to the other.
-    let (stop, publisher) = owner.load();
+    let numbers = Numbers::publish(owner.local.port, 50, Duration::from_secs(1));
     pi.wait_until("packets arrive", || arrived(&data).0.len() > 100);
     assert_eq!(arrived(&data).1.into_iter().collect::<Vec<_>>(), [0], "the owner's own cell");
 
@@ -220,7 +101,7 @@ fn the_appliance_sends_takes_updates_and_survives_power_cuts() {
         };
         eprintln!("cut {}: {medium:?} {lost:?}", cut + 1);
         assert!(read_only(&card) == untouched, "a partition that is read only was written to");
-        check_data(&card, owner.folder.path());
+        check_data(&card, &owner.place(""));
         // At least every other time the card's writes are recorded, and what was not flushed may be lost.
         medium = if cut % 2 == 0 { Medium::Recorded(owner.place("log")) } else { Medium::Slot };
         if medium != Medium::Slot {
@@ -230,6 +111,7 @@ fn the_appliance_sends_takes_updates_and_survives_power_cuts() {
         pi = Pi::boot(&card, &medium);
         pi.wait_until("an account after the cut", || accounts.all(ID).len() > accounts_before);
         let said = pi.console();
+        assert!(!said.contains("1970-01-01T"), "the clock began before the image was built: {said}");
         assert!(
             !said.contains("first boot") && !said.contains("cannot be mounted") && !said.contains("damaged"),
             "{said}"
@@ -238,8 +120,7 @@ fn the_appliance_sends_takes_updates_and_survives_power_cuts() {
         let count = arrived(&data).0.len();
         pi.wait_until("packets arrive after the cut", || arrived(&data).0.len() > count + 50);
     }
-    stop.send(()).expect("the publisher lives");
-    let published = publisher.join().expect("it publishes");
+    let published = numbers.stop();
     pi.wait_until("everything is there", || arrived(&data).0.len() as u64 >= published);
     assert!(arrived(&data).0.into_iter().eq(0..published));
     let ends = ["confirmed", "rolled-back"];
@@ -280,7 +161,7 @@ fn the_first_boot_may_be_cut_at_any_write() {
             unmade = Some(cut);
         } else {
             made += 1;
-            check_data(&card, owner.folder.path());
+            check_data(&card, &owner.place(""));
             assert_eq!(partition(&card, 7).1, 300 << 20);
         }
     }
@@ -293,7 +174,7 @@ fn the_first_boot_may_be_cut_at_any_write() {
     pi.wait_for("porin: first boot");
     pi.wait_for("root A, data 2");
     pi.cut(&Medium::Slot);
-    check_data(&card, owner.folder.path());
+    check_data(&card, &owner.place(""));
 }
 
 #[test]

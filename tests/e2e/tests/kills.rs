@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     thread,
     time::Duration,
 };
 
 use porin_core::payload;
-use porin_e2e::{Broker, Gateway, Random, Subscriber, publish_lines, wait_until};
+use porin_e2e::{Broker, Gateway, Numbers, Random, Subscriber, wait_until};
 use serde_json::Value;
 
 const KILLS: u64 = 100;
@@ -34,21 +33,7 @@ fn a_hundred_kills_under_load_lose_nothing_that_the_local_broker_took() {
     let gateway = Gateway::new("lab", cloud.port, &rest);
     let mut agent = gateway.run(&[]);
     wait_until("the session stands", || gateway.log().contains("listening to the local broker"));
-    let port = local.port;
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    // Goes on while the agent is dead.
-    let publisher = thread::spawn(move || {
-        let mut published = 0;
-        while stopped.try_recv().is_err() {
-            let lines = (published..published + PIECE).fold(String::new(), |mut lines, number| {
-                let _ = writeln!(lines, "{number}");
-                lines
-            });
-            publish_lines(port, "n/x", &lines);
-            published += PIECE;
-        }
-        published
-    });
+    let numbers = Numbers::publish(local.port, PIECE, Duration::ZERO);
     let mut random = Random::new(11);
     for kill in 0..KILLS {
         // From before it is connected to the middle of its work, and sometimes it has time to do much.
@@ -57,8 +42,7 @@ fn a_hundred_kills_under_load_lose_nothing_that_the_local_broker_took() {
         agent.kill();
         agent = gateway.run(&[]);
     }
-    stop.send(()).expect("the publisher lives");
-    let published = publisher.join().expect("it publishes");
+    let published = numbers.stop();
     // The names of each number, and how often a name came again.
     let names = || {
         let (mut names, mut again) = (BTreeMap::<u64, BTreeSet<_>>::new(), 0);

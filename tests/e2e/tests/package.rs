@@ -6,7 +6,6 @@
 #![allow(clippy::panic)] // a tool that is missing is said to be
 
 use std::{
-    collections::BTreeSet,
     fmt::Write as _,
     fs::{self, OpenOptions},
     os::unix::fs::{PermissionsExt, symlink},
@@ -17,8 +16,7 @@ use std::{
     time::Duration,
 };
 
-use porin_core::payload;
-use porin_e2e::{Broker, Process, Subscriber, publish_lines, wait_until};
+use porin_e2e::{Broker, Numbers, Process, Subscriber, wait_until};
 use porin_test_support::{target_dir, top};
 use tempfile::TempDir;
 
@@ -121,14 +119,6 @@ fn package(version: &str) -> PathBuf {
     target_dir().join("dist").join(format!("porind_{version}_armhf.deb"))
 }
 
-/// Numbers that have arrived on a route.
-fn arrived(subscriber: &Subscriber, route: &str) -> BTreeSet<u64> {
-    let publishes = subscriber.publishes().into_iter().filter(|publish| publish.topic.ends_with(route));
-    let packets = publishes.flat_map(|publish| payload::decode(&publish.payload).expect("whole").packets);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    packets.map(|packet| packet.value as u64).collect()
-}
-
 #[test]
 #[ignore = "takes the package for armhf: make test-package"]
 fn the_package_installs_upgrades_under_traffic_and_leaves_nothing_behind() {
@@ -190,18 +180,8 @@ fn the_package_installs_upgrades_under_traffic_and_leaves_nothing_behind() {
     fs::write(root.place("etc/porin/porin.toml"), &config).expect("written");
     let mut agent = root.agent();
     wait_until("the session stands", || root.log().contains("listening to the local broker"));
-    let (stop, stopped) = mpsc::channel::<()>();
-    let port = local.port;
-    let publisher = thread::spawn(move || {
-        let mut published = 0_u64;
-        while stopped.try_recv().is_err() {
-            let lines = (published..published + 100).map(|number| format!("{number}\n")).collect::<String>();
-            publish_lines(port, "n/x", &lines);
-            published += 100;
-        }
-        published
-    });
-    wait_until("packets arrive", || arrived(&subscriber, "/numbers").len() > 500);
+    let numbers = Numbers::publish(local.port, 100, Duration::ZERO);
+    wait_until("packets arrive", || subscriber.numbers("/numbers").len() > 500);
 
     // Upgraded while they flow. dpkg waits for systemctl, which waits for us.
     let upgrade = root.command("/usr/bin/dpkg").args(["-i", "/new.deb"]).stdout(Stdio::null()).spawn();
@@ -215,13 +195,12 @@ fn the_package_installs_upgrades_under_traffic_and_leaves_nothing_behind() {
     let told = text("run/systemctl.log");
     assert_eq!(&told[told.len() - 37..], "daemon-reload\nrestart porind.service\n");
     assert_eq!(text("etc/porin/porin.toml"), config, "the configuration is the owner's");
-    let before = arrived(&subscriber, "/numbers").len();
-    wait_until("packets arrive after the upgrade", || arrived(&subscriber, "/numbers").len() > before + 500);
-    stop.send(()).expect("the publisher lives");
-    let published = publisher.join().expect("it publishes");
-    wait_until("everything is there", || arrived(&subscriber, "/numbers").len() as u64 >= published);
-    assert!(arrived(&subscriber, "/numbers").into_iter().eq(0..published));
-    assert!(!arrived(&subscriber, "/recorded").is_empty(), "the recorded data flow, too");
+    let before = subscriber.numbers("/numbers").len();
+    wait_until("packets arrive after the upgrade", || subscriber.numbers("/numbers").len() > before + 500);
+    let published = numbers.stop();
+    wait_until("everything is there", || subscriber.numbers("/numbers").len() as u64 >= published);
+    assert!(subscriber.numbers("/numbers").into_iter().eq(0..published));
+    assert!(!subscriber.numbers("/recorded").is_empty(), "the recorded data flow, too");
     agent.terminate();
     assert!(agent.wait().success(), "{}", root.log());
 

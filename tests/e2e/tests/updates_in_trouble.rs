@@ -1,16 +1,14 @@
 //! Updates while the agent is killed, the link is cut, the broker loses a node, and beside gateways that must not meddle.
 
 use std::{
-    fmt::Write as _,
     fs,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use porin_core::payload;
 use porin_e2e::{
-    Accounts, Broker, Cable, Gateway, Operator, Plugged, Random, Subscriber, free_port, nats::Nats, publish_lines,
+    Accounts, Broker, Cable, Gateway, Numbers, Operator, Plugged, Random, Subscriber, free_port, nats::Nats,
     wait_until, wire::Wire,
 };
 use porin_test_support::{
@@ -51,20 +49,7 @@ fn a_hundred_kills_during_updates_end_in_the_newest_set_and_lose_nothing() {
     let gateway = gateway("gw1", cloud.port, &source);
     let mut agent = gateway.run(&[]);
     wait_until("the session stands", || gateway.log().contains("listening to the local broker"));
-    let port = local.port;
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let publisher = thread::spawn(move || {
-        let mut published = 0_u64;
-        while stopped.try_recv().is_err() {
-            let lines = (published..published + 200).fold(String::new(), |mut lines, number| {
-                let _ = writeln!(lines, "{number}");
-                lines
-            });
-            publish_lines(port, "n/x", &lines);
-            published += 200;
-        }
-        published
-    });
+    let publisher = Numbers::publish(local.port, 200, Duration::ZERO);
     let versions = [published(&marking_cell(4), 1_000), published(&largest_marking_cell(8), 1_001)];
     versions.iter().for_each(|version| accounts.retain(&version.publishes));
     let proof = "shadow = \"50ms\"\ncanary = \"50ms\"\npackets = 10";
@@ -88,18 +73,8 @@ fn a_hundred_kills_during_updates_end_in_the_newest_set_and_lose_nothing() {
     assert!(floors.is_sorted() && floors.last() == Some(&(last * 9)), "{floors:?}");
     let kept = accounts.all("gw1").iter().filter(|account| account.state.name() == "confirmed").count();
     eprintln!("{KILLS} kills, {kept} reports of a set that was kept");
-    stop.send(()).expect("the publisher lives");
-    let made = publisher.join().expect("it publishes");
-    let numbers = || {
-        let payloads =
-            subscriber.publishes().into_iter().map(|publish| payload::decode(&publish.payload).expect("whole"));
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let mut numbers: Vec<_> =
-            payloads.flat_map(|payload| payload.packets).map(|packet| packet.value as u64).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers
-    };
+    let made = publisher.stop();
+    let numbers = || subscriber.numbers("/data/");
     wait_until("everything is there", || numbers().len() as u64 >= made);
     assert!(numbers().into_iter().eq(0..made));
     assert!(!gateway.log().contains("panicked"), "{}", gateway.log());

@@ -118,6 +118,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_known_of_the_layout_is_what_the_image_is_built_by() {
+        let layout = include_str!("../../../../../cross/image/layout.sh");
+        let signature = SIGNATURE.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert!(layout.contains(&format!("\nSIGNATURE={signature}\n")));
+        assert!(layout.contains(&format!("\nCARD_SECTORS={}\n", SMALLEST_CARD / 512)));
+    }
+
+    #[test]
     fn a_table_that_lies_is_no_image() {
         let mut sector = vec![0; SECTOR];
         sector[440..444].copy_from_slice(SIGNATURE);

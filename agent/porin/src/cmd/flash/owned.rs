@@ -4,7 +4,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +18,7 @@ use porin_core::{
 use crate::failure::{BAD_CONFIG, Failure};
 
 /// All of the owner's files have to fit on 8 MB, and have reason to be much smaller.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Where the gateway finds them.
 const ETC: &str = "/etc/porin/";
@@ -79,8 +80,13 @@ impl Owned {
         let mut files = BTreeMap::new();
         let mut add = |folder: &str, name: Option<&str>, path: &Path| {
             let name = name.or_else(|| path.file_name()?.to_str()).unwrap_or("file").to_owned();
-            let bytes = small(path)?;
-            files.insert(format!("{folder}{name}"), bytes.clone());
+            let bytes = small(path, MAX_FILE_BYTES)?;
+            let name = format!("{folder}{name}");
+            // FAT does not tell `A` from `a`: one would take the place of the other.
+            if files.keys().any(|other: &String| other.eq_ignore_ascii_case(&name)) {
+                return Err(bad(path, &format!("there is another file of the name {name}")));
+            }
+            files.insert(name, bytes.clone());
             anyhow::Ok(bytes)
         };
         for path in certs {
@@ -207,13 +213,16 @@ impl Network {
     }
 }
 
-pub(super) fn small(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// A file, if it is not larger than that.
+pub(super) fn small(path: &Path, most: u64) -> anyhow::Result<Vec<u8>> {
     let place = path.display();
-    let length = fs::metadata(path).with_context(|| format!("{place}"))?.len();
-    if length > MAX_FILE_BYTES {
-        return Err(bad(path, &format!("{length} bytes; what an owner gives has at most {MAX_FILE_BYTES}")));
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(|| format!("{place}"))?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).with_context(|| format!("{place}"))?;
+    if bytes.len() as u64 > most {
+        return Err(bad(path, &format!("it is too large; it may have at most {most} bytes")));
     }
-    fs::read(path).with_context(|| format!("{place}"))
+    Ok(bytes)
 }
 
 fn text(path: &Path, bytes: Vec<u8>) -> anyhow::Result<String> {

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use ring::pbkdf2;
 use serde_json::json;
 
-use super::owned::{Network, Owned, small};
+use super::owned::{MAX_FILE_BYTES, Network, Owned, small};
 use crate::failure::{BAD_CONFIG, Failure};
 
 /// First line of what this command made, after cloud-init's own.
@@ -69,9 +69,8 @@ impl Stock {
         let Some(id) = &owned.id else { return Err(missing("--config", "the gateway's porin.toml")) };
         let Some(deb) = deb else { return Err(missing("--deb", "`make deb` makes the package")) };
         let name = deb.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        let length = fs::metadata(deb).with_context(|| format!("{}", deb.display()))?.len();
-        let package = fs::read(deb).with_context(|| format!("{}", deb.display()))?;
-        if length > MAX_PACKAGE_BYTES || !package.starts_with(b"!<arch>\ndebian-binary") {
+        let package = small(deb, MAX_PACKAGE_BYTES)?;
+        if !package.starts_with(b"!<arch>\ndebian-binary") {
             bail!("{} is no Debian package", deb.display());
         }
         let wifi = match wifi {
@@ -208,7 +207,8 @@ fn wifi_password(name: &str, file: Option<&Path>) -> anyhow::Result<String> {
         return rpassword::prompt_password(format!("password of the Wi-Fi {name}: "))
             .context("no terminal to ask on, and no --wifi-password-file");
     };
-    let text = String::from_utf8(small(path)?).with_context(|| format!("{}: it is no text", path.display()))?;
+    let text = String::from_utf8(small(path, MAX_FILE_BYTES)?)
+        .with_context(|| format!("{}: it is no text", path.display()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
@@ -225,7 +225,7 @@ fn wifi_key(name: &str, password: &str) -> anyhow::Result<String> {
 }
 
 fn public_key(path: &Path) -> anyhow::Result<String> {
-    let text = String::from_utf8(small(path)?).unwrap_or_default();
+    let text = String::from_utf8(small(path, MAX_FILE_BYTES)?).unwrap_or_default();
     let key = text.trim();
     if ["ssh-", "ecdsa-", "sk-"].iter().any(|kind| key.starts_with(kind)) && !key.contains('\n') {
         return Ok(key.into());
