@@ -40,7 +40,7 @@ ARM_SKIP := --skip trials::
 test-arm: cells ## The tests of porin-core, porin-cell and porind for aarch64 and armv7, under emulation
 	@sh cross/apt.sh qemu-user-static gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 	@for target in aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf; do \
-		sh cross/with.sh $$target sh -c '$(CARGO) test --locked -p porin-core -p porin-cell --lib --tests --target $$PORIN_TARGET && $(CARGO) test --locked -p porind --lib --target $$PORIN_TARGET -- --skip zeroes_that_are_given_back $(ARM_SKIP)' || exit 1; \
+		sh cross/with.sh $$target sh -c '$(CARGO) test --locked -p porin-core -p porin-cell -p porind --tests --target $$PORIN_TARGET -- --skip zeroes_that_are_given_back $(ARM_SKIP)' || exit 1; \
 	done
 
 cross: ## Static porind for aarch64 and armv7 → target/dist, with SHA-256 sums
@@ -63,13 +63,13 @@ test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its po
 	@$(MAKE) -s image BOARD=rpi-4b
 	@$(MAKE) -s image BOARD=rpi-3b
 	@$(CARGO) build --locked -p porin
-	PORIN_CUTS=$(CUTS) $(CARGO) test --locked -p porin-e2e --test image -- --ignored --nocapture --test-threads 1
+	PORIN_CUTS=$(CUTS) $(CARGO) test --locked --workspace --test image -- --ignored --nocapture --test-threads 1
 
 test-package: deb broker ## Install, upgrade under traffic and purge the armhf package in a Debian of that architecture
 	@sh cross/apt.sh qemu-user-static binfmt-support && update-binfmts --enable qemu-arm
 	@PORIN_DEPENDENCIES=1 sh cross/debian.sh $(TARGET_DIR)/armhf armhf "bookworm main" dpkg passwd dash coreutils libc-bin sed diffutils
 	@PORIN_REVISION=+1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
-	$(CARGO) test --locked -p porin-e2e --test package -- --ignored --nocapture
+	$(CARGO) test --locked --workspace --test package -- --ignored --nocapture
 
 check: ## Format, lints, dependencies, derived files, documentation
 	$(CARGO) fmt --all --check
@@ -123,7 +123,7 @@ size: cells deb ## Size of porind, packages, image, dependencies; memory here an
 	@sh tests/size.sh
 	@sh cross/apt.sh qemu-system-arm mosquitto mosquitto-clients
 	@$(CARGO) build -q --locked -p porin
-	@$(CARGO) test -q --locked -p porin-e2e --test image -- --ignored --nocapture small 2>/dev/null | grep 'emulated Pi'
+	@$(CARGO) test -q --locked --workspace --test image -- --ignored --nocapture small 2>/dev/null | grep 'emulated Pi'
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
