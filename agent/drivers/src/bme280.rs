@@ -1,0 +1,72 @@
+//! BME280: temperature, pressure and humidity. Bosch BST-BME280-DS002.
+//!
+//! One conversion at a time (forced mode, section 3.3.3), each quantity once, no filter: "weather monitoring" of section 3.5.1. It takes 40 ms,
+//! of which the chip needs 9.3 (section 9.1).
+
+use alloc::{vec, vec::Vec};
+
+use bme280::{Configuration, i2c::BME280 as Driver};
+use embedded_hal::{delay::DelayNs, i2c::I2c};
+
+use crate::{Channel, Chip, Error, Options, Place, Sensor, Wiring};
+
+const ID: Place = Place::register("id", 0xd0);
+
+/// What `id` holds (section 5.4.1). A BMP280 has 0x58, and no humidity.
+const CHIP_ID: u8 = 0x60;
+
+/// Section 1, tables 2 to 4. The driver stops at the ends of the range of the chip: what stands there is beyond it.
+pub(crate) const BME280: Chip = Chip {
+    name: "bme280",
+    title: "BME280 for temperature, pressure and humidity",
+    wiring: Wiring::I2c(&[0x76, 0x77]),
+    channels: &[
+        Channel { name: "temperature", unit: "Cel", range: (-39.99, 84.99) },
+        Channel { name: "pressure", unit: "Pa", range: (30_001.0, 109_999.0) },
+        Channel { name: "humidity", unit: "%RH", range: (0.0, 100.0) },
+    ],
+    options: &[],
+    converts_ms: 50,
+};
+
+pub(crate) struct Bme280<I, D> {
+    i2c: I,
+    address: u8,
+    driver: Driver<I>,
+    delay: D,
+}
+
+impl<I: I2c + Clone, D: DelayNs> Bme280<I, D> {
+    pub(crate) fn new(i2c: I, address: u8, delay: D, _: &Options) -> Self {
+        Self { driver: Driver::new(i2c.clone(), address), i2c, address, delay }
+    }
+}
+
+fn failed<E: embedded_hal::i2c::Error>(at: Place) -> impl Fn(bme280::Error<E>) -> Error {
+    move |error| match error {
+        bme280::Error::Bus(error) => Error::i2c(at, &error),
+        bme280::Error::CompensationFailed
+        | bme280::Error::InvalidData
+        | bme280::Error::NoCalibrationData
+        | bme280::Error::UnsupportedChip
+        | bme280::Error::Delay => Error::Absurd { at, what: "no calibration fits it" },
+    }
+}
+
+impl<I: I2c + Clone, D: DelayNs> Sensor for Bme280<I, D> {
+    fn begin(&mut self) -> Result<(), Error> {
+        let mut found = [0];
+        self.i2c.write_read(self.address, &[0xd0], &mut found).map_err(|error| Error::i2c(ID, &error))?;
+        if found[0] != CHIP_ID {
+            return Err(Error::Identity { at: ID, expected: CHIP_ID.into(), found: found[0].into() });
+        }
+        let calibration = failed(Place::register("calib00", 0x88));
+        self.driver.init_with_config(&mut self.delay, Configuration::default()).map_err(calibration)
+    }
+
+    fn measure(&mut self) -> Result<Option<Vec<f64>>, Error> {
+        let measured = self.driver.measure(&mut self.delay).map_err(failed(Place::register("press_msb", 0xf7)))?;
+        let of = |value: f32| f64::from(value);
+        Ok(Some(vec![of(measured.temperature), of(measured.pressure), of(measured.humidity)]))
+    }
+}

@@ -1,0 +1,101 @@
+//! INA219: voltage, current and power. Texas Instruments SBOS448.
+//!
+//! It converts all the time, every 1.06 ms (table 5); a reading is the last one. It says who it is by what its configuration is after a reset.
+
+use alloc::{vec, vec::Vec};
+
+use embedded_hal::{delay::DelayNs, i2c::I2c};
+use ina219::{
+    SyncIna219,
+    address::Address,
+    calibration::{IntCalibration, MicroAmpere},
+    errors::{InitializationErrorReason, MeasurementError},
+};
+
+use crate::{Channel, Chip, Error, Options, Place, Sensor, Setting, Wiring};
+
+const CONFIGURATION: Place = Place::register("configuration", 0x00);
+
+/// What it holds after a reset (SBOS448 table 4).
+const AFTER_RESET: u16 = 0x399f;
+
+const SHUNT: Setting =
+    Setting { name: "shunt", default: 0.1, bounds: (0.001, 10.0), meaning: "resistance of the shunt, in ohms" };
+
+const CURRENT: Setting =
+    Setting { name: "current", default: 3.2, bounds: (0.01, 320.0), meaning: "the most that is expected, in A" };
+
+/// SBOS448 sections 7.3 and 7.5.
+pub(crate) const INA219: Chip = Chip {
+    name: "ina219",
+    title: "INA219 for voltage, current and power",
+    wiring: Wiring::I2c(&[
+        0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x4b, 0x4c, 0x4d, 0x4e, 0x4f,
+    ]),
+    channels: &[
+        Channel { name: "voltage", unit: "V", range: (0.0, 26.0) },
+        Channel { name: "current", unit: "A", range: (-320.0, 320.0) },
+        Channel { name: "power", unit: "W", range: (0.0, 8_320.0) },
+    ],
+    options: &[SHUNT, CURRENT],
+    converts_ms: 2,
+};
+
+pub(crate) struct Ina219<I> {
+    i2c: I,
+    address: u8,
+    shunt: f64,
+    current: f64,
+    driver: Option<SyncIna219<I, IntCalibration>>,
+}
+
+impl<I: I2c + Clone> Ina219<I> {
+    pub(crate) fn new<D: DelayNs>(i2c: I, address: u8, _: D, options: &Options) -> Self {
+        Self { i2c, address, shunt: options.of(&SHUNT), current: options.of(&CURRENT), driver: None }
+    }
+}
+
+impl<I: I2c + Clone> Sensor for Ina219<I> {
+    fn begin(&mut self) -> Result<(), Error> {
+        const CALIBRATION: Place = Place::register("calibration", 0x05);
+        let absurd = |what| Error::Absurd { at: CALIBRATION, what };
+        // 15 bits of current (SBOS448 section 8.5.1), in whole µA.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // both are within their bounds
+        let (lsb, shunt) = ((self.current * 1e6 / 32_768.0) as i64 + 1, (self.shunt * 1e6) as u32);
+        let calibration = IntCalibration::new(MicroAmpere(lsb), shunt);
+        let calibration = calibration.ok_or(absurd("shunt and current do not fit each other"))?;
+        let address = Address::from_byte(self.address).map_err(|_| absurd("no INA219 has this address"))?;
+        let driver = SyncIna219::new_calibrated(self.i2c.clone(), address, calibration);
+        self.driver = Some(driver.map_err(|error| match error.reason {
+            InitializationErrorReason::I2cError(error) => Error::i2c(CONFIGURATION, &error),
+            InitializationErrorReason::ConfigurationNotDefaultAfterReset
+            | InitializationErrorReason::RegisterNotZeroAfterReset(_)
+            | InitializationErrorReason::ShuntVoltageOutOfRange
+            | InitializationErrorReason::BusVoltageOutOfRange => {
+                let mut found = [0; 2];
+                let _ = self.i2c.write_read(self.address, &[0], &mut found);
+                Error::Identity { at: CONFIGURATION, expected: AFTER_RESET, found: u16::from_be_bytes(found) }
+            }
+        })?);
+        Ok(())
+    }
+
+    fn measure(&mut self) -> Result<Option<Vec<f64>>, Error> {
+        const AT: Place = Place::register("bus voltage", 0x02);
+        let driver = self.driver.as_mut().ok_or(Error::Absurd { at: AT, what: "it was not made ready" })?;
+        let measured = driver.next_measurement().map_err(|error| match error {
+            MeasurementError::I2cError(error) => Error::i2c(AT, &error),
+            MeasurementError::MathOverflow(_) => {
+                Error::Absurd { at: AT, what: "more than `current` flows: its calculation overflowed" }
+            }
+            MeasurementError::ShuntVoltageReadError(_) | MeasurementError::BusVoltageReadError(_) => {
+                Error::Absurd { at: AT, what: "a voltage beyond its range" }
+            }
+        })?;
+        let Some(measured) = measured else { return Ok(None) };
+        #[allow(clippy::cast_precision_loss)]
+        let micro = |value: i64| value as f64 / 1e6;
+        let volts = f64::from(measured.bus_voltage.voltage_mv()) / 1e3;
+        Ok(Some(vec![volts, micro(measured.current.0), micro(measured.power.0)]))
+    }
+}
