@@ -53,7 +53,7 @@ pub(crate) struct Ads1115<I, D> {
 }
 
 impl<I: I2c, D: DelayNs> Ads1115<I, D> {
-    pub(crate) fn new(i2c: I, address: u8, delay: D, options: &Options) -> Self {
+    pub(crate) fn new(share: impl Fn() -> I, address: u8, delay: D, options: &Options) -> Self {
         let target = match address {
             0x49 => TargetAddr::Vdd,
             0x4a => TargetAddr::Sda,
@@ -62,7 +62,7 @@ impl<I: I2c, D: DelayNs> Ads1115<I, D> {
         };
         let wanted = options.of(&FULL_SCALE);
         let range = RANGES.into_iter().find(|(_, volts)| wanted <= *volts).unwrap_or(RANGES[5]);
-        Self { driver: Ads1x1x::new_ads1115(i2c, target), delay, range }
+        Self { driver: Ads1x1x::new_ads1115(share(), target), delay, range }
     }
 
     fn input(

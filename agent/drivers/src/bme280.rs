@@ -36,9 +36,9 @@ pub(crate) struct Bme280<I, D> {
     delay: D,
 }
 
-impl<I: I2c + Clone, D: DelayNs> Bme280<I, D> {
-    pub(crate) fn new(i2c: I, address: u8, delay: D, _: &Options) -> Self {
-        Self { driver: Driver::new(i2c.clone(), address), i2c, address, delay }
+impl<I: I2c, D: DelayNs> Bme280<I, D> {
+    pub(crate) fn new(share: impl Fn() -> I, address: u8, delay: D, _: &Options) -> Self {
+        Self { driver: Driver::new(share(), address), i2c: share(), address, delay }
     }
 }
 
@@ -53,7 +53,7 @@ fn failed<E: embedded_hal::i2c::Error>(at: Place) -> impl Fn(bme280::Error<E>) -
     }
 }
 
-impl<I: I2c + Clone, D: DelayNs> Sensor for Bme280<I, D> {
+impl<I: I2c, D: DelayNs> Sensor for Bme280<I, D> {
     fn begin(&mut self) -> Result<(), Error> {
         let mut found = [0];
         self.i2c.write_read(self.address, &[0xd0], &mut found).map_err(|error| Error::i2c(ID, &error))?;

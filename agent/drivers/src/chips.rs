@@ -16,23 +16,23 @@ macro_rules! chips {
         /// Every chip.
         pub const CHIPS: &[&Chip] = &[$(&$i2c,)* $(&$spi,)*];
 
-        /// A chip on I²C. Nothing is said on the bus before [`Sensor::begin`].
+        /// A chip on I²C, of which `share` gives a further handle. Nothing is said on the bus before [`Sensor::begin`].
         ///
         /// # Errors
         /// If there is no such chip on I²C.
         pub fn open_i2c<I, D>(
             name: &str,
-            i2c: I,
+            share: impl Fn() -> I + 'static,
             address: u8,
             delay: D,
             options: &Options,
         ) -> Result<Box<dyn Sensor>, NoSuchChip>
         where
-            I: I2c + Clone + 'static,
+            I: I2c + 'static,
             D: DelayNs + 'static,
         {
             $(if name == $i2c.name {
-                return Ok(Box::new($make_i2c(i2c, address, delay, options)));
+                return Ok(Box::new($make_i2c(share, address, delay, options)));
             })*
             Err(NoSuchChip)
         }

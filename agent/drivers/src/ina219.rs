@@ -2,7 +2,7 @@
 //!
 //! It converts all the time, every 1.06 ms (table 5); a reading is the last one. It says who it is by what its configuration is after a reset.
 
-use alloc::{vec, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 
 use embedded_hal::{delay::DelayNs, i2c::I2c};
 use ina219::{
@@ -42,20 +42,20 @@ pub(crate) const INA219: Chip = Chip {
 };
 
 pub(crate) struct Ina219<I> {
-    i2c: I,
+    share: Box<dyn Fn() -> I>,
     address: u8,
     shunt: f64,
     current: f64,
     driver: Option<SyncIna219<I, IntCalibration>>,
 }
 
-impl<I: I2c + Clone> Ina219<I> {
-    pub(crate) fn new<D: DelayNs>(i2c: I, address: u8, _: D, options: &Options) -> Self {
-        Self { i2c, address, shunt: options.of(&SHUNT), current: options.of(&CURRENT), driver: None }
+impl<I: I2c> Ina219<I> {
+    pub(crate) fn new<D: DelayNs>(share: impl Fn() -> I + 'static, address: u8, _: D, options: &Options) -> Self {
+        Self { share: Box::new(share), address, shunt: options.of(&SHUNT), current: options.of(&CURRENT), driver: None }
     }
 }
 
-impl<I: I2c + Clone> Sensor for Ina219<I> {
+impl<I: I2c> Sensor for Ina219<I> {
     fn begin(&mut self) -> Result<(), Error> {
         const CALIBRATION: Place = Place::register("calibration", 0x05);
         let absurd = |what| Error::Absurd { at: CALIBRATION, what };
@@ -65,15 +65,15 @@ impl<I: I2c + Clone> Sensor for Ina219<I> {
         let calibration = IntCalibration::new(MicroAmpere(lsb), shunt);
         let calibration = calibration.ok_or(absurd("shunt and current do not fit each other"))?;
         let address = Address::from_byte(self.address).map_err(|_| absurd("no INA219 has this address"))?;
-        let driver = SyncIna219::new_calibrated(self.i2c.clone(), address, calibration);
-        self.driver = Some(driver.map_err(|error| match error.reason {
+        let driver = SyncIna219::new_calibrated((self.share)(), address, calibration);
+        self.driver = Some(driver.map_err(|mut error| match error.reason {
             InitializationErrorReason::I2cError(error) => Error::i2c(CONFIGURATION, &error),
             InitializationErrorReason::ConfigurationNotDefaultAfterReset
             | InitializationErrorReason::RegisterNotZeroAfterReset(_)
             | InitializationErrorReason::ShuntVoltageOutOfRange
             | InitializationErrorReason::BusVoltageOutOfRange => {
                 let mut found = [0; 2];
-                let _ = self.i2c.write_read(self.address, &[0], &mut found);
+                let _ = error.device.write_read(self.address, &[0], &mut found);
                 Error::Identity { at: CONFIGURATION, expected: AFTER_RESET, found: u16::from_be_bytes(found) }
             }
         })?);

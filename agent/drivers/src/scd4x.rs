@@ -31,10 +31,10 @@ pub(crate) struct Scd4x<I, D> {
 }
 
 impl<I: I2c, D: DelayNs> Scd4x<I, D> {
-    pub(crate) fn new(i2c: I, _: u8, delay: D, options: &Options) -> Self {
+    pub(crate) fn new(share: impl Fn() -> I, _: u8, delay: D, options: &Options) -> Self {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // within its bounds
         let altitude = options.of(&ALTITUDE) as u16;
-        Self { driver: scd4x::Scd4x::new(i2c, delay), altitude }
+        Self { driver: scd4x::Scd4x::new(share(), delay), altitude }
     }
 }
 

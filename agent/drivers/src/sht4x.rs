@@ -28,13 +28,13 @@ pub(crate) struct Sht4x<I, D> {
 }
 
 impl<I: I2c, D: DelayNs> Sht4x<I, D> {
-    pub(crate) fn new(i2c: I, address: u8, delay: D, _: &Options) -> Self {
+    pub(crate) fn new(share: impl Fn() -> I, address: u8, delay: D, _: &Options) -> Self {
         let address = match address {
             0x45 => Address::Address0x45,
             0x46 => Address::Address0x46,
             _ => Address::Address0x44,
         };
-        Self { driver: sht4x::Sht4x::new_with_address(i2c, address), delay }
+        Self { driver: sht4x::Sht4x::new_with_address(share(), address), delay }
     }
 }
 

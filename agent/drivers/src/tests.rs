@@ -20,11 +20,16 @@ fn options(set: &[(&str, f64)]) -> Options {
     Options(set.iter().map(|(name, value)| ((*name).into(), *value)).collect())
 }
 
+fn share(mock: &Mock) -> impl Fn() -> Mock + use<> {
+    let mock = mock.clone();
+    move || mock.clone()
+}
+
 fn open(name: &str, address: u8, set: &[(&str, f64)], script: &[Transaction]) -> (Box<dyn Sensor>, Mock) {
     let options = options(set);
     options.fit(chip(name).expect("known")).expect("they fit");
     let mock = Mock::new(script);
-    (open_i2c(name, mock.clone(), address, NoopDelay, &options).expect("on I²C"), mock)
+    (open_i2c(name, share(&mock), address, NoopDelay, &options).expect("on I²C"), mock)
 }
 
 /// Begins, measures as often as there are expectations, and sees that nothing else went over the bus.
@@ -313,7 +318,7 @@ fn every_chip_can_be_opened_where_it_belongs_and_nowhere_else() {
     for chip in CHIPS {
         let none = Options::default();
         let (mut i2c, mut spi) = (Mock::new(&[]), SpiMock::<u8>::new(&[]));
-        let on_i2c = open_i2c(chip.name, i2c.clone(), 0x48, NoopDelay, &none).is_ok();
+        let on_i2c = open_i2c(chip.name, share(&i2c), 0x48, NoopDelay, &none).is_ok();
         let on_spi = open_spi(chip.name, spi.clone(), &none).is_ok();
         assert_eq!((on_i2c, on_spi), (matches!(chip.wiring, Wiring::I2c(_)), matches!(chip.wiring, Wiring::Spi(_))));
         assert_eq!(CHIPS.iter().filter(|other| other.name == chip.name).count(), 1, "{}", chip.name);

@@ -63,18 +63,18 @@ pub(crate) struct Tmp10x<I> {
 
 impl<I: I2c> Tmp10x<I> {
     /// 12 bits, four conversions a second; R1 and R0 (bits 6 and 5) read as ones (SBOS397 section 6.5.3.5).
-    pub(crate) fn tmp102<D: DelayNs>(i2c: I, address: u8, _: D, _: &Options) -> Self {
-        Self { i2c, address, kind: Kind { configuration: &[0x60, 0xa0], mask: 0x60, expected: 0x60 } }
+    pub(crate) fn tmp102<D: DelayNs>(share: impl Fn() -> I, address: u8, _: D, _: &Options) -> Self {
+        Self { i2c: share(), address, kind: Kind { configuration: &[0x60, 0xa0], mask: 0x60, expected: 0x60 } }
     }
 
     /// 12 bits rather than the 9 it starts with: R1 and R0 are bits 6 and 5 (SBOS648 table 8), and can be read back.
-    pub(crate) fn tmp105<D: DelayNs>(i2c: I, address: u8, _: D, _: &Options) -> Self {
-        Self { i2c, address, kind: Kind { configuration: &[0x60], mask: 0x7f, expected: 0x60 } }
+    pub(crate) fn tmp105<D: DelayNs>(share: impl Fn() -> I, address: u8, _: D, _: &Options) -> Self {
+        Self { i2c: share(), address, kind: Kind { configuration: &[0x60], mask: 0x7f, expected: 0x60 } }
     }
 
     /// Not shut down, a comparator; bits 7 to 5 are always zero (SNOS808 section 7.6.3).
-    pub(crate) fn lm75<D: DelayNs>(i2c: I, address: u8, _: D, _: &Options) -> Self {
-        Self { i2c, address, kind: Kind { configuration: &[0x00], mask: 0xff, expected: 0x00 } }
+    pub(crate) fn lm75<D: DelayNs>(share: impl Fn() -> I, address: u8, _: D, _: &Options) -> Self {
+        Self { i2c: share(), address, kind: Kind { configuration: &[0x00], mask: 0xff, expected: 0x00 } }
     }
 }
 
