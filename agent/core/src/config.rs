@@ -29,6 +29,7 @@ pub use self::{
     quantity::microseconds,
 };
 use crate::{
+    calibration::Calibration,
     clock::Trust,
     fault::FaultPolicy,
     health::Quarantine,
@@ -145,6 +146,10 @@ pub enum SourceKind {
     Mqtt(MqttSource),
     /// Made-up streams.
     Simulator(SimulatorSource),
+    /// Chips on a bus.
+    Sensor(SensorSource),
+    /// What the kernel measures.
+    Sysfs(SysfsSource),
 }
 
 /// Rows of a recorded file: columns timestamp (seconds), channel, value.
@@ -188,11 +193,68 @@ pub struct SimulatorSource {
     pub readings: u64,
 }
 
+/// Chips on a bus. Which there are, and what can be set, `porin-drivers` knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SensorSource {
+    /// `/dev/i2c-N` or `/dev/spidevN.M`.
+    pub bus: String,
+    /// What is on it.
+    pub chips: Vec<WiredChip>,
+}
+
+/// A chip on a bus.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WiredChip {
+    /// Its name.
+    pub chip: String,
+    /// On I²C; `None`: where it is unless it is wired otherwise.
+    pub address: Option<u8>,
+    /// Between two measurements, in microseconds.
+    pub every_us: u64,
+    /// A stream's name: `{channel}` stands for the name of what the chip measures.
+    pub streams: String,
+    /// What is set.
+    pub options: Vec<(String, f64)>,
+}
+
+/// What the kernel measures, and tells in files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SysfsSource {
+    /// Each with a stream of its own.
+    pub inputs: Vec<SysfsInput>,
+}
+
+/// One quantity that the kernel tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SysfsInput {
+    /// Where it is.
+    pub place: SysfsPlace,
+    /// Between two readings, in microseconds.
+    pub every_us: u64,
+    /// The stream.
+    pub stream: String,
+}
+
+/// Where the kernel tells a quantity. Devices are found by their names: their numbers change from start to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SysfsPlace {
+    /// Of a device in `/sys/class/hwmon`, such as `cpu_thermal` and `temp1`.
+    Hwmon(String, String),
+    /// Of a device in `/sys/bus/iio/devices`, such as `bme280` and `in_temp`.
+    Iio(String, String),
+    /// A thermometer on the 1-wire bus, such as `28-0316a4b2d9ff`.
+    OneWire(String),
+    /// A file with a number.
+    File(String),
+}
+
 /// What is known of a stream besides its name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StreamConfig {
     /// SenML unit symbol, or empty.
     pub unit: String,
+    /// What corrects what a source reads.
+    pub calibration: Option<Calibration>,
     /// Its own parameters, such as `span`: they win over a slot's.
     pub params: Vec<Param>,
 }
@@ -377,7 +439,7 @@ impl GatewayConfig {
         let is_replay = |source: &Source| match &source.kind {
             SourceKind::Replay(_) => true,
             SourceKind::Simulator(simulator) => simulator.as_fast_as_possible,
-            SourceKind::Mqtt(_) => false,
+            SourceKind::Mqtt(_) | SourceKind::Sensor(_) | SourceKind::Sysfs(_) => false,
         };
         !self.sources.is_empty() && self.sources.iter().all(is_replay)
     }

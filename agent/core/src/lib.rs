@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+pub mod calibration;
 pub mod clock;
 pub mod config;
 pub mod dead;
@@ -17,6 +18,7 @@ pub mod mapping;
 pub mod outbox;
 pub mod packet;
 pub mod payload;
+pub mod poll;
 pub mod rate;
 pub mod record;
 pub mod setup;

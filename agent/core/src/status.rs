@@ -117,6 +117,25 @@ pub struct SourceStatus {
     pub last_error: Option<String>,
     /// Whether it has come to its end.
     pub ended: bool,
+    /// What it asks: chips, files, devices. Empty for sources that are told.
+    pub parts: Vec<PartStatus>,
+}
+
+/// One thing that a source asks, each by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PartStatus {
+    /// What it is and where.
+    pub name: String,
+    /// Whether it answered when it was asked last.
+    pub ok: bool,
+    /// How often it was asked.
+    pub polls: u64,
+    /// Of them, how often it did not answer.
+    pub failures: u64,
+    /// Times at which it should have been asked and was not, because the last answer took so long.
+    pub missed: u64,
+    /// Why it did not answer the last time that it did not.
+    pub last_error: Option<String>,
 }
 
 /// One stream.

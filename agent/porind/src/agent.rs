@@ -43,7 +43,7 @@ use self::{
     commits::Commits,
     losses::Losses,
     sending::{Link, Patience},
-    sources::{Source, admitted},
+    sources::{Source, admit_message, admit_reading},
 };
 pub(crate) use self::{telling::notify, updating::Updating};
 use crate::{
@@ -225,6 +225,7 @@ impl Agent {
             }
             Event::Source(source, FromSource::Stream { local, name, kind }) => self.admit(source, local, &name, kind),
             Event::Source(source, FromSource::BadRow(place)) => self.bad_row(source, place),
+            Event::Source(source, FromSource::Part(index, status)) => self.part(source, index, status),
             Event::Source(source, FromSource::Restart(reason)) => self.restarted(source, reason),
             Event::Source(source, FromSource::Ended) => self.ended(source),
             Event::Link(event) => self.link_event(event),
@@ -264,8 +265,8 @@ impl Agent {
     fn decide(&mut self, source: usize, mut readings: Vec<Reading>, mut messages: Vec<Message>, upto: u64) {
         let state = &mut self.sources[source];
         let came = readings.len() + messages.len();
-        readings.retain_mut(|reading| admitted(&state.streams, &mut reading.stream));
-        messages.retain_mut(|message| admitted(&state.streams, &mut message.stream));
+        readings.retain_mut(|reading| admit_reading(&state.streams, reading));
+        messages.retain_mut(|message| admit_message(&state.streams, message));
         state.status.received += came as u64;
         state.status.refused += (came - readings.len() - messages.len()) as u64;
         let now = self.now;

@@ -76,6 +76,7 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
             tls::access(&mqtt.broker, Unix(0)).with_context(|| format!("source `{}`", source.name))?;
         }
     }
+    check_sources(config)?;
     if let Some(config::Updates { root, .. }) = &gateway.updates {
         let bytes = updates::read_root(root).context("[updates]")?;
         trust::pinned_root(&bytes).map_err(|refusal| anyhow!("[updates]: the root {root}: {refusal}"))?;
@@ -83,6 +84,14 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     let (routes, _) = pipeline(config)?.status();
     let line = |route: &str, slot: &SlotStatus| format!("{route}: {} sha256:{}", slot.name, &slot.digest[..16]);
     Ok(routes.iter().flat_map(|route| route.slots.iter().map(|slot| line(&route.name, slot))).collect())
+}
+
+fn check_sources(config: &Config) -> anyhow::Result<()> {
+    config
+        .gateway
+        .sources
+        .iter()
+        .try_for_each(|source| source::check(&source.kind).with_context(|| format!("source `{}`", source.name)))
 }
 
 /// The data path without storage and network: every cell started afresh, with the streams that the configuration names.
@@ -137,6 +146,7 @@ pub fn run(
     reload: mpsc::Receiver<Config>,
     ready: impl FnOnce(),
 ) -> anyhow::Result<Snapshot> {
+    check_sources(&config)?;
     let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
     let store = Arc::new(store);
     let (mut config, mut updating) = updates::recall(config, &store)?;

@@ -60,6 +60,21 @@ macro_rules! of_sources {
     };
 }
 
+macro_rules! of_parts {
+    ($kind:ident, $name:literal, $help:literal, $field:ident) => {
+        Metric {
+            name: $name,
+            help: $help,
+            kind: Kind::$kind,
+            read: |s| {
+                let parts = s.sources.iter().flat_map(|source| source.parts.iter().map(move |part| (source, part)));
+                let labels = |source: &str, part: &str| vec![("source", source.to_owned()), ("part", part.to_owned())];
+                parts.map(|(source, part)| (labels(&source.name, &part.name), u64::from(part.$field))).collect()
+            },
+        }
+    };
+}
+
 macro_rules! of_slots {
     ($kind:ident, $name:literal, $help:literal, $field:ident) => {
         Metric {
@@ -80,7 +95,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 42] = [
+const METRICS: [Metric; 46] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
@@ -93,6 +108,10 @@ const METRICS: [Metric; 42] = [
     of_sources!("porin_source_refused", "Packets on streams beyond max_streams", refused),
     of_sources!("porin_source_bad", "Rows or publishes that could not be read", bad_rows),
     of_sources!("porin_source_restarts", "Starts after a failure", restarts),
+    of_parts!(Gauge, "porin_source_part_ok", "Whether what the source asks answered when it was asked last", ok),
+    of_parts!(Counter, "porin_source_part_polls", "How often it was asked", polls),
+    of_parts!(Counter, "porin_source_part_failures", "How often it did not answer", failures),
+    of_parts!(Counter, "porin_source_part_missed", "Times at which it should have been asked and was not", missed),
     Metric {
         name: "porin_route_forwarded",
         help: "Packets that the route appended to the outbox",

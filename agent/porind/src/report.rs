@@ -64,6 +64,18 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
             if source["ended"] == true { ", ended" } else { "" },
             source["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
         )?;
+        for part in source["parts"].as_array().into_iter().flatten() {
+            writeln!(
+                text,
+                "  part   {}: {}, asked {} times, {} without answer, {} missed{}",
+                word(&part["name"]),
+                if part["ok"] == true { "answers" } else { "DOES NOT ANSWER" },
+                number(&part["polls"]),
+                number(&part["failures"]),
+                number(&part["missed"]),
+                part["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
+            )?;
+        }
     }
     for route in list("routes") {
         writeln!(

@@ -1,8 +1,11 @@
 //! Sources: what makes packets. One file per kind; the compiler asks for the arm.
 
 mod mqtt;
+mod polled;
 mod replay;
+mod sensor;
 mod simulator;
+mod sysfs;
 
 use std::time::Duration;
 
@@ -56,7 +59,31 @@ impl Outlet {
 pub(crate) fn window(kind: &SourceKind) -> u64 {
     match kind {
         SourceKind::Mqtt(config) if config.acknowledged => config.window.into(),
-        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) => SOURCE_WINDOW,
+        SourceKind::Mqtt(_)
+        | SourceKind::Replay(_)
+        | SourceKind::Simulator(_)
+        | SourceKind::Sensor(_)
+        | SourceKind::Sysfs(_) => SOURCE_WINDOW,
+    }
+}
+
+/// Whether what the configuration says of a source can be: what only the source's own file knows.
+///
+/// # Errors
+/// What cannot.
+pub(crate) fn check(kind: &SourceKind) -> anyhow::Result<()> {
+    match kind {
+        SourceKind::Sensor(config) => sensor::check(config),
+        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) | SourceKind::Sysfs(_) => Ok(()),
+    }
+}
+
+/// Units of streams that the source itself knows. What the configuration says of a stream wins.
+pub(crate) fn units(kind: &SourceKind) -> Vec<(String, &'static str)> {
+    match kind {
+        SourceKind::Sensor(config) => config.chips.iter().flat_map(sensor::streams).collect(),
+        SourceKind::Sysfs(config) => config.inputs.iter().filter_map(sysfs::unit).collect(),
+        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) => Vec::new(),
     }
 }
 
@@ -75,6 +102,8 @@ pub(crate) async fn run(
         SourceKind::Replay(config) => Running::Replay(replay::Replay::new(config, settled)),
         SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, settled, time_floor)),
         SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config, settled)),
+        SourceKind::Sensor(config) => Running::Sensors(sensor::Sensors::new(config, settled)),
+        SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config, settled)),
     };
     loop {
         let made_before = running.made();
@@ -108,6 +137,8 @@ enum Running {
     Replay(replay::Replay),
     Mqtt(mqtt::Mqtt),
     Simulated(simulator::Simulated),
+    Sensors(sensor::Sensors),
+    Sysfs(sysfs::Sysfs),
 }
 
 impl Running {
@@ -116,6 +147,8 @@ impl Running {
             Self::Replay(replay) => replay.run(outlet).await,
             Self::Mqtt(mqtt) => mqtt.run(outlet).await,
             Self::Simulated(simulated) => simulated.run(outlet).await,
+            Self::Sensors(sensors) => sensors.run(outlet).await,
+            Self::Sysfs(sysfs) => sysfs.run(outlet).await,
         }
     }
 
@@ -124,6 +157,8 @@ impl Running {
             Self::Replay(replay) => replay.made(),
             Self::Mqtt(mqtt) => mqtt.made(),
             Self::Simulated(simulated) => simulated.made(),
+            Self::Sensors(sensors) => sensors.made(),
+            Self::Sysfs(sysfs) => sysfs.made(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From the configuration as written to the types: one pass, the first thing that is wrong ends it.
 
+mod asked;
 mod broker;
 mod slot;
 mod source;
@@ -232,7 +233,8 @@ impl Parser<'_> {
                 quantity::unit(unit.get_ref()).or_else(|message| self.fail(unit.span(), format!("unit {message}")))?;
             }
             let unit = raw.unit.map_or_else(String::new, Spanned::into_inner);
-            streams.insert(name.into_inner(), StreamConfig { unit, params: self.params(raw.params)? });
+            let calibration = raw.calibration.map(|raw| self.calibration(raw)).transpose()?;
+            streams.insert(name.into_inner(), StreamConfig { unit, calibration, params: self.params(raw.params)? });
         }
         Ok(streams)
     }

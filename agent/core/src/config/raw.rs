@@ -135,6 +135,8 @@ pub(super) enum Source {
     Replay(Replay),
     Mqtt(Mqtt),
     Simulator(Simulator),
+    Sensor(Sensor),
+    Sysfs(Sysfs),
 }
 
 #[derive(Deserialize)]
@@ -194,8 +196,56 @@ pub(super) struct Simulator {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Sensor {
+    pub(super) bus: Spanned<String>,
+    #[serde(default)]
+    pub(super) chips: Vec<Chip>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Chip {
+    pub(super) chip: Spanned<String>,
+    pub(super) address: Option<Spanned<u8>>,
+    pub(super) every: Option<Spanned<String>>,
+    pub(super) streams: Spanned<String>,
+    #[serde(default)]
+    pub(super) options: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sysfs {
+    #[serde(default)]
+    pub(super) inputs: Vec<SysfsInput>,
+}
+
+/// One of `hwmon`, `iio`, `w1` and `file`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SysfsInput {
+    pub(super) hwmon: Option<Spanned<String>>,
+    pub(super) iio: Option<Spanned<String>>,
+    pub(super) w1: Option<Spanned<String>>,
+    pub(super) file: Option<Spanned<String>>,
+    pub(super) every: Option<Spanned<String>>,
+    pub(super) stream: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Calibration {
+    pub(super) scale: Option<f64>,
+    pub(super) offset: Option<f64>,
+    #[serde(default)]
+    pub(super) polynomial: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Stream {
     pub(super) unit: Option<Spanned<String>>,
+    pub(super) calibration: Option<Spanned<Calibration>>,
     #[serde(default)]
     pub(super) params: BTreeMap<Spanned<String>, Spanned<Value>>,
 }

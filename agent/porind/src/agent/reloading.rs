@@ -94,11 +94,12 @@ impl Agent {
             let (source, inbox, settled) = match same.and_then(Option::take) {
                 Some(((_, mut source), (inbox, settled))) => {
                     source.may_block = false;
-                    for (name, kind) in source.streams.iter().flatten().map(|(name, kind)| (*name, *kind)) {
-                        let name = self.core.pipeline.name(name).to_owned();
+                    for admitted in source.streams.iter_mut().flatten() {
+                        let name = self.core.pipeline.name(admitted.stream).to_owned();
                         // It has an id already.
-                        let known = self.core.pipeline.admit(&name, kind).ok();
-                        source.may_block |= known.is_some_and(|id| self.core.pipeline.may_block(id, kind));
+                        let known = self.core.pipeline.admit(&name, admitted.kind).ok();
+                        source.may_block |= known.is_some_and(|id| self.core.pipeline.may_block(id, admitted.kind));
+                        admitted.calibration = self.calibration(&name);
                     }
                     (source, inbox, settled)
                 }

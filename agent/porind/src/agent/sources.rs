@@ -1,21 +1,31 @@
 //! The agent's side towards its sources: what each has announced, what of it is refused, its end.
 
 use porin_core::{
+    calibration::Calibration,
     config,
     ids::{Seq, StreamId},
-    packet::Kind,
-    status::SourceStatus,
+    packet::{Kind, Message, Reading},
+    status::{PartStatus, SourceStatus},
 };
 use tracing::{error, info, warn};
 
 use super::Agent;
 use crate::source;
 
+/// A stream of a source that has an id.
+#[derive(Clone)]
+pub(super) struct Admitted {
+    pub(super) stream: StreamId,
+    pub(super) kind: Kind,
+    /// What corrects its readings.
+    pub(super) calibration: Option<Calibration>,
+}
+
 #[derive(Default)]
 pub(super) struct Source {
     pub(super) status: SourceStatus,
     /// By the source's own number.
-    pub(super) streams: Vec<Option<(StreamId, Kind)>>,
+    pub(super) streams: Vec<Option<Admitted>>,
     /// Decided about, and what the next commit settles.
     pub(super) decided: u64,
     pub(super) settled: u64,
@@ -42,6 +52,7 @@ impl Agent {
             let _known = trial.with_other(&mut self.core.pipeline, |other| other.admit(name, kind));
         }
         let may_block = stream.is_some_and(|stream| self.core.pipeline.may_block(stream, kind));
+        let calibration = self.calibration(name);
         let source = &mut self.sources[source];
         source.may_block |= may_block;
         if stream.is_none() {
@@ -54,7 +65,28 @@ impl Agent {
         // A source counts its streams from 0 without gaps.
         let index = local as usize;
         source.streams.resize(source.streams.len().max(index + 1), None);
-        source.streams[index] = stream.map(|stream| (stream, kind));
+        source.streams[index] = stream.map(|stream| Admitted { stream, kind, calibration });
+    }
+
+    /// What corrects a stream, by the configuration that counts now.
+    pub(super) fn calibration(&self, stream: &str) -> Option<Calibration> {
+        self.parts.config.gateway.streams.get(stream).and_then(|stream| stream.calibration.clone())
+    }
+
+    pub(super) fn part(&mut self, source: usize, index: usize, status: PartStatus) {
+        let source = &mut self.sources[source].status;
+        let before = source.parts.get(index).is_none_or(|before| before.ok);
+        match (before, status.ok) {
+            (true, false) => {
+                let error = status.last_error.as_deref().unwrap_or_default();
+                warn!(source = source.name, part = status.name, error, "no data");
+            }
+            (false, true) => info!(source = source.name, part = status.name, "data again"),
+            (true, true) | (false, false) => {}
+        }
+        // A source counts its parts from 0 without gaps.
+        source.parts.resize_with(source.parts.len().max(index + 1), PartStatus::default);
+        source.parts[index] = status;
     }
 
     pub(super) fn bad_row(&mut self, source: usize, place: String) {
@@ -89,9 +121,19 @@ impl Agent {
     }
 }
 
-/// Replaces a source's own number of a stream by the durable one; `false` if it was refused one.
-pub(super) fn admitted(streams: &[Option<(StreamId, Kind)>], stream: &mut StreamId) -> bool {
-    let durable = streams.get(stream.0 as usize).copied().flatten().map(|(stream, _)| stream);
-    *stream = durable.unwrap_or_default();
-    durable.is_some()
+/// Replaces a source's own number of a stream by the durable one, and corrects the value; `false` if it was refused an id.
+pub(super) fn admit_reading(streams: &[Option<Admitted>], reading: &mut Reading) -> bool {
+    let Some(Some(Admitted { stream, calibration, .. })) = streams.get(reading.stream.0 as usize) else { return false };
+    reading.stream = *stream;
+    if let Some(calibration) = calibration {
+        reading.value = calibration.apply(reading.value);
+    }
+    true
+}
+
+/// Replaces a source's own number of a stream by the durable one; `false` if it was refused an id.
+pub(super) fn admit_message(streams: &[Option<Admitted>], message: &mut Message) -> bool {
+    let Some(Some(Admitted { stream, .. })) = streams.get(message.stream.0 as usize) else { return false };
+    message.stream = *stream;
+    true
 }

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::{
     Agent,
     reloading::{afresh, beside},
+    sources::Admitted,
 };
 use crate::{
     cells::Misfit,
@@ -262,9 +263,9 @@ impl Agent {
             mark.set(false);
         }
         let mut new = beside(&mut self.core.pipeline, &config, &self.parts.store, component).map_err(unfit)?;
-        for (name, kind) in self.sources.iter().flat_map(|source| source.streams.iter().flatten()) {
+        for Admitted { stream, kind, .. } in self.sources.iter().flat_map(|source| source.streams.iter().flatten()) {
             // It has an id already.
-            let _known = new.admit(self.core.pipeline.name(*name), *kind);
+            let _known = new.admit(self.core.pipeline.name(*stream), *kind);
         }
         self.trial = Some(Trial::begin(&mut self.core.pipeline, new, cells, mark));
         self.mark_dirty();
@@ -288,8 +289,8 @@ impl Agent {
     pub(super) fn learn_who_may_block(&mut self) {
         for source in &mut self.sources {
             let streams = source.streams.iter().flatten();
-            source.may_block =
-                streams.map(|(id, kind)| self.core.pipeline.may_block(*id, *kind)).fold(false, |a, b| a | b);
+            let may_block = streams.map(|admitted| self.core.pipeline.may_block(admitted.stream, admitted.kind));
+            source.may_block = may_block.fold(false, |a, b| a | b);
         }
     }
 

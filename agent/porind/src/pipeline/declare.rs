@@ -1,10 +1,10 @@
 //! Streams and cells: which streams a route's slots are told of, at the start and when a new one appears.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, anyhow};
 use porin_core::{
-    config::{Config, Slot, StreamConfig},
+    config::{Config, GatewayConfig, Slot, StreamConfig},
     ids::{Overflow, StreamId},
     packet::Kind,
     setup::{Setup, StreamInfo, World},
@@ -16,6 +16,7 @@ use super::{Flow, Pipeline, Recorder, Route, Stream};
 use crate::{
     cells::{LoadedRoute, LoadedSlot},
     slot::AnySlot,
+    source,
 };
 
 /// What to do with a stream that a cell does not take.
@@ -36,7 +37,7 @@ impl Pipeline {
         kinds: Vec<(StreamId, Kind)>,
         unfit: Unfit,
     ) -> anyhow::Result<Self> {
-        let known = config.gateway.streams.clone();
+        let known = known_streams(&config.gateway);
         let (streams, touched) = (Vec::new(), Vec::new());
         let seen = kinds.iter().copied().collect();
         let mut pipeline = Self { names, known, streams, routes: Vec::new(), kinds, seen, touched };
@@ -187,9 +188,21 @@ impl Pipeline {
 
     fn info(&self, id: StreamId) -> StreamInfo {
         let name = self.name(id).to_owned();
-        let StreamConfig { unit, params } = self.known.get(&name).cloned().unwrap_or_default();
+        let StreamConfig { unit, params, calibration: _ } = self.known.get(&name).cloned().unwrap_or_default();
         StreamInfo { id, name, unit, params }
     }
+}
+
+/// What is known of streams: what the configuration says, and units that their sources know.
+fn known_streams(gateway: &GatewayConfig) -> BTreeMap<String, StreamConfig> {
+    let mut known = gateway.streams.clone();
+    for (stream, unit) in gateway.sources.iter().flat_map(|source| source::units(&source.kind)) {
+        let stream = known.entry(stream).or_default();
+        if stream.unit.is_empty() {
+            unit.clone_into(&mut stream.unit);
+        }
+    }
+    known
 }
 
 /// The streams that come out of a slot: its outputs besides those fed in, unless they were messages that are now readings.

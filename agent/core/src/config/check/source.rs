@@ -26,6 +26,8 @@ impl Parser<'_> {
             raw::Source::Replay(raw) => SourceKind::Replay(self.replay(name.get_ref(), raw)?),
             raw::Source::Mqtt(raw) => SourceKind::Mqtt(self.mqtt_source(name, raw, gateway)?),
             raw::Source::Simulator(raw) => SourceKind::Simulator(self.simulator(raw)?),
+            raw::Source::Sensor(raw) => SourceKind::Sensor(self.sensor(name, raw)?),
+            raw::Source::Sysfs(raw) => SourceKind::Sysfs(self.sysfs(name, raw)?),
         };
         Ok(Source { name: name.get_ref().clone(), kind })
     }

@@ -1,0 +1,162 @@
+//! Sources that are asked: each part has its own rhythm, its own back-off and its own health.
+//!
+//! A part that does not answer makes readings all the same: of no value (NaN) and quality BAD, so that what depends on it knows. One that
+//! has no data yet makes none. Rhythm and back-off are `core::poll`'s; what is asked, and how, is the caller's.
+
+use std::{
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context;
+use porin_core::{
+    ids::StreamId,
+    packet::{Kind, Quality, Reading},
+    poll::Schedule,
+    status::PartStatus,
+    time::{Monotonic, Unix},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::{Outlet, Stopping};
+use crate::{
+    inbox::{FromSource, SOURCE_WINDOW},
+    machine::wall_clock,
+};
+
+/// A value that was read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sample {
+    pub(super) value: f64,
+    /// [`Quality::GOOD`], or what is known against it.
+    pub(super) quality: Quality,
+}
+
+/// What a part has answered: samples in the order of its streams, or nothing new; or why it has not.
+pub(super) type Answer = Result<Option<Vec<Sample>>, String>;
+
+/// One thing that is asked.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// What it is and where.
+    pub(super) name: String,
+    pub(super) every_us: u64,
+    pub(super) streams: Vec<String>,
+}
+
+/// The parts of a source, with what outlives a failure.
+pub(super) struct Polled {
+    parts: Vec<Part>,
+    status: Vec<PartStatus>,
+    settled: watch::Receiver<u64>,
+    made: u64,
+}
+
+impl Polled {
+    pub(super) fn new(parts: Vec<Part>, settled: watch::Receiver<u64>) -> Self {
+        let status = |part: &Part| PartStatus { name: part.name.clone(), ok: true, ..PartStatus::default() };
+        Self { status: parts.iter().map(status).collect(), parts, settled, made: 0 }
+    }
+
+    /// Readings made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Asks one part after the other, for ever. `ask` gives the answer of the part with this number, and when it was given.
+    pub(super) async fn run(
+        &mut self,
+        outlet: &Outlet,
+        mut ask: impl AsyncFnMut(usize) -> anyhow::Result<(Unix, Answer)>,
+    ) -> anyhow::Result<()> {
+        let mut first = Vec::new();
+        let mut local = 0;
+        for (index, part) in self.parts.iter().enumerate() {
+            first.push(local);
+            for name in &part.streams {
+                outlet.send(FromSource::Stream { local, name: name.clone(), kind: Kind::Readings }).await?;
+                local += 1;
+            }
+            outlet.send(FromSource::Part(index, self.status[index].clone())).await?;
+        }
+        let start = Instant::now();
+        let now = || Monotonic(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let mut schedules: Vec<_> = self.parts.iter().map(|part| Schedule::new(Monotonic(0), part.every_us)).collect();
+        let missed_before: Vec<_> = self.status.iter().map(|status| status.missed).collect();
+        loop {
+            let next = schedules.iter().enumerate().min_by_key(|(_, schedule)| schedule.due());
+            let Some((index, due)) = next.map(|(index, schedule)| (index, schedule.due())) else {
+                return std::future::pending().await;
+            };
+            tokio::time::sleep_until(start + Duration::from_micros(due.0)).await;
+            let (time, answer) = ask(index).await?;
+            let status = &mut self.status[index];
+            status.polls += 1;
+            status.ok = answer.is_ok();
+            let samples = match answer {
+                Ok(samples) => samples.unwrap_or_default(),
+                Err(error) => {
+                    status.failures += 1;
+                    status.last_error = Some(error);
+                    let none = Sample { value: f64::NAN, quality: Quality::BAD };
+                    vec![none; self.parts[index].streams.len()]
+                }
+            };
+            schedules[index].asked(now(), status.ok);
+            status.missed = missed_before[index] + schedules[index].missed();
+            let readings = samples.iter().zip(first[index]..).map(|(sample, stream)| Reading {
+                time,
+                value: sample.value,
+                stream: StreamId(stream),
+                quality: sample.quality.with(Quality::OWN_CLOCK),
+            });
+            let readings: Vec<_> = readings.collect();
+            outlet.send(FromSource::Part(index, status.clone())).await?;
+            if readings.is_empty() {
+                continue;
+            }
+            self.made += readings.len() as u64;
+            outlet.send(FromSource::Batch { readings, messages: Vec::new(), upto: self.made }).await?;
+            let made = self.made;
+            self.settled.wait_for(|settled| made - *settled <= SOURCE_WINDOW).await.map_err(|_| Stopping)?;
+        }
+    }
+}
+
+/// A thread that does what may block, one thing at a time. It ends when its owner does, after what it is at.
+pub(super) struct Worker {
+    questions: Sender<usize>,
+    answers: mpsc::Receiver<(Unix, Answer)>,
+}
+
+impl Worker {
+    /// `begin` is called on the thread and gives what answers.
+    pub(super) fn start<F>(begin: impl FnOnce() -> F + Send + 'static) -> anyhow::Result<Self>
+    where
+        F: FnMut(usize) -> Answer,
+    {
+        let (questions, asked): (_, Receiver<usize>) = channel();
+        let (answer, answers) = mpsc::channel(1);
+        let work = move || {
+            let mut ask = begin();
+            while let Ok(part) = asked.recv() {
+                let said = ask(part);
+                if answer.blocking_send((wall_clock(), said)).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("bus".into()).spawn(work).context("a thread for what may block")?;
+        Ok(Self { questions, answers })
+    }
+
+    pub(super) async fn ask(&mut self, part: usize) -> anyhow::Result<(Unix, Answer)> {
+        let gone = "the thread of the bus has ended";
+        self.questions.send(part).context(gone)?;
+        self.answers.recv().await.context(gone)
+    }
+}
