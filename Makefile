@@ -15,7 +15,7 @@ CUTS := 20
 DIST := $(TARGET_DIR)/dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm test-image test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,12 @@ test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its po
 	@$(MAKE) -s image BOARD=rpi-3b
 	@$(CARGO) build --locked -p porin
 	PORIN_CUTS=$(CUTS) $(CARGO) test --locked --workspace --test image -- --ignored --nocapture --test-threads 1
+
+test-board: broker ## Read chips on the I2C bus of an emulated Pi 3B, by a newer QEMU
+	@sh cross/qemu.sh $(TARGET_DIR)/qemu
+	@$(MAKE) -s image BOARD=rpi-3b
+	@$(CARGO) build --locked -p porin
+	$(CARGO) test --locked --workspace --test board -- --ignored --nocapture
 
 test-package: deb broker ## Install, upgrade under traffic and purge the armhf package in a Debian of that architecture
 	@sh cross/apt.sh qemu-user-static binfmt-support && update-binfmts --enable qemu-arm

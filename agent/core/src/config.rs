@@ -25,6 +25,7 @@ pub use self::{
     board::{Board, Bus, Pin},
     broker::{Broker, Identity, Login, Protocol, Tls, address},
     desired::{DesiredSet, Probation, Releases, Wanted, wanted},
+    nearest::nearest,
     policy::Policy,
     quantity::microseconds,
 };

@@ -217,7 +217,8 @@ impl Error {
             ErrorKind::ArbitrationLoss => "arbitration was lost",
             ErrorKind::Bus => "the bus is stuck",
             ErrorKind::Overrun => "the bus was overrun",
-            ErrorKind::Other | _ => "the bus failed",
+            // Linux has no code of its own for it: the driver of a Raspberry Pi says EREMOTEIO.
+            ErrorKind::Other | _ => "no answer",
         };
         Self::Bus { at, what }
     }

@@ -4,13 +4,15 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use porin_test_support::target_dir;
 
 use crate::Process;
 
@@ -88,6 +90,25 @@ impl Pi {
     /// If QEMU does not start.
     #[must_use]
     pub fn boot(card: &Path, medium: &Medium) -> Self {
+        Self::boot_on(Command::new("qemu-system-aarch64"), card, medium)
+    }
+
+    /// The same with thermometers (TMP105, by name and address) on the board's I²C bus 1, by a newer QEMU, whose Pi has one.
+    ///
+    /// # Panics
+    /// If QEMU is not there, or does not start.
+    #[must_use]
+    pub fn boot_with_thermometers(card: &Path, thermometers: &[(&str, u8)]) -> Self {
+        let newer = target_dir().join("qemu/root/usr");
+        let mut qemu = Command::new(newer.join("bin/qemu-system-aarch64"));
+        qemu.arg("-L").arg(newer.join("share/qemu"));
+        for (name, address) in thermometers {
+            qemu.args(["-device", &format!("tmp105,bus=i2c-bus.1,address={address},id={name}")]);
+        }
+        Self::boot_on(qemu, card, &Medium::Slot)
+    }
+
+    fn boot_on(mut command: Command, card: &Path, medium: &Medium) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = |name: &str| folder.path().join(name);
         let boot = partition(card, 2);
@@ -102,12 +123,12 @@ impl Pi {
         let line = String::from_utf8(fat_file(card, boot, "cmdline.txt")).expect("text");
         let line = format!("{} porin.watchdog=off", line.trim());
         let card = card.display();
-        let mut command = Command::new("qemu-system-aarch64");
         command.args(["-M", "raspi3b", "-display", "none", "-no-reboot", "-append", &line]);
         command.arg("-kernel").arg(place("Image")).arg("-initrd").arg(place("initramfs.gz"));
         command.arg("-dtb").arg(place("bcm2837-rpi-3-b.dtb"));
         // Nothing on the card names another address than 10.0.2.2.
         command.args(["-netdev", "user,id=net", "-device", "usb-net,netdev=net"]);
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", place("monitor").display())]);
         match medium {
             Medium::Slot => command.args(["-drive", &format!("if=sd,format=raw,file={card}")]),
             Medium::Recorded(log) => {
@@ -128,6 +149,28 @@ impl Pi {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn();
         let process = Process::of(child.expect("qemu-system-aarch64; `make test-image` installs it"));
         Self { process, folder, typing: None }
+    }
+
+    /// Sets a thermometer's temperature in °C, as if it had become warmer or colder there.
+    ///
+    /// # Panics
+    /// If QEMU does not do it.
+    pub fn set_temperature(&self, thermometer: &str, celsius: f64) {
+        let monitor = UnixStream::connect(self.folder.path().join("monitor")).expect("QEMU runs");
+        let mut answers = BufReader::new(monitor.try_clone().expect("a second handle")).lines();
+        let mut answer = || answers.next().expect("an answer").expect("text");
+        assert!(answer().contains("QMP"), "QEMU greets");
+        let path = format!("/machine/peripheral/{thermometer}");
+        #[allow(clippy::cast_possible_truncation)] // some hundred thousand at most
+        let value = (celsius * 1000.0) as i64;
+        for command in [
+            serde_json::json!({ "execute": "qmp_capabilities" }),
+            serde_json::json!({ "execute": "qom-set", "arguments": { "path": path, "property": "temperature", "value": value } }),
+        ] {
+            writeln!(&monitor, "{command}").expect("QEMU reads");
+            let answer = answer();
+            assert!(answer.contains("return"), "{answer}");
+        }
     }
 
     /// What the serial console has said so far.

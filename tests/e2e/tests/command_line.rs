@@ -154,6 +154,57 @@ fn the_documented_configuration_and_those_that_come_with_porin_are_good() {
 }
 
 #[test]
+fn every_example_of_a_sensor_is_good_and_every_chip_is_documented() {
+    let documented = fs::read_to_string(top().join("docs/sensors.md")).expect("it is there");
+    let blocks: Vec<_> =
+        documented.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    assert!(blocks.len() >= 4);
+    for block in &blocks {
+        let gateway = Gateway::new("lab", free_port(), &block.replace("/usr/lib/porin/cells", "CELLS"));
+        let (code, _, stderr) = output(porind(&gateway.config()).arg("check"));
+        assert_eq!(code, Some(0), "{stderr}\n{block}");
+    }
+    for chip in porin_drivers::CHIPS {
+        let row = documented.lines().find(|line| line.starts_with(&format!("| `{}` |", chip.name)));
+        let row = row.unwrap_or_else(|| panic!("no row for {}", chip.name));
+        let channels = chip.channels.iter().filter(|channel| !channel.name.starts_with("ch"));
+        for word in channels.map(|channel| channel.name).chain(chip.options.iter().map(|setting| setting.name)) {
+            assert!(row.contains(&format!("`{word}`")), "{}: {word}", chip.name);
+        }
+        assert!(
+            blocks.iter().any(|block| block.contains(&format!("\"{}\"", chip.name))),
+            "no example of {}",
+            chip.name
+        );
+    }
+}
+
+#[test]
+fn a_chip_that_cannot_be_is_refused_before_anything_starts() {
+    let check = |chip: &str, bus: &str, expected: &str| {
+        let rest = format!("[sources.box.sensor]\nbus = \"{bus}\"\nchips = [{{ {chip} }}]\n");
+        let gateway = Gateway::new("lab", free_port(), &rest);
+        for command in ["check", "run"] {
+            let (code, _, stderr) = output(porind(&gateway.config()).arg(command));
+            assert!(code != Some(0) && stderr.contains("source `box`") && stderr.contains(expected), "{stderr}");
+        }
+    };
+    let i2c = "/dev/i2c-1";
+    check("chip = \"bme28\", streams = \"a/{channel}\"", i2c, "there is no chip `bme28`; did you mean `bme280`?");
+    check(
+        "chip = \"bme280\", streams = \"a\"",
+        i2c,
+        "bme280 measures temperature, pressure, humidity: {channel} is missing",
+    );
+    check("chip = \"mcp3008\", streams = \"a/{channel}\"", i2c, "mcp3008 is on SPI, not on /dev/i2c-1");
+    check("chip = \"lm75\", streams = \"a\"", "/dev/spidev0.0", "lm75 is on I²C, not on /dev/spidev0.0");
+    let address = "chip = \"scd4x\", address = 0x61, streams = \"a/{channel}\"";
+    check(address, i2c, "scd4x is never at address 0x61; it can be at 0x62");
+    let option = "chip = \"ina219\", streams = \"a/{channel}\", options = { shunts = 1 }";
+    check(option, i2c, "ina219 has no option `shunts` (known: shunt, current)");
+}
+
+#[test]
 fn every_board_is_read_and_says_what_is_missing_here() {
     let gateway = Gateway::new("lab", free_port(), SLOT);
     let boards =

@@ -3,7 +3,8 @@
 use alloc::{string::String, vec::Vec};
 
 /// The nearest of `known` if it is near enough to be meant: at most a third of its letters differ.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let by_distance = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
     let (edits, candidate) = by_distance.min()?;
     (edits <= candidate.chars().count().div_ceil(3)).then_some(candidate)

@@ -12,7 +12,7 @@ use linux_embedded_hal::{
     spidev::{SpiModeFlags, SpidevOptions},
 };
 use porin_core::{
-    config::{SensorSource as Config, WiredChip},
+    config::{SensorSource as Config, WiredChip, nearest},
     packet::Quality,
     stream::check_name,
 };
@@ -63,8 +63,7 @@ impl Sensors {
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     let is_spi = config.bus.starts_with("/dev/spidev");
     for wired in &config.chips {
-        let known = || CHIPS.iter().map(|chip| chip.name).collect::<Vec<_>>().join(", ");
-        let chip = chip(&wired.chip).ok_or_else(|| anyhow!("there is no chip `{}`; known: {}", wired.chip, known()))?;
+        let chip = chip(&wired.chip).ok_or_else(|| no_such_chip(&wired.chip))?;
         match chip.wiring {
             Wiring::I2c(_) if is_spi => return Err(anyhow!("{} is on I²C, not on {}", chip.name, config.bus)),
             Wiring::Spi(_) if !is_spi => return Err(anyhow!("{} is on SPI, not on {}", chip.name, config.bus)),
@@ -90,6 +89,14 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn no_such_chip(name: &str) -> anyhow::Error {
+    let known = || CHIPS.iter().map(|chip| chip.name);
+    match nearest(name, known()) {
+        Some(meant) => anyhow!("there is no chip `{name}`; did you mean `{meant}`?"),
+        None => anyhow!("there is no chip `{name}`; known: {}", known().collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// The streams of a chip, with their units.

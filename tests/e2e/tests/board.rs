@@ -1,0 +1,66 @@
+//! Sensors on a real kernel's buses: the appliance in an emulated Pi 3B whose I²C controller QEMU emulates, with thermometers on it.
+//! Everything between a temperature and mosquitto is what a board has: the kernel's driver, `/dev/i2c-1`, the agent, a cell, TLS.
+
+use std::fs;
+
+use porin_core::payload;
+use porin_e2e::{
+    Subscriber,
+    appliance::{ID, Owner},
+    emulator::Pi,
+    time_server,
+};
+
+/// Values of a stream, in order.
+fn values(subscriber: &Subscriber, stream: &str) -> Vec<f64> {
+    let payloads = subscriber.publishes().into_iter().map(|publish| payload::decode(&publish.payload).expect("whole"));
+    let packets = payloads.flat_map(|payload| payload.packets);
+    packets.filter(|packet| packet.stream == stream).map(|packet| packet.value).collect()
+}
+
+#[test]
+#[ignore = "boots a board: make test-board"]
+fn a_chip_on_the_boards_bus_is_read_and_a_cell_decides_what_of_it_is_sent() {
+    let owner = Owner::new();
+    time_server::start();
+    let data = Subscriber::start(owner.cloud.port, &format!("porin/v1/gw/{ID}/data/#"));
+    let mut config = fs::read_to_string(owner.place("porin.toml")).expect("it was written");
+    config.push_str(
+        r#"
+[sources.bus.sensor]
+bus = "/dev/i2c-1"
+chips = [
+    { chip = "tmp105", streams = "kitchen/{channel}" },
+    { chip = "tmp105", address = 0x49, streams = "cellar/{channel}", every = "2s" },
+    { chip = "tmp105", address = 0x4b, streams = "nobody/{channel}" },
+]
+[streams."cellar/temperature"]
+calibration = { offset = 0.25 }
+"#,
+    );
+    fs::write(owner.place("porin.toml"), config).expect("written");
+    let card = owner.card("card", &[]);
+    let mut pi = Pi::boot_with_thermometers(&card, &[("kitchen", 0x48), ("cellar", 0x49)]);
+    pi.wait_for("root A, data");
+    pi.set_temperature("kitchen", 21.5);
+    pi.set_temperature("cellar", -10.0);
+    // The chip is read in twelve bits, and the calibration is added.
+    pi.wait_until("both thermometers", || {
+        values(&data, "kitchen/temperature").contains(&21.5) && values(&data, "cellar/temperature").contains(&-9.75)
+    });
+    // A change below the cell's bound is not sent: while the other one, which is asked half as often, changes twice.
+    pi.set_temperature("kitchen", 21.75);
+    for celsius in [-8.0, -6.0] {
+        pi.set_temperature("cellar", celsius);
+        pi.wait_until("the cellar", || values(&data, "cellar/temperature").last() == Some(&(celsius + 0.25)));
+    }
+    assert_eq!(values(&data, "kitchen/temperature").last(), Some(&21.5));
+    // One above it is.
+    pi.set_temperature("kitchen", 23.0);
+    pi.wait_until("a change that matters", || values(&data, "kitchen/temperature").last() == Some(&23.0));
+    assert!(!values(&data, "kitchen/temperature").contains(&21.75));
+    // An address at which nobody answers is told, by the register, and holds nobody up.
+    pi.wait_for("tmp105 at 0x4b on /dev/i2c-1\" error=\"register CONFIGURATION (0x01): no answer");
+    assert!(values(&data, "nobody/temperature").iter().all(|value| value.is_nan()));
+    assert!(!pi.console().contains("panicked"), "{}", pi.console());
+}
