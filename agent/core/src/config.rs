@@ -36,6 +36,7 @@ use crate::{
     health::Quarantine,
     ids::QueueId,
     limits::CellLimits,
+    lines::Lines,
     mapping::Mapping,
     outbox::{Bounds, Publish},
     packet::Kind,
@@ -151,6 +152,8 @@ pub enum SourceKind {
     Sensor(SensorSource),
     /// What the kernel measures.
     Sysfs(SysfsSource),
+    /// Lines that come from somewhere.
+    Lines(LinesSource),
 }
 
 /// Rows of a recorded file: columns timestamp (seconds), channel, value.
@@ -247,6 +250,28 @@ pub enum SysfsPlace {
     OneWire(String),
     /// A file with a number.
     File(String),
+}
+
+/// Lines that come from somewhere, and what they mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinesSource {
+    /// Where they come from.
+    pub from: LinesFrom,
+    /// What they mean.
+    pub lines: Lines,
+}
+
+/// Where lines come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinesFrom {
+    /// Datagrams to this address, of one or more lines each. Whoever can send there is believed.
+    Udp(SocketAddr),
+    /// A file that grows, from its present end on; it may be renamed and begun anew.
+    File(String),
+    /// What a command prints: the program and its arguments. It is started again when it ends.
+    Process(Vec<String>),
+    /// A serial line: its device, and bits a second.
+    Serial(String, u32),
 }
 
 /// What is known of a stream besides its name.
@@ -440,7 +465,7 @@ impl GatewayConfig {
         let is_replay = |source: &Source| match &source.kind {
             SourceKind::Replay(_) => true,
             SourceKind::Simulator(simulator) => simulator.as_fast_as_possible,
-            SourceKind::Mqtt(_) | SourceKind::Sensor(_) | SourceKind::Sysfs(_) => false,
+            SourceKind::Mqtt(_) | SourceKind::Sensor(_) | SourceKind::Sysfs(_) | SourceKind::Lines(_) => false,
         };
         !self.sources.is_empty() && self.sources.iter().all(is_replay)
     }

@@ -14,6 +14,7 @@ pub mod fault;
 pub mod health;
 pub mod ids;
 pub mod limits;
+pub mod lines;
 pub mod mapping;
 pub mod outbox;
 pub mod packet;

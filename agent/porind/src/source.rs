@@ -1,5 +1,6 @@
 //! Sources: what makes packets. One file per kind; the compiler asks for the arm.
 
+mod lines;
 mod mqtt;
 mod polled;
 mod replay;
@@ -63,7 +64,8 @@ pub(crate) fn window(kind: &SourceKind) -> u64 {
         | SourceKind::Replay(_)
         | SourceKind::Simulator(_)
         | SourceKind::Sensor(_)
-        | SourceKind::Sysfs(_) => SOURCE_WINDOW,
+        | SourceKind::Sysfs(_)
+        | SourceKind::Lines(_) => SOURCE_WINDOW,
     }
 }
 
@@ -74,7 +76,11 @@ pub(crate) fn window(kind: &SourceKind) -> u64 {
 pub(crate) fn check(kind: &SourceKind) -> anyhow::Result<()> {
     match kind {
         SourceKind::Sensor(config) => sensor::check(config),
-        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) | SourceKind::Sysfs(_) => Ok(()),
+        SourceKind::Mqtt(_)
+        | SourceKind::Replay(_)
+        | SourceKind::Simulator(_)
+        | SourceKind::Sysfs(_)
+        | SourceKind::Lines(_) => Ok(()),
     }
 }
 
@@ -83,7 +89,7 @@ pub(crate) fn units(kind: &SourceKind) -> Vec<(String, &'static str)> {
     match kind {
         SourceKind::Sensor(config) => config.chips.iter().flat_map(sensor::streams).collect(),
         SourceKind::Sysfs(config) => config.inputs.iter().filter_map(sysfs::unit).collect(),
-        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) => Vec::new(),
+        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) | SourceKind::Lines(_) => Vec::new(),
     }
 }
 
@@ -104,6 +110,7 @@ pub(crate) async fn run(
         SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config, settled)),
         SourceKind::Sensor(config) => Running::Sensors(sensor::Sensors::new(config, settled)),
         SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config, settled)),
+        SourceKind::Lines(config) => Running::Lines(lines::Lines::new(config, settled)),
     };
     loop {
         let made_before = running.made();
@@ -139,6 +146,7 @@ enum Running {
     Simulated(simulator::Simulated),
     Sensors(sensor::Sensors),
     Sysfs(sysfs::Sysfs),
+    Lines(lines::Lines),
 }
 
 impl Running {
@@ -149,6 +157,7 @@ impl Running {
             Self::Simulated(simulated) => simulated.run(outlet).await,
             Self::Sensors(sensors) => sensors.run(outlet).await,
             Self::Sysfs(sysfs) => sysfs.run(outlet).await,
+            Self::Lines(lines) => lines.run(outlet).await,
         }
     }
 
@@ -159,6 +168,7 @@ impl Running {
             Self::Simulated(simulated) => simulated.made(),
             Self::Sensors(sensors) => sensors.made(),
             Self::Sysfs(sysfs) => sysfs.made(),
+            Self::Lines(lines) => lines.made(),
         }
     }
 }

@@ -12,11 +12,13 @@ use porin_core::{
     dead::DeadLetter,
     ids::StreamId,
     limits::CellLimits,
+    lines::{Checksum, Reader},
     mapping::{Field, Form, Found, Mapping, TimeField, TimeUnit, TopicFilter},
     packet::{Quality, Reading},
     payload::{self, Encoding, Packet, senml},
     record::Record,
     setup::{Setup, StreamInfo},
+    stream::check_name,
     time::Unix,
     trust::{self, Envelope, documents::Document},
 };
@@ -25,10 +27,11 @@ use porin_core::{
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target.
-pub const ALL: [(&str, Body); 10] = [
+pub const ALL: [(&str, Body); 11] = [
     ("payload", payload),
     ("senml", senml),
     ("mapping", mapping),
+    ("lines", lines),
     ("record", record),
     ("config", config),
     ("component", component),
@@ -37,6 +40,25 @@ pub const ALL: [(&str, Body); 10] = [
     ("trust", trust),
     ("desired_set", desired_set),
 ];
+
+/// Lines of text: whatever a line says, the streams that it names can be names, and a line that is refused gives nothing.
+///
+/// # Panics
+/// If that is not so.
+pub fn lines(bytes: &[u8]) {
+    let (Some((first, line)), pattern) =
+        (bytes.split_first(), r"^(?:\$|)(?<node>\S+?)[ ,](?<a>[^,*]*),?(?<b>[^,*]+)?(?:\*..)?$")
+    else {
+        return;
+    };
+    let checksum = if first % 2 == 0 { Checksum::None } else { Checksum::Nmea };
+    let reader = Reader::new(pattern, "{node}/{channel}", checksum).expect("the pattern is good");
+    let Ok(line) = std::str::from_utf8(line) else { return };
+    let mut found = Vec::new();
+    let outcome = reader.read(line, |stream, _| found.push(stream));
+    assert!(outcome.is_ok() || found.is_empty());
+    assert!(found.iter().all(|stream| check_name(stream).is_ok()), "{found:?}");
+}
 
 /// Published payloads: what can be read comes back bit by bit in every encoding.
 ///

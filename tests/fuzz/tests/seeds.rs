@@ -29,6 +29,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             };
             payloads.iter().flat_map(forms).collect()
         }
+        "lines" => vec![b"\0roof 1.5,-2".to_vec(), b"\x01$IIMTW 17.5,*5A".to_vec(), b"\0a/b/c/d NaN,inf".to_vec(), b"\x01$*".to_vec()],
         "record" => vec![
             vec![1, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 209, 34, 219, 249, 126, 106, 240, 63, 5],
             vec![2, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 5, 3, 97, 47, 98, 2, 0, 255],

@@ -2,6 +2,7 @@
 
 mod asked;
 mod broker;
+mod lines;
 mod slot;
 mod source;
 

@@ -137,6 +137,10 @@ pub(super) enum Source {
     Simulator(Simulator),
     Sensor(Sensor),
     Sysfs(Sysfs),
+    Udp(Udp),
+    File(File),
+    Process(Process),
+    Serial(Serial),
 }
 
 #[derive(Deserialize)]
@@ -230,6 +234,45 @@ pub(super) struct SysfsInput {
     pub(super) file: Option<Spanned<String>>,
     pub(super) every: Option<Spanned<String>>,
     pub(super) stream: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Udp {
+    pub(super) listen: Spanned<String>,
+    pub(super) lines: Lines,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) path: Spanned<String>,
+    pub(super) lines: Lines,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Process {
+    pub(super) command: Spanned<Vec<String>>,
+    pub(super) lines: Lines,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Serial {
+    pub(super) device: Spanned<String>,
+    pub(super) baud: Option<Spanned<u32>>,
+    pub(super) lines: Lines,
+}
+
+/// `lines = { pattern = "…", streams = "…" }` or `lines = { message = "STREAM" }`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lines {
+    pub(super) pattern: Option<Spanned<String>>,
+    pub(super) streams: Option<Spanned<String>>,
+    pub(super) checksum: Option<Spanned<String>>,
+    pub(super) message: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

@@ -463,3 +463,39 @@ fn what_is_asked_has_a_place_a_rhythm_and_a_stream() {
     check("offset = -0.5", "offset = nan", "line 26: calibration: every number must be finite");
     check("[0.0, 1.0]", "[0, 0, 0, 0, 0, 0, 0, 0, 1]", "line 26: polynomial: at most 8 coefficients");
 }
+
+#[test]
+fn lines_mean_readings_or_a_message_and_come_from_somewhere() {
+    use super::{LinesFrom, LinesSource, SourceKind};
+    use crate::lines::{Checksum, Lines};
+    let parse = |source: &str, lines: &str| {
+        let text = format!(
+            "[gateway]\nid = \"a\"\n[uplink]\nbroker = \"mqtt://h\"\n[sources.s.{source}\nlines = {{ {lines} }}\n"
+        );
+        Config::parse(&text).map(|config| config.gateway.sources[0].kind.clone())
+    };
+    let readings = "pattern = \"(?<v>.)\", streams = \"a\", checksum = \"nmea\"";
+    let lines = Lines::Readings { pattern: "(?<v>.)".into(), streams: "a".into(), checksum: Checksum::Nmea };
+    let serial = LinesSource { from: LinesFrom::Serial("/dev/ttyS0".into(), 9_600), lines };
+    assert_eq!(parse("serial]\ndevice = \"/dev/ttyS0\"", readings), Ok(SourceKind::Lines(serial)));
+    let message = "message = \"raw\"";
+    let command = LinesFrom::Process(vec!["/bin/x".into(), "y".into()]);
+    let process = LinesSource { from: command, lines: Lines::Message("raw".into()) };
+    assert_eq!(parse("process]\ncommand = [\"/bin/x\", \"y\"]", message), Ok(SourceKind::Lines(process)));
+
+    let check = |source: &str, lines: &str, expected: &str| {
+        let error = parse(source, lines).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let udp = "udp]\nlisten = \"0.0.0.0:5005\"";
+    check("udp]\nlisten = \"5005\"", message, "line 6: listen `5005`: ADDRESS:PORT");
+    check("file]\npath = \"x.log\"", message, "line 6: path `x.log`: an absolute path");
+    check("process]\ncommand = [\"vmstat\"]", message, "line 6: command: a program by its absolute path");
+    check("process]\ncommand = []", message, "line 6: command");
+    check("serial]\ndevice = \"/dev/x\"\nbaud = 1", message, "line 7: 1: 50 to 4000000");
+    check(udp, "pattern = \"(\", streams = \"a\"", "line 7: pattern `(`");
+    check(udp, "pattern = \".\"", "lines of source `s`: `pattern` and `streams`, or `message`");
+    check(udp, "message = \"a\", checksum = \"nmea\"", "`checksum` does not go with `message`");
+    check(udp, "message = \"#\"", "line 7: message `#`");
+    check(udp, &readings.replace("nmea", "nema"), "did you mean `nmea`?");
+}

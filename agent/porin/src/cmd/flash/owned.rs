@@ -157,7 +157,11 @@ fn named(config: &Config) -> Vec<String> {
     let gateway = &config.gateway;
     let local = gateway.sources.iter().filter_map(|source| match &source.kind {
         SourceKind::Mqtt(mqtt) => Some(&mqtt.broker),
-        SourceKind::Replay(_) | SourceKind::Simulator(_) | SourceKind::Sensor(_) | SourceKind::Sysfs(_) => None,
+        SourceKind::Replay(_)
+        | SourceKind::Simulator(_)
+        | SourceKind::Sensor(_)
+        | SourceKind::Sysfs(_)
+        | SourceKind::Lines(_) => None,
     });
     let brokers = std::iter::once(&gateway.uplink.broker).chain(local).flat_map(files_of_broker);
     let root = gateway.updates.iter().map(|updates| updates.root.as_str());

@@ -1,0 +1,83 @@
+//! Sources of lines: where they come from, and what they mean.
+
+use alloc::{format, string::String, vec::Vec};
+use core::net::SocketAddr;
+
+use toml::Spanned;
+
+use super::{Checked, Parser, raw};
+use crate::{
+    config::{LinesFrom, LinesSource},
+    lines::{Checksum, Lines, Reader},
+    stream::check_name,
+};
+
+/// Of a serial line, in bits a second: from an old meter to what a USB adapter does.
+const BAUD: core::ops::RangeInclusive<u32> = 50..=4_000_000;
+
+impl Parser<'_> {
+    pub(super) fn udp(&self, name: &Spanned<String>, raw: raw::Udp) -> Checked<LinesSource> {
+        let Ok(address) = raw.listen.get_ref().parse::<SocketAddr>() else {
+            let text = raw.listen.get_ref();
+            return self.fail(raw.listen.span(), format!("listen `{text}`: ADDRESS:PORT, such as 0.0.0.0:5005"));
+        };
+        Ok(LinesSource { from: LinesFrom::Udp(address), lines: self.lines(name, raw.lines)? })
+    }
+
+    pub(super) fn file(&self, name: &Spanned<String>, raw: raw::File) -> Checked<LinesSource> {
+        let path = self.absolute("path", raw.path)?;
+        Ok(LinesSource { from: LinesFrom::File(path), lines: self.lines(name, raw.lines)? })
+    }
+
+    pub(super) fn process(&self, name: &Spanned<String>, raw: raw::Process) -> Checked<LinesSource> {
+        match raw.command.get_ref().first() {
+            Some(program) if program.starts_with('/') => {}
+            _ => {
+                let message =
+                    "command: a program by its absolute path, and its arguments, such as [\"/usr/bin/vmstat\", \"1\"]";
+                return self.fail(raw.command.span(), message.into());
+            }
+        }
+        let command: Vec<String> = raw.command.into_inner();
+        Ok(LinesSource { from: LinesFrom::Process(command), lines: self.lines(name, raw.lines)? })
+    }
+
+    pub(super) fn serial(&self, name: &Spanned<String>, raw: raw::Serial) -> Checked<LinesSource> {
+        let baud = self.number(raw.baud.as_ref(), 9_600, BAUD)?;
+        let device = self.absolute("device", raw.device)?;
+        Ok(LinesSource { from: LinesFrom::Serial(device, baud), lines: self.lines(name, raw.lines)? })
+    }
+
+    fn absolute(&self, what: &str, raw: Spanned<String>) -> Checked<String> {
+        match raw.get_ref().starts_with('/') {
+            true => Ok(raw.into_inner()),
+            false => self.fail(raw.span(), format!("{what} `{}`: an absolute path", raw.get_ref())),
+        }
+    }
+
+    fn lines(&self, name: &Spanned<String>, raw: raw::Lines) -> Checked<Lines> {
+        let raw::Lines { pattern, streams, checksum, message } = raw;
+        match (pattern, streams, message) {
+            (Some(pattern), Some(streams), None) => {
+                let checksum = self.one_of(checksum.as_ref(), "checksum", Checksum::None, &Checksum::ALL)?;
+                if let Err(error) = Reader::new(pattern.get_ref(), streams.get_ref(), checksum) {
+                    return self.fail(pattern.span(), error);
+                }
+                Ok(Lines::Readings { pattern: pattern.into_inner(), streams: streams.into_inner(), checksum })
+            }
+            (None, None, Some(message)) => match (check_name(message.get_ref()), checksum) {
+                (Ok(()), None) => Ok(Lines::Message(message.into_inner())),
+                (Ok(()), Some(checksum)) => {
+                    self.fail(checksum.span(), "`checksum` does not go with `message`: a cell looks at it".into())
+                }
+                (Err(error), _) => {
+                    self.fail(message.span(), format!("message `{}`: it has {error}", message.get_ref()))
+                }
+            },
+            _ => {
+                let message = "`pattern` and `streams`, or `message`";
+                self.fail(name.span(), format!("lines of source `{}`: {message}", name.get_ref()))
+            }
+        }
+    }
+}
