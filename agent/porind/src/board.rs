@@ -1,6 +1,7 @@
 //! What this machine has of a board: `porind check --board`.
 
 use std::{
+    env,
     fs::{self, File},
     io::{ErrorKind, Read},
     os::unix::fs::OpenOptionsExt,
@@ -8,12 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use porin_core::config::{Board, Bus};
+use porin_core::config::{Board, Bus, Config, SourceKind};
 
 use crate::doctor::{Finding, Findings};
 
-/// Where the package puts them.
+/// Where the package puts them. `PORIN_BOARDS` names another folder.
 const BOARDS: &str = "/usr/share/porin/boards";
+
+fn folder() -> String {
+    env::var("PORIN_BOARDS").unwrap_or_else(|_| BOARDS.into())
+}
 
 /// Bytes of a board's file at most.
 const MAX_BYTES: u64 = 65_536;
@@ -24,15 +29,16 @@ const MAX_BYTES: u64 = 65_536;
 /// If there is none, or it is wrong.
 pub fn read_board(name: &str) -> anyhow::Result<Board> {
     let path =
-        if name.contains('/') { PathBuf::from(name) } else { Path::new(BOARDS).join(name).with_extension("toml") };
+        if name.contains('/') { PathBuf::from(name) } else { Path::new(&folder()).join(name).with_extension("toml") };
     let mut text = String::new();
     let file = match File::open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let known = fs::read_dir(BOARDS).into_iter().flatten().flatten();
+            let boards = folder();
+            let known = fs::read_dir(&boards).into_iter().flatten().flatten();
             let mut known =
                 known.filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned())).collect::<Vec<_>>();
             known.sort();
-            bail!("there is no board `{name}`; known in {BOARDS}: {}", known.join(", "));
+            bail!("there is no board `{name}`; known in {boards}: {}", known.join(", "));
         }
         opened => opened.with_context(|| format!("cannot read {}", path.display()))?,
     };
@@ -42,25 +48,60 @@ pub fn read_board(name: &str) -> anyhow::Result<Board> {
 
 /// What this machine has of a board. Only what a person should look at is a warning: nothing here keeps the agent from starting.
 #[must_use]
-pub fn check_board(board: &Board) -> Vec<Finding> {
+pub fn check_board(board: &Board, config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
-    // NUL after each name.
-    let tree = fs::read_to_string("/proc/device-tree/compatible").unwrap_or_default();
-    match tree.split('\0').find(|name| !name.is_empty()) {
+    let tree = compatible();
+    match tree.first() {
         None if board.compatible.is_empty() => findings.ok("board", &*board.title),
         None => findings.warning("board", "this machine has no device tree", "check on the board itself"),
-        Some(_) if tree.split('\0').any(|name| board.compatible.iter().any(|known| known == name)) => {
+        Some(_) if board.compatible.is_empty() => findings.ok("board", &*board.title),
+        Some(_) if tree.iter().any(|name| board.compatible.contains(name)) => {
             findings.ok("board", &*board.title);
         }
         Some(name) => {
             findings.warning("board", format!("this is a {name}, not a {}", board.name), "take the board's own file");
         }
     }
-    board.buses.iter().for_each(|(name, bus)| look_at_bus(&mut findings, name, bus));
+    board.buses.iter().for_each(|(name, bus)| look_at_bus(&mut findings, board, name, bus));
+    for source in &config.gateway.sources {
+        let SourceKind::Sensor(sensor) = &source.kind else { continue };
+        if !board.buses.values().any(|bus| bus.device == sensor.bus) {
+            let known = board.buses.values().map(|bus| bus.device.as_str()).collect::<Vec<_>>().join(", ");
+            let found = format!("source `{}`: {} has no {} that is known", source.name, board.name, sensor.bus);
+            findings.warning("bus", found, format!("known are: {known}"));
+        }
+    }
     findings.0
 }
 
-fn look_at_bus(findings: &mut Findings, name: &str, bus: &Bus) {
+/// The boards that the package brings, by name; those that this machine is, first.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn boards() -> anyhow::Result<Vec<(Board, bool)>> {
+    let tree = compatible();
+    let mut boards = Vec::new();
+    let folder = folder();
+    let said = || format!("cannot read {folder}");
+    for entry in fs::read_dir(&folder).with_context(said)? {
+        let path = entry.with_context(said)?.path();
+        let board = read_board(&path.display().to_string())?;
+        let is_this = tree.iter().any(|name| board.compatible.contains(name));
+        boards.push((board, is_this));
+    }
+    boards.sort_by(|(a, is_a), (b, is_b)| is_b.cmp(is_a).then_with(|| a.name.cmp(&b.name)));
+    Ok(boards)
+}
+
+/// What the device tree says this machine is, the most exact first. Nothing where there is no device tree.
+#[must_use]
+pub fn compatible() -> Vec<String> {
+    let tree = fs::read_to_string("/proc/device-tree/compatible").unwrap_or_default();
+    // NUL after each name.
+    tree.split('\0').filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect()
+}
+
+fn look_at_bus(findings: &mut Findings, board: &Board, name: &str, bus: &Bus) {
     let Bus { device, group, enable, pins: _ } = bus;
     // A serial line that is opened otherwise would wait for its other end.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -69,7 +110,7 @@ fn look_at_bus(findings: &mut Findings, name: &str, bus: &Bus) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let hint = enable.as_ref().map_or_else(
                 || "the kernel has no driver for it".into(),
-                |line| format!("add `{line}` to config.txt on the FAT partition, and restart"),
+                |line| format!("add `{line}` to {}, and restart", board.enable_in),
             );
             findings.warning("bus", format!("{name} is off: there is no {device}"), hint);
         }

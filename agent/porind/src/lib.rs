@@ -43,7 +43,7 @@ use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 
 pub use agent::Until;
-pub use board::{check_board, read_board};
+pub use board::{boards, check_board, compatible, read_board};
 pub use doctor::{Finding, Verdict, doctor};
 pub use machine::wall_clock;
 pub use pipeline::{Kept, Pipeline, Routed, To};

@@ -29,6 +29,7 @@ Commands:
   check    check the configuration and its cells without starting
   status   show what a running agent does
   doctor   find out why a gateway is silent
+  boards   list the boards that are known; `boards detect` says which of them this is
   dead     list packets on which cells faulted; `dead replay ID...` gives them to their slots again, `dead discard ID...`
            throws them away, `--all` instead of numbers means all of them
 
@@ -37,12 +38,13 @@ Options:
       --policy FILE   what slots may be given at most [default: /etc/porin/policy.toml, if it is there]
       --board NAME    check: the board that it is to run on, one of /usr/share/porin/boards or a file
       --until-drained run: stop when every source has ended and the broker has everything
-      --json          check, status, doctor, dead: print JSON; run: print the last status as JSON at the end
+      --json          check, status, doctor, dead, boards: print JSON; run: print the last status as JSON at the end
   -h, --help          print this
   -V, --version       print the version
 
 Environment:
   PORIN_POLICY        instead of --policy
+  PORIN_BOARDS        the folder with boards [default: /usr/share/porin/boards]
   PORIN_LOG           log level: error, warn, info, debug, trace [default: info]
   NO_COLOR            no colours in the log
 
@@ -68,11 +70,12 @@ enum Command {
     Status,
     Doctor,
     Dead,
+    Boards,
 }
 
 struct Arguments {
     command: Command,
-    /// What follows `dead`.
+    /// What follows `dead` or `boards`.
     words: Vec<String>,
     all: bool,
     config: String,
@@ -129,7 +132,7 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
                 arguments.board = Some(parser.value().and_then(|value| value.string()).map_err(usage)?);
             }
             Arg::Long("all") if command == Some(Command::Dead) => arguments.all = true,
-            Arg::Value(value) if command == Some(Command::Dead) => {
+            Arg::Value(value) if matches!(command, Some(Command::Dead | Command::Boards)) => {
                 arguments.words.push(value.to_string_lossy().into_owned());
             }
             Arg::Long("until-drained") => arguments.until = Until::Drained,
@@ -141,6 +144,7 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
                     "status" => Command::Status,
                     "doctor" => Command::Doctor,
                     "dead" => Command::Dead,
+                    "boards" => Command::Boards,
                     other => return Err(Failure::Usage(format!("there is no command `{other}`"))),
                 });
             }
@@ -160,15 +164,16 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
 fn execute(arguments: Arguments) -> Result<(), Failure> {
     let path = &arguments.config;
     let files = Files { config: path.clone(), policy: arguments.policy.clone() };
+    let whole = || files.read().map_err(Failure::Config);
     // Who only asks need not be able to read what is for root.
-    let asks = matches!(arguments.command, Command::Status | Command::Dead);
-    let config = if asks { files.config() } else { files.read() }.map_err(Failure::Config)?;
+    let without_policy = || files.config().map_err(Failure::Config);
     match arguments.command {
-        Command::Run => run(config, files, arguments.until, arguments.json),
-        Command::Dead => dead(&config, &arguments),
-        Command::Check => check(&config, path, arguments.board.as_deref(), arguments.json),
-        Command::Status => status(&config, arguments.json),
-        Command::Doctor => doctor(&config, arguments.json),
+        Command::Run => run(whole()?, files, arguments.until, arguments.json),
+        Command::Check => check(&whole()?, path, arguments.board.as_deref(), arguments.json),
+        Command::Status => status(&without_policy()?, arguments.json),
+        Command::Doctor => doctor(&whole()?, arguments.json),
+        Command::Dead => dead(&without_policy()?, &arguments),
+        Command::Boards => boards(&arguments),
     }
 }
 
@@ -222,7 +227,7 @@ fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Result
         Some(name) => {
             let board = porind::read_board(name).map_err(Failure::Config)?;
             board.carries(config).map_err(|why| Failure::Config(anyhow::anyhow!("{path}: {why}")))?;
-            porind::check_board(&board)
+            porind::check_board(&board, config)
         }
     };
     if json {
@@ -236,6 +241,44 @@ fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Result
         let _ = writeln!(text, "  {slot}");
     }
     print(&(text + &listed(&findings)))
+}
+
+fn boards(arguments: &Arguments) -> Result<(), Failure> {
+    let boards = porind::boards().map_err(Failure::Failed)?;
+    let this = || boards.iter().filter(|(_, is_this)| *is_this).map(|(board, _)| board.name.as_str());
+    let words = arguments.words.iter().map(String::as_str).collect::<Vec<_>>();
+    match words[..] {
+        [] if arguments.json => {
+            let list = boards.iter().map(|(board, is_this)| {
+                serde_json::json!({ "name": board.name, "title": board.title, "target": board.target, "this": is_this })
+            });
+            print(&format!("{}\n", serde_json::Value::from(list.collect::<Vec<_>>())))
+        }
+        [] => {
+            let line = |(board, is_this): &(porin_core::config::Board, bool)| {
+                format!("{:<18} {}{}\n", board.name, board.title, if *is_this { " (this one)" } else { "" })
+            };
+            print(&boards.iter().map(line).collect::<String>())
+        }
+        ["detect"] => {
+            let compatible = porind::compatible();
+            let board = this().next();
+            if arguments.json {
+                return print(&format!("{}\n", serde_json::json!({ "board": board, "compatible": compatible })));
+            }
+            match (board, compatible.first()) {
+                (Some(board), _) => print(&format!("{board}\n")),
+                (None, Some(name)) => Err(Failure::Failed(anyhow::anyhow!(
+                    "no board is known that is a {name}; generic-{} says nothing of its buses",
+                    std::env::consts::ARCH.replace("arm", "armv7")
+                ))),
+                (None, None) => {
+                    Err(Failure::Failed(anyhow::anyhow!("this machine has no device tree, so it cannot be told")))
+                }
+            }
+        }
+        [other, ..] => Err(Failure::Usage(format!("boards: there is no `{other}`; known is detect"))),
+    }
 }
 
 fn status(config: &Config, json: bool) -> Result<(), Failure> {

@@ -34,6 +34,9 @@ pub struct Owner {
     pub operator: Operator,
 }
 
+/// Of root on the serial console.
+pub const PASSWORD: &str = "porin";
+
 /// The board's gateway.
 pub const ID: &str = "pi";
 
@@ -109,6 +112,18 @@ impl Owner {
             .expect("porin runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         card
+    }
+
+    /// The same, and root may log in on the serial console with [`PASSWORD`].
+    ///
+    /// # Panics
+    /// If it is refused.
+    #[must_use]
+    pub fn card_with_login(&self, name: &str) -> PathBuf {
+        // `openssl passwd -6 -salt porin porin`
+        let hash = "$6$porin$OlupLPi4QykAnEeO0BsQ8V9/w.wktagGoLdDEQT6i7ti2ZKl3eqamgdXeg9XTizGM28IU3Aij6GOETlCE.yzu.";
+        fs::write(self.place("hash"), hash).expect("written");
+        self.card(name, &["--yes", "--console-password", &self.place("hash").display().to_string()])
     }
 
     /// Pushes a cell into the slot `mark`, and waits for a second at most.

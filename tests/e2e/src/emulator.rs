@@ -194,6 +194,19 @@ impl Pi {
         writeln!(self.typing.as_mut().expect("just made"), "{line}").expect("QEMU reads");
     }
 
+    /// Logs in as root on the serial console.
+    ///
+    /// # Panics
+    /// If that is not allowed.
+    pub fn log_in(&mut self, password: &str) {
+        self.type_line("");
+        self.wait_for("login:");
+        self.type_line("root");
+        self.wait_for("Password:");
+        self.type_line(password);
+        self.wait_for("built-in shell");
+    }
+
     /// What a command prints, for who is logged in on the serial console.
     ///
     /// # Panics

@@ -6,7 +6,7 @@ use std::fs;
 use porin_core::payload;
 use porin_e2e::{
     Subscriber,
-    appliance::{ID, Owner},
+    appliance::{ID, Owner, PASSWORD},
     emulator::Pi,
     time_server,
 };
@@ -39,7 +39,7 @@ calibration = { offset = 0.25 }
 "#,
     );
     fs::write(owner.place("porin.toml"), config).expect("written");
-    let card = owner.card("card", &[]);
+    let card = owner.card_with_login("card");
     let mut pi = Pi::boot_with_thermometers(&card, &[("kitchen", 0x48), ("cellar", 0x49)]);
     pi.wait_for("root A, data");
     pi.set_temperature("kitchen", 21.5);
@@ -62,5 +62,11 @@ calibration = { offset = 0.25 }
     // An address at which nobody answers is told, by the register, and holds nobody up.
     pi.wait_for("tmp105 at 0x4b on /dev/i2c-1\" error=\"register CONFIGURATION (0x01): no answer");
     assert!(values(&data, "nobody/temperature").iter().all(|value| value.is_nan()));
+    // The board knows itself by its device tree.
+    pi.log_in(PASSWORD);
+    let said = pi.ask("porind boards detect");
+    assert!(said.lines().any(|line| line == "rpi-3b"), "{said}");
+    let said = pi.ask("porind check --board rpi-3b");
+    assert!(said.contains("i2c-1: /dev/i2c-1") && said.contains("spi0.0 is off"), "{said}");
     assert!(!pi.console().contains("panicked"), "{}", pi.console());
 }

@@ -210,7 +210,7 @@ fn every_board_is_read_and_says_what_is_missing_here() {
     let boards =
         fs::read_dir(top().join("board-configs")).expect("it is there").map(|entry| entry.expect("one").path());
     let boards = boards.collect::<Vec<_>>();
-    assert!(boards.len() >= 4, "{boards:?}");
+    assert_eq!(boards.len(), 9, "{boards:?}");
     for path in boards {
         let (code, stdout, stderr) = output(porind(&gateway.config()).args(["check", "--json", "--board"]).arg(&path));
         assert_eq!(code, Some(0), "{stderr}");
@@ -220,15 +220,29 @@ fn every_board_is_read_and_says_what_is_missing_here() {
         let text = fs::read_to_string(&path).expect("text");
         let name = path.file_stem().expect("a name").display().to_string();
         assert!(text.contains(&format!("\nname = \"{name}\"\n")), "{name}");
-        if name != "laptop" {
-            assert!(
-                found
-                    .iter()
-                    .any(|finding| finding["hint"].as_str().is_some_and(|hint| hint.contains("dtparam=i2c_arm=on"))),
-                "{stdout}"
-            );
+        let enable =
+            if name.starts_with("rpi") { "add `dtparam=i2c_arm=on` to config.txt" } else { "to /boot/uEnv.txt" };
+        if name.starts_with("rpi") || name.starts_with("beagle") {
+            let hints =
+                |finding: &serde_json::Value| finding["hint"].as_str().is_some_and(|hint| hint.contains(enable));
+            assert!(found.iter().any(hints), "{stdout}");
         }
     }
+    // A bus that the board does not have, and which board this is: this machine has no device tree.
+    let odd = Gateway::new(
+        "lab",
+        free_port(),
+        "[sources.s.sensor]\nbus = \"/dev/i2c-7\"\nchips = [{ chip = \"lm75\", streams = \"a\" }]\n",
+    );
+    let folder = top().join("board-configs");
+    let with_boards = |args: &[&str]| output(porind(&odd.config()).env("PORIN_BOARDS", &folder).args(args));
+    let (code, stdout, stderr) = with_boards(&["check", "--board", "rpi-5"]);
+    assert!(code == Some(0) && stdout.contains("rpi-5 has no /dev/i2c-7 that is known"), "{stdout}{stderr}");
+    let (code, stdout, _) = with_boards(&["boards", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, listed.as_array().map(Vec::len)), (Some(0), Some(9)));
+    let (code, stdout, stderr) = with_boards(&["boards", "detect"]);
+    assert!(code == Some(1) && stdout.is_empty() && stderr.contains("no device tree"), "{stdout}{stderr}");
     let (code, _, stderr) = output(porind(&gateway.config()).args(["check", "--board", "rpi-9"]));
     assert!(code == Some(78) && stderr.contains("there is no board `rpi-9`"), "{stderr}");
     let (code, _, stderr) = output(porind(&gateway.config()).args(["status", "--board", "rpi-3b"]));

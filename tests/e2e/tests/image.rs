@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, env, fs, io::Read, path::Path, process::Command
 use porin_core::{payload, trust::Reported};
 use porin_e2e::{
     Accounts, Numbers, Random, Subscriber,
-    appliance::{ID, Owner, image},
+    appliance::{ID, Owner, PASSWORD, image},
     emulator::{Medium, Pi, fat_file, partition, read_part},
     time_server,
     write_log::{rebuild, rebuild_at, recorded},
@@ -256,9 +256,6 @@ fn kilobytes(text: &str, word: &str) -> u64 {
 #[ignore = "boots a board: make test-image, make size"]
 fn the_appliance_is_small_idle_and_under_load() {
     let owner = Owner::new();
-    // `openssl passwd -6 -salt porin porin`
-    let hash = "$6$porin$OlupLPi4QykAnEeO0BsQ8V9/w.wktagGoLdDEQT6i7ti2ZKl3eqamgdXeg9XTizGM28IU3Aij6GOETlCE.yzu.";
-    fs::write(owner.place("hash"), hash).expect("written");
     let slots = (0..10).map(|number| format!("[slots.s{number}]\ncell = \"/usr/lib/porin/cells/scale.wasm\"\n"));
     let names = (0..10).map(|number| format!("\"s{number}\"")).collect::<Vec<_>>().join(", ");
     let sim = format!(
@@ -271,19 +268,13 @@ fn the_appliance_is_small_idle_and_under_load() {
     for more in ["", &sim] {
         let config = fs::read_to_string(owner.place("porin.toml")).expect("there");
         fs::write(owner.place("porin.toml"), config + more).expect("written");
-        let hash = owner.place("hash").display().to_string();
-        let card = owner.card("card", &["--yes", "--console-password", &hash]);
+        let card = owner.card_with_login("card");
         let mut pi = Pi::boot(&card, &Medium::Slot);
         pi.wait_for("connected to the broker");
         if !more.is_empty() {
             pi.wait_until("packets arrive", || data.publishes().len() > 30);
         }
-        pi.type_line("");
-        pi.wait_for("login:");
-        pi.type_line("root");
-        pi.wait_for("Password:");
-        pi.type_line("porin");
-        pi.wait_for("built-in shell");
+        pi.log_in(PASSWORD);
         let status = pi.ask("cat /proc/$(pidof porind)/status");
         let free = pi.ask("cat /proc/meminfo");
         let rate = pi.ask("porind status --json | sed 's/.*\"received\":\\([0-9]*\\).*/received \\1/'");

@@ -14,6 +14,9 @@ use crate::trust::documents::is_name;
 /// Cells may have this part of a board's memory at most: the rest is for the system, the outbox and connections.
 const PART_FOR_CELLS: u64 = 4;
 
+/// Where a Raspberry Pi's firmware looks.
+const DEFAULT_ENABLE_IN: &str = "config.txt on the FAT partition";
+
 /// What a gateway's hardware has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Board {
@@ -27,6 +30,8 @@ pub struct Board {
     pub target: String,
     /// Bytes of memory of the smallest model.
     pub memory_bytes: u64,
+    /// The file in which its buses are switched on.
+    pub enable_in: String,
     /// By name.
     pub buses: BTreeMap<String, Bus>,
     /// By the board's own name for them.
@@ -41,7 +46,7 @@ pub struct Bus {
     pub device: String,
     /// The group to which it belongs.
     pub group: String,
-    /// What has to stand in the firmware's `config.txt`; `None`: it is always on.
+    /// What has to stand in the file that switches it on; `None`: it is always on.
     pub enable: Option<String>,
     /// The board's names of its pins.
     #[serde(default)]
@@ -54,7 +59,10 @@ pub struct Bus {
 pub struct Pin {
     /// Its number on the board's header.
     pub header: u16,
-    /// The line of the first GPIO chip.
+    /// The GPIO chip, by its number.
+    #[serde(default)]
+    pub chip: u16,
+    /// The line of that chip.
     pub line: u32,
 }
 
@@ -67,6 +75,7 @@ struct Raw {
     compatible: Vec<String>,
     target: Spanned<String>,
     memory: Spanned<String>,
+    enable_in: Option<String>,
     #[serde(default)]
     buses: BTreeMap<Spanned<String>, Spanned<Bus>>,
     #[serde(default)]
@@ -100,7 +109,8 @@ impl Board {
         }
         let mut lines = BTreeMap::new();
         for (name, pin) in &raw.pins {
-            if let Some(other) = lines.insert(pin.get_ref().line, name) {
+            let Pin { chip, line, .. } = *pin.get_ref();
+            if let Some(other) = lines.insert((chip, line), name) {
                 return parser.fail(pin.span(), format!("pin `{name}` has the line of `{other}`"));
             }
         }
@@ -124,6 +134,7 @@ impl Board {
             title: raw.title,
             compatible: raw.compatible,
             target: raw.target.into_inner(),
+            enable_in: raw.enable_in.unwrap_or_else(|| DEFAULT_ENABLE_IN.into()),
             buses: raw.buses.into_iter().map(|(name, bus)| (name.into_inner(), bus.into_inner())).collect(),
             pins: raw.pins.into_iter().map(|(name, pin)| (name, pin.into_inner())).collect(),
         })
