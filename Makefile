@@ -143,10 +143,10 @@ broker:
 # An independent reader of SenML, and cloud-init's own schema. Without pip or network the tests that want them say that they are skipped.
 python:
 	@sh cross/debian.sh $(TARGET_DIR)/cloud-init amd64 "trixie main" cloud-init || echo "no cloud-init from Debian" >&2
-	@test -d $(TARGET_DIR)/python/jsonschema || python3 -m pip install -q --upgrade --no-deps --disable-pip-version-check --root-user-action=ignore \
-		--target $(TARGET_DIR)/python senml==0.1.0 attrs==25.4.0 cbor2==5.7.1 PyYAML==6.0.3 \
+	@test -d $(TARGET_DIR)/python/pymodbus || python3 -m pip install -q --upgrade --no-deps --disable-pip-version-check --root-user-action=ignore \
+		--target $(TARGET_DIR)/python senml==0.1.0 pymodbus==3.11.3 pyserial==3.5 attrs==25.4.0 cbor2==5.7.1 PyYAML==6.0.3 \
 		jsonschema==4.25.1 jsonschema-specifications==2025.9.1 referencing==0.37.0 rpds-py==0.28.0 typing-extensions==4.15.0 \
-		|| echo "no SenML library and no jsonschema from PyPI" >&2
+		|| echo "no SenML library, no jsonschema and no pymodbus from PyPI" >&2
 
 list-skipped:
 	@if [ -s $(SKIPPED) ]; then echo "skipped tests:"; sort -u $(SKIPPED) | sed 's/^/  /'; else echo "no test was skipped"; fi

@@ -38,6 +38,7 @@ use crate::{
     limits::CellLimits,
     lines::Lines,
     mapping::Mapping,
+    modbus::Register,
     outbox::{Bounds, Publish},
     packet::Kind,
     payload::Encoding,
@@ -154,6 +155,8 @@ pub enum SourceKind {
     Sysfs(SysfsSource),
     /// Lines that come from somewhere.
     Lines(LinesSource),
+    /// Registers of devices.
+    Modbus(ModbusSource),
 }
 
 /// Rows of a recorded file: columns timestamp (seconds), channel, value.
@@ -250,6 +253,52 @@ pub enum SysfsPlace {
     OneWire(String),
     /// A file with a number.
     File(String),
+}
+
+/// Registers of Modbus devices on one line or connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusSource {
+    /// How they are reached.
+    pub line: ModbusLine,
+    /// How long an answer is waited for, in microseconds.
+    pub timeout_us: u64,
+    /// Each with its own rhythm.
+    pub slaves: Vec<Slave>,
+}
+
+/// How Modbus devices are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModbusLine {
+    /// `HOST:PORT`.
+    Tcp(String),
+    /// A serial line: device, bits a second, parity. With a parity bit or without, 8 bits and one stop bit.
+    Rtu(String, u32, Parity),
+}
+
+/// Of a serial line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Parity {
+    #[default]
+    None,
+    Even,
+    Odd,
+}
+
+impl Parity {
+    /// Every one, by its word in a configuration.
+    pub const ALL: [(&'static str, Self); 3] = [("none", Self::None), ("even", Self::Even), ("odd", Self::Odd)];
+}
+
+/// A Modbus device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slave {
+    /// Its address on the line; behind a TCP connection often 1 or 255.
+    pub unit: u8,
+    /// Between two times that it is asked, in microseconds.
+    pub every_us: u64,
+    /// What is asked for.
+    pub registers: Vec<Register>,
 }
 
 /// Lines that come from somewhere, and what they mean.
@@ -465,7 +514,11 @@ impl GatewayConfig {
         let is_replay = |source: &Source| match &source.kind {
             SourceKind::Replay(_) => true,
             SourceKind::Simulator(simulator) => simulator.as_fast_as_possible,
-            SourceKind::Mqtt(_) | SourceKind::Sensor(_) | SourceKind::Sysfs(_) | SourceKind::Lines(_) => false,
+            SourceKind::Mqtt(_)
+            | SourceKind::Sensor(_)
+            | SourceKind::Sysfs(_)
+            | SourceKind::Lines(_)
+            | SourceKind::Modbus(_) => false,
         };
         !self.sources.is_empty() && self.sources.iter().all(is_replay)
     }

@@ -16,6 +16,7 @@ pub mod ids;
 pub mod limits;
 pub mod lines;
 pub mod mapping;
+pub mod modbus;
 pub mod outbox;
 pub mod packet;
 pub mod payload;

@@ -1,6 +1,7 @@
 //! Sources: what makes packets. One file per kind; the compiler asks for the arm.
 
 mod lines;
+mod modbus;
 mod mqtt;
 mod polled;
 mod replay;
@@ -65,7 +66,8 @@ pub(crate) fn window(kind: &SourceKind) -> u64 {
         | SourceKind::Simulator(_)
         | SourceKind::Sensor(_)
         | SourceKind::Sysfs(_)
-        | SourceKind::Lines(_) => SOURCE_WINDOW,
+        | SourceKind::Lines(_)
+        | SourceKind::Modbus(_) => SOURCE_WINDOW,
     }
 }
 
@@ -80,7 +82,8 @@ pub(crate) fn check(kind: &SourceKind) -> anyhow::Result<()> {
         | SourceKind::Replay(_)
         | SourceKind::Simulator(_)
         | SourceKind::Sysfs(_)
-        | SourceKind::Lines(_) => Ok(()),
+        | SourceKind::Lines(_)
+        | SourceKind::Modbus(_) => Ok(()),
     }
 }
 
@@ -89,7 +92,11 @@ pub(crate) fn units(kind: &SourceKind) -> Vec<(String, &'static str)> {
     match kind {
         SourceKind::Sensor(config) => config.chips.iter().flat_map(sensor::streams).collect(),
         SourceKind::Sysfs(config) => config.inputs.iter().filter_map(sysfs::unit).collect(),
-        SourceKind::Mqtt(_) | SourceKind::Replay(_) | SourceKind::Simulator(_) | SourceKind::Lines(_) => Vec::new(),
+        SourceKind::Mqtt(_)
+        | SourceKind::Replay(_)
+        | SourceKind::Simulator(_)
+        | SourceKind::Lines(_)
+        | SourceKind::Modbus(_) => Vec::new(),
     }
 }
 
@@ -111,6 +118,7 @@ pub(crate) async fn run(
         SourceKind::Sensor(config) => Running::Sensors(sensor::Sensors::new(config, settled)),
         SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config, settled)),
         SourceKind::Lines(config) => Running::Lines(lines::Lines::new(config, settled)),
+        SourceKind::Modbus(config) => Running::Modbus(modbus::Modbus::new(config, settled)),
     };
     loop {
         let made_before = running.made();
@@ -147,6 +155,7 @@ enum Running {
     Sensors(sensor::Sensors),
     Sysfs(sysfs::Sysfs),
     Lines(lines::Lines),
+    Modbus(modbus::Modbus),
 }
 
 impl Running {
@@ -158,6 +167,7 @@ impl Running {
             Self::Sensors(sensors) => sensors.run(outlet).await,
             Self::Sysfs(sysfs) => sysfs.run(outlet).await,
             Self::Lines(lines) => lines.run(outlet).await,
+            Self::Modbus(modbus) => modbus.run(outlet).await,
         }
     }
 
@@ -169,6 +179,7 @@ impl Running {
             Self::Sensors(sensors) => sensors.made(),
             Self::Sysfs(sysfs) => sysfs.made(),
             Self::Lines(lines) => lines.made(),
+            Self::Modbus(modbus) => modbus.made(),
         }
     }
 }

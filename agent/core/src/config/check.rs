@@ -3,6 +3,7 @@
 mod asked;
 mod broker;
 mod lines;
+mod modbus;
 mod slot;
 mod source;
 

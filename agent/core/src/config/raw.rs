@@ -137,6 +137,7 @@ pub(super) enum Source {
     Simulator(Simulator),
     Sensor(Sensor),
     Sysfs(Sysfs),
+    Modbus(Modbus),
     Udp(Udp),
     File(File),
     Process(Process),
@@ -234,6 +235,40 @@ pub(super) struct SysfsInput {
     pub(super) file: Option<Spanned<String>>,
     pub(super) every: Option<Spanned<String>>,
     pub(super) stream: Spanned<String>,
+}
+
+/// `tcp` or `serial`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Modbus {
+    pub(super) tcp: Option<Spanned<String>>,
+    pub(super) serial: Option<Spanned<String>>,
+    pub(super) baud: Option<Spanned<u32>>,
+    pub(super) parity: Option<Spanned<String>>,
+    pub(super) timeout: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) slaves: Vec<Slave>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Slave {
+    pub(super) unit: Option<Spanned<u8>>,
+    pub(super) every: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) registers: Vec<Register>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Register {
+    pub(super) stream: Spanned<String>,
+    pub(super) table: Option<Spanned<String>>,
+    pub(super) address: Spanned<u16>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) words: Option<Spanned<String>>,
+    pub(super) scale: Option<Spanned<f64>>,
 }
 
 #[derive(Deserialize)]

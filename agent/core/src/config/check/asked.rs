@@ -105,7 +105,7 @@ impl Parser<'_> {
         }
     }
 
-    fn every(&self, raw: Option<&Spanned<String>>) -> Checked<u64> {
+    pub(super) fn every(&self, raw: Option<&Spanned<String>>) -> Checked<u64> {
         match self.time(raw, "1s")? {
             every_us @ MIN_EVERY_US..=MAX_EVERY_US => Ok(every_us),
             _ => self.fail(raw.map_or(0..0, Spanned::span), "every: 10ms to 1d".into()),

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Of a serial line, in bits a second: from an old meter to what a USB adapter does.
-const BAUD: core::ops::RangeInclusive<u32> = 50..=4_000_000;
+pub(super) const BAUD: core::ops::RangeInclusive<u32> = 50..=4_000_000;
 
 impl Parser<'_> {
     pub(super) fn udp(&self, name: &Spanned<String>, raw: raw::Udp) -> Checked<LinesSource> {
@@ -48,7 +48,7 @@ impl Parser<'_> {
         Ok(LinesSource { from: LinesFrom::Serial(device, baud), lines: self.lines(name, raw.lines)? })
     }
 
-    fn absolute(&self, what: &str, raw: Spanned<String>) -> Checked<String> {
+    pub(super) fn absolute(&self, what: &str, raw: Spanned<String>) -> Checked<String> {
         match raw.get_ref().starts_with('/') {
             true => Ok(raw.into_inner()),
             false => self.fail(raw.span(), format!("{what} `{}`: an absolute path", raw.get_ref())),

@@ -161,7 +161,8 @@ fn named(config: &Config) -> Vec<String> {
         | SourceKind::Simulator(_)
         | SourceKind::Sensor(_)
         | SourceKind::Sysfs(_)
-        | SourceKind::Lines(_) => None,
+        | SourceKind::Lines(_)
+        | SourceKind::Modbus(_) => None,
     });
     let brokers = std::iter::once(&gateway.uplink.broker).chain(local).flat_map(files_of_broker);
     let root = gateway.updates.iter().map(|updates| updates.root.as_str());

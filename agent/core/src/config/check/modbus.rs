@@ -1,0 +1,101 @@
+//! Source `modbus`: a line or a connection, the slaves on it, and their registers.
+
+use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
+
+use toml::Spanned;
+
+use super::{Checked, Parser, raw};
+use crate::{
+    config::{ModbusLine, ModbusSource, Parity, Slave},
+    modbus::{Register, Table, Type, WordOrder},
+    stream::check_name,
+};
+
+/// Registers of a source at most.
+const MAX_REGISTERS: usize = 10_000;
+
+impl Parser<'_> {
+    pub(super) fn modbus(&self, name: &Spanned<String>, raw: raw::Modbus) -> Checked<ModbusSource> {
+        let raw::Modbus { tcp, serial, baud, parity, timeout, slaves } = raw;
+        let line = match (tcp, serial) {
+            (Some(tcp), None) => match tcp.get_ref().rsplit_once(':') {
+                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
+                    ModbusLine::Tcp(tcp.into_inner())
+                }
+                _ => {
+                    return self
+                        .fail(tcp.span(), format!("tcp `{}`: HOST:PORT, such as 192.168.1.20:502", tcp.get_ref()));
+                }
+            },
+            (None, Some(serial)) => {
+                let device = self.absolute("serial", serial)?;
+                let baud = self.number(baud.as_ref(), 9_600, super::lines::BAUD)?;
+                let parity = self.one_of(parity.as_ref(), "parity", Parity::None, &Parity::ALL)?;
+                ModbusLine::Rtu(device, baud, parity)
+            }
+            _ => {
+                return self.fail(name.span(), format!("source `{}`: either `tcp` or `serial`", name.get_ref()));
+            }
+        };
+        let timeout_us = match self.time(timeout.as_ref(), "500ms")? {
+            timeout_us @ 10_000..=60_000_000 => timeout_us,
+            _ => return self.fail(timeout.map_or(0..0, |timeout| timeout.span()), "timeout: 10ms to 1min".into()),
+        };
+        if slaves.is_empty() {
+            return self.fail(name.span(), format!("source `{}` names no slaves", name.get_ref()));
+        }
+        let mut seen = BTreeSet::new();
+        let mut checked = Vec::new();
+        for raw::Slave { unit, every, registers } in slaves {
+            let unit = self.number(unit.as_ref(), 1, 0..=247)?;
+            let every_us = self.every(every.as_ref())?;
+            if registers.is_empty() {
+                return self.fail(name.span(), format!("slave {unit} of source `{}` has no registers", name.get_ref()));
+            }
+            let mut list = Vec::new();
+            for raw in registers {
+                let register = self.register(raw)?;
+                if !seen.insert(register.stream.clone()) {
+                    return self.fail(name.span(), format!("stream `{}`: another register has it", register.stream));
+                }
+                list.push(register);
+            }
+            checked.push(Slave { unit, every_us, registers: list });
+        }
+        if seen.len() > MAX_REGISTERS {
+            let message = format!("source `{}` has {} registers: at most {MAX_REGISTERS}", name.get_ref(), seen.len());
+            return self.fail(name.span(), message);
+        }
+        Ok(ModbusSource { line, timeout_us, slaves: checked })
+    }
+
+    fn register(&self, raw: raw::Register) -> Checked<Register> {
+        let raw::Register { stream, table, address, kind, words, scale } = raw;
+        if let Err(error) = check_name(stream.get_ref()) {
+            return self.fail(stream.span(), format!("stream `{}`: it has {error}", stream.get_ref()));
+        }
+        let table = self.one_of(table.as_ref(), "table", Table::Holding, &Table::ALL)?;
+        if let (true, Some(kind)) = (table.is_bits(), &kind) {
+            return self.fail(kind.span(), format!("type `{}`: a bit has none", kind.get_ref()));
+        }
+        let scale = match scale {
+            None => 1.0,
+            Some(scale) if scale.get_ref().is_finite() => scale.into_inner(),
+            Some(scale) => return self.fail(scale.span(), "scale: a finite number".into()),
+        };
+        let place = address.span();
+        let register = Register {
+            table,
+            address: address.into_inner(),
+            kind: self.one_of(kind.as_ref(), "type", Type::U16, &Type::ALL)?,
+            order: self.one_of(words.as_ref(), "words", WordOrder::Big, &WordOrder::ALL)?,
+            scale,
+            stream: stream.into_inner(),
+        };
+        if u32::from(register.address) + u32::from(register.length()) > 65_536 {
+            let (address, length) = (register.address, register.length());
+            return self.fail(place, format!("address {address}: it has {length} words, and 65535 is the last"));
+        }
+        Ok(register)
+    }
+}
