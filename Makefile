@@ -39,7 +39,7 @@ test-all: test test-arm ## All tests
 ARM_SKIP := --skip trials::
 test-arm: cells ## The tests of porin-core, porin-cell and porind for aarch64 and armv7, under emulation
 	@sh cross/apt.sh qemu-user-static gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-	@for target in aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf; do \
+	@for target in $(ARM); do \
 		sh cross/with.sh $$target sh -c '$(CARGO) test --locked -p porin-core -p porin-cell -p porind --tests --target $$PORIN_TARGET -- --skip zeroes_that_are_given_back $(ARM_SKIP)' || exit 1; \
 	done
 
