@@ -130,6 +130,20 @@ fn a_file_is_followed_when_it_is_rotated_and_when_it_is_cut() {
 }
 
 #[test]
+fn a_file_that_was_not_there_is_read_from_its_beginning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("later.log");
+    let running = start(&format!(
+        "[sources.log.file]\npath = \"{}\"\nlines = {{ pattern = '^(?<v>[0-9]+)', streams = \"later/v\" }}",
+        path.display()
+    ));
+    wait_until("it is looked for", || running.source("restarts").as_u64() >= Some(1));
+    fs::write(&path, "1\n2\n").expect("written");
+    running.wait_for("later/v", &[1.0, 2.0]);
+    running.end();
+}
+
+#[test]
 fn a_command_that_ends_is_started_again_and_its_lines_count() {
     let running = start(
         "[sources.command.process]\ncommand = [\"/bin/sh\", \"-c\", \"echo t=1; echo nothing; echo t=2; exit 3\"]\n\

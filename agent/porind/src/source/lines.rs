@@ -7,6 +7,7 @@ use std::{
     fs::{File, Metadata},
     io::{ErrorKind, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
+    path::Path,
     process::Stdio,
     time::Duration,
 };
@@ -56,6 +57,8 @@ pub(crate) struct Lines {
     begun: Vec<u8>,
     /// Whether the line that has begun is longer than a line may be.
     too_long: bool,
+    /// Whether the file was not there when it was looked for: all that it then has is new.
+    was_missing: bool,
 }
 
 impl Lines {
@@ -75,6 +78,7 @@ impl Lines {
             messages: Vec::new(),
             begun: Vec::new(),
             too_long: false,
+            was_missing: false,
         }
     }
 
@@ -147,7 +151,10 @@ impl Lines {
             let metadata = file.metadata().with_context(|| format!("cannot read {path}"))?;
             Ok((file, metadata))
         };
-        let (mut file, mut metadata) = opened(SeekFrom::End(0))?;
+        self.was_missing |= !Path::new(path).exists();
+        let from = if self.was_missing { SeekFrom::Start(0) } else { SeekFrom::End(0) };
+        let (mut file, mut metadata) = opened(from)?;
+        self.was_missing = false;
         let mut chunk = vec![0; CHUNK];
         loop {
             let bytes = file.read(&mut chunk).with_context(|| format!("cannot read {path}"))?;
