@@ -28,11 +28,9 @@ const fn input(name: &'static str) -> Channel {
 /// SBAS444 section 6.
 pub(crate) const ADS1115: Chip = Chip {
     name: "ads1115",
-    title: "ADS1115 converter, four single-ended inputs",
     wiring: Wiring::I2c(&[0x48, 0x49, 0x4a, 0x4b]),
     channels: &[input("a0"), input("a1"), input("a2"), input("a3")],
     options: &[FULL_SCALE],
-    converts_ms: 4 * PATIENCE_MS,
 };
 
 const RANGES: [(FullScaleRange, f64); 6] = [

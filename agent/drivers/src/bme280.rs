@@ -18,7 +18,6 @@ const CHIP_ID: u8 = 0x60;
 /// Section 1, tables 2 to 4. The driver stops at the ends of the range of the chip: what stands there is beyond it.
 pub(crate) const BME280: Chip = Chip {
     name: "bme280",
-    title: "BME280 for temperature, pressure and humidity",
     wiring: Wiring::I2c(&[0x76, 0x77]),
     channels: &[
         Channel { name: "temperature", unit: "Cel", range: (-39.99, 84.99) },
@@ -26,7 +25,6 @@ pub(crate) const BME280: Chip = Chip {
         Channel { name: "humidity", unit: "%RH", range: (0.0, 100.0) },
     ],
     options: &[],
-    converts_ms: 50,
 };
 
 pub(crate) struct Bme280<I, D> {

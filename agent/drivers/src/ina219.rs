@@ -28,7 +28,6 @@ const CURRENT: Setting =
 /// SBOS448 sections 7.3 and 7.5.
 pub(crate) const INA219: Chip = Chip {
     name: "ina219",
-    title: "INA219 for voltage, current and power",
     wiring: Wiring::I2c(&[
         0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x4b, 0x4c, 0x4d, 0x4e, 0x4f,
     ]),
@@ -38,7 +37,6 @@ pub(crate) const INA219: Chip = Chip {
         Channel { name: "power", unit: "W", range: (0.0, 8_320.0) },
     ],
     options: &[SHUNT, CURRENT],
-    converts_ms: 2,
 };
 
 pub(crate) struct Ina219<I> {

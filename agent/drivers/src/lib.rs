@@ -51,16 +51,12 @@ pub trait Sensor {
 pub struct Chip {
     /// As it is printed on the chip, in lower case.
     pub name: &'static str,
-    /// For people.
-    pub title: &'static str,
     /// How it is wired.
     pub wiring: Wiring,
     /// What it measures.
     pub channels: &'static [Channel],
     /// What can be set.
     pub options: &'static [Setting],
-    /// How long a measurement takes at most, in milliseconds.
-    pub converts_ms: u32,
 }
 
 /// How a chip is wired.
@@ -126,8 +122,8 @@ impl Options {
                 return Err(alloc::format!("{} has no option `{name}` (known: {known})", chip.name));
             };
             if !(setting.bounds.0 <= *value && *value <= setting.bounds.1) {
-                let (least, most) = setting.bounds;
-                return Err(alloc::format!("option {name} = {value} of {}: {least} to {most}", chip.name));
+                let (Setting { bounds: (least, most), meaning, .. }, chip) = (setting, chip.name);
+                return Err(alloc::format!("option {name} = {value} of {chip}: {least} to {most} ({meaning})"));
             }
         }
         Ok(())

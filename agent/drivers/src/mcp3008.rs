@@ -18,7 +18,6 @@ const fn input(name: &'static str) -> Channel {
 /// DS21295 section 1.0.
 pub(crate) const MCP3008: Chip = Chip {
     name: "mcp3008",
-    title: "MCP3008 converter, eight single-ended inputs",
     // At 2.7 V (DS21295 section 1.0); at 5 V more than twice as much.
     wiring: Wiring::Spi(1_350_000),
     channels: &[
@@ -32,7 +31,6 @@ pub(crate) const MCP3008: Chip = Chip {
         input("ch7"),
     ],
     options: &[REFERENCE],
-    converts_ms: 0,
 };
 
 pub(crate) struct Mcp3008<S> {

@@ -14,7 +14,6 @@ const ALTITUDE: Setting =
 /// Section 1, and section 2 for temperature and humidity. There is but one address.
 pub(crate) const SCD4X: Chip = Chip {
     name: "scd4x",
-    title: "SCD40, SCD41 for carbon dioxide, temperature and humidity",
     wiring: Wiring::I2c(&[0x62]),
     channels: &[
         Channel { name: "co2", unit: "ppm", range: (1.0, 40_000.0) },
@@ -22,7 +21,6 @@ pub(crate) const SCD4X: Chip = Chip {
         Channel { name: "humidity", unit: "%RH", range: (0.0, 100.0) },
     ],
     options: &[ALTITUDE],
-    converts_ms: 10,
 };
 
 pub(crate) struct Scd4x<I, D> {

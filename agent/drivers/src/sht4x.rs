@@ -12,14 +12,12 @@ use crate::{Channel, Chip, Error, Options, Place, Sensor, Wiring};
 /// Sections 3.1 and 3.2.
 pub(crate) const SHT4X: Chip = Chip {
     name: "sht4x",
-    title: "SHT40, SHT41, SHT45 thermometer and hygrometer",
     wiring: Wiring::I2c(&[0x44, 0x45, 0x46]),
     channels: &[
         Channel { name: "temperature", unit: "Cel", range: (-40.0, 125.0) },
         Channel { name: "humidity", unit: "%RH", range: (0.0, 100.0) },
     ],
     options: &[],
-    converts_ms: 10,
 };
 
 pub(crate) struct Sht4x<I, D> {

@@ -336,6 +336,10 @@ fn options_that_do_not_fit_are_named() {
         assert_eq!(options(set).fit(chip(name).expect("known")), Err(expected.into()));
     };
     check("ina219", &[("shunts", 0.1)], "ina219 has no option `shunts` (known: shunt, current)");
-    check("ina219", &[("shunt", 0.0)], "option shunt = 0 of ina219: 0.001 to 10");
-    check("mcp3008", &[("reference", f64::NAN)], "option reference = NaN of mcp3008: 0.25 to 5.5");
+    check("ina219", &[("shunt", 0.0)], "option shunt = 0 of ina219: 0.001 to 10 (resistance of the shunt, in ohms)");
+    check(
+        "mcp3008",
+        &[("reference", f64::NAN)],
+        "option reference = NaN of mcp3008: 0.25 to 5.5 (voltage at VREF, in V)",
+    );
 }

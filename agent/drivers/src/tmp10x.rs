@@ -15,33 +15,23 @@ const CONFIGURATION: Place = Place::register("CONFIGURATION", 0x01);
 const CHANNELS: &[Channel] = &[Channel { name: "temperature", unit: "Cel", range: (-55.0, 128.0) }];
 
 /// SBOS397 table 6-4.
-pub(crate) const TMP102: Chip = Chip {
-    name: "tmp102",
-    title: "TMP102 thermometer",
-    wiring: Wiring::I2c(&[0x48, 0x49, 0x4a, 0x4b]),
-    channels: CHANNELS,
-    options: &[],
-    converts_ms: 0,
-};
+pub(crate) const TMP102: Chip =
+    Chip { name: "tmp102", wiring: Wiring::I2c(&[0x48, 0x49, 0x4a, 0x4b]), channels: CHANNELS, options: &[] };
 
 /// SBOS648 table 12.
 pub(crate) const TMP105: Chip = Chip {
     name: "tmp105",
-    title: "TMP105 thermometer",
     wiring: Wiring::I2c(&[0x48, 0x49, 0x4a, 0x4b, 0x4c, 0x4d, 0x4e, 0x4f]),
     channels: CHANNELS,
     options: &[],
-    converts_ms: 0,
 };
 
 /// SNOS808 section 7.5.
 pub(crate) const LM75: Chip = Chip {
     name: "lm75",
-    title: "LM75 thermometer and those made after it",
     wiring: Wiring::I2c(&[0x48, 0x49, 0x4a, 0x4b, 0x4c, 0x4d, 0x4e, 0x4f]),
     channels: CHANNELS,
     options: &[],
-    converts_ms: 0,
 };
 
 /// What one of the family is told, and what it then says of itself.

@@ -14,7 +14,6 @@ use porin_core::{
     config::{SysfsInput, SysfsPlace, SysfsSource as Config},
     packet::Quality,
 };
-use tokio::sync::watch;
 
 use super::{
     Outlet,
@@ -31,22 +30,17 @@ pub(crate) struct Sysfs {
 }
 
 impl Sysfs {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         let parts = config.inputs.iter().map(|input| Part {
             name: name(&input.place),
             every_us: input.every_us,
             streams: vec![input.stream.clone()],
         });
-        Self { polled: Polled::new(parts.collect(), settled), config }
-    }
-
-    /// Readings made so far.
-    pub(crate) fn made(&self) -> u64 {
-        self.polled.made()
+        Self { polled: Polled::new(parts.collect()), config }
     }
 
     /// Runs for ever.
-    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         let places: Vec<_> = self.config.inputs.iter().map(|input| input.place.clone()).collect();
         let mut worker = Worker::start(move || move |part: usize| answer(Path::new("/sys"), &places[part]))?;
         self.polled.run(outlet, async |part| worker.ask(part).await).await
@@ -160,7 +154,7 @@ fn iio(channel: &str) -> Option<(&'static str, f64)> {
         "resistance" => Some(("Ohm", 1.0)),
         "accel" => Some(("m/s2", 1.0)),
         "illuminance" => Some(("lx", 1.0)),
-        "proximity" | "distance" => Some(("m", 1.0)),
+        "distance" => Some(("m", 1.0)),
         "concentration" => Some(("ppm", 1e4)),
         _ => None,
     }
