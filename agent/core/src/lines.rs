@@ -23,14 +23,7 @@ const MAX_PATTERN_BYTES: usize = 262_144;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lines {
     /// Readings.
-    Readings {
-        /// With named groups.
-        pattern: String,
-        /// The stream of each number.
-        streams: String,
-        /// What has to hold besides.
-        checksum: Checksum,
-    },
+    Readings(Reader),
     /// The line is a message on this stream.
     Message(String),
 }
@@ -73,6 +66,15 @@ pub struct Reader {
     values: Vec<String>,
     names: Vec<String>,
 }
+
+impl PartialEq for Reader {
+    fn eq(&self, other: &Self) -> bool {
+        // The groups follow from the pattern and the streams.
+        (self.regex.as_str(), &self.streams, self.checksum) == (other.regex.as_str(), &other.streams, other.checksum)
+    }
+}
+
+impl Eq for Reader {}
 
 impl Reader {
     /// Makes a pattern ready.

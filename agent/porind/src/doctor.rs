@@ -11,7 +11,7 @@ use std::{
 
 use porin_core::{
     clock::{Kept, NEVER_BEFORE},
-    config::{Broker, Config, SourceKind},
+    config::{Broker, Config},
     time::Unix,
 };
 use serde::Serialize;
@@ -77,8 +77,8 @@ pub fn doctor(config: &Config) -> Vec<Finding> {
     disk(&mut findings, &config.gateway.outbox.path);
     broker(&mut findings, "the uplink", &config.gateway.uplink.broker);
     for source in &config.gateway.sources {
-        if let SourceKind::Mqtt(mqtt) = &source.kind {
-            broker(&mut findings, &format!("source `{}`", source.name), &mqtt.broker);
+        if let Some(its) = source.kind.broker() {
+            broker(&mut findings, &format!("source `{}`", source.name), its);
         }
     }
     agent(&mut findings, &config.gateway.socket);

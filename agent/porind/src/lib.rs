@@ -30,7 +30,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 use anyhow::{Context, anyhow, bail};
 use porin_core::{
     clock::Clock,
-    config::{self, Broker, Config, SourceKind},
+    config::{self, Broker, Config},
     dead::DeadLetters,
     ids::RouteId,
     outbox::Outbox,
@@ -72,11 +72,12 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     // The clock may be wrong, and certificates are then judged at each connection; here they are only read.
     tls::access(&gateway.uplink.broker, Unix(0)).context("[uplink]")?;
     for source in &gateway.sources {
-        if let SourceKind::Mqtt(mqtt) = &source.kind {
-            tls::access(&mqtt.broker, Unix(0)).with_context(|| format!("source `{}`", source.name))?;
+        let in_source = || format!("source `{}`", source.name);
+        source::check(&source.kind).with_context(in_source)?;
+        if let Some(broker) = source.kind.broker() {
+            tls::access(broker, Unix(0)).with_context(in_source)?;
         }
     }
-    check_sources(config)?;
     if let Some(config::Updates { root, .. }) = &gateway.updates {
         let bytes = updates::read_root(root).context("[updates]")?;
         trust::pinned_root(&bytes).map_err(|refusal| anyhow!("[updates]: the root {root}: {refusal}"))?;
@@ -84,14 +85,6 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     let (routes, _) = pipeline(config)?.status();
     let line = |route: &str, slot: &SlotStatus| format!("{route}: {} sha256:{}", slot.name, &slot.digest[..16]);
     Ok(routes.iter().flat_map(|route| route.slots.iter().map(|slot| line(&route.name, slot))).collect())
-}
-
-fn check_sources(config: &Config) -> anyhow::Result<()> {
-    config
-        .gateway
-        .sources
-        .iter()
-        .try_for_each(|source| source::check(&source.kind).with_context(|| format!("source `{}`", source.name)))
 }
 
 /// The data path without storage and network: every cell started afresh, with the streams that the configuration names.
@@ -146,7 +139,6 @@ pub fn run(
     reload: mpsc::Receiver<Config>,
     ready: impl FnOnce(),
 ) -> anyhow::Result<Snapshot> {
-    check_sources(&config)?;
     let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
     let store = Arc::new(store);
     let (mut config, mut updating) = updates::recall(config, &store)?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use porin_core::{
     config::{Source, SourceKind},
+    packet::{Message, Reading},
     time::Unix,
 };
 use tokio::sync::{mpsc, watch};
@@ -37,10 +38,14 @@ pub(crate) enum Order {
     End(String),
 }
 
-/// A source's way to the loop.
+/// A source's way to the loop, and how far it is. It outlives the failures of the source.
 pub(crate) struct Outlet {
     queue: mpsc::Sender<FromSource>,
     doorbell: Doorbell,
+    /// Packets that were handed over.
+    made: u64,
+    /// Up to which count they are decided about and durable.
+    settled: watch::Receiver<u64>,
 }
 
 /// The loop takes nothing more: the agent is stopping.
@@ -54,6 +59,21 @@ impl Outlet {
         self.queue.send(message).await.map_err(|_| Stopping)?;
         self.doorbell.ring();
         Ok(())
+    }
+
+    /// Hands packets over, and waits while too many are not settled.
+    async fn hand_over(&mut self, readings: Vec<Reading>, messages: Vec<Message>) -> Result<(), Stopping> {
+        if readings.is_empty() && messages.is_empty() {
+            return Ok(());
+        }
+        self.made += (readings.len() + messages.len()) as u64;
+        self.send(FromSource::Batch { readings, messages, upto: self.made }).await?;
+        self.wait_until_settled(self.made.saturating_sub(SOURCE_WINDOW)).await
+    }
+
+    /// Waits until as many packets are decided about and durable.
+    async fn wait_until_settled(&mut self, upto: u64) -> Result<(), Stopping> {
+        self.settled.wait_for(|settled| *settled >= upto).await.map(drop).map_err(|_| Stopping)
     }
 }
 
@@ -109,24 +129,24 @@ pub(crate) async fn run(
     settled: watch::Receiver<u64>,
     time_floor: watch::Receiver<Unix>,
 ) {
-    let outlet = Outlet { queue, doorbell };
+    let mut outlet = Outlet { queue, doorbell, made: 0, settled };
     let mut pause = MIN_PAUSE;
     let mut running = match source.kind {
-        SourceKind::Replay(config) => Running::Replay(replay::Replay::new(config, settled)),
-        SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, settled, time_floor)),
-        SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config, settled)),
-        SourceKind::Sensor(config) => Running::Sensors(sensor::Sensors::new(config, settled)),
-        SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config, settled)),
-        SourceKind::Lines(config) => Running::Lines(lines::Lines::new(config, settled)),
-        SourceKind::Modbus(config) => Running::Modbus(modbus::Modbus::new(config, settled)),
+        SourceKind::Replay(config) => Running::Replay(replay::Replay::new(config)),
+        SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, time_floor)),
+        SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config)),
+        SourceKind::Sensor(config) => Running::Sensors(sensor::Sensors::new(config)),
+        SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config)),
+        SourceKind::Lines(config) => Running::Lines(lines::Lines::new(config)),
+        SourceKind::Modbus(config) => Running::Modbus(modbus::Modbus::new(config)),
     };
     loop {
-        let made_before = running.made();
-        match running.run(&outlet).await {
+        let made_before = outlet.made;
+        match running.run(&mut outlet).await {
             Ok(()) => break,
             Err(error) if error.is::<Stopping>() => return,
             Err(error) => {
-                if running.made() > made_before {
+                if outlet.made > made_before {
                     pause = MIN_PAUSE;
                 }
                 tracing::warn!(
@@ -159,7 +179,7 @@ enum Running {
 }
 
 impl Running {
-    async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         match self {
             Self::Replay(replay) => replay.run(outlet).await,
             Self::Mqtt(mqtt) => mqtt.run(outlet).await,
@@ -168,18 +188,6 @@ impl Running {
             Self::Sysfs(sysfs) => sysfs.run(outlet).await,
             Self::Lines(lines) => lines.run(outlet).await,
             Self::Modbus(modbus) => modbus.run(outlet).await,
-        }
-    }
-
-    fn made(&self) -> u64 {
-        match self {
-            Self::Replay(replay) => replay.made(),
-            Self::Mqtt(mqtt) => mqtt.made(),
-            Self::Simulated(simulated) => simulated.made(),
-            Self::Sensors(sensors) => sensors.made(),
-            Self::Sysfs(sysfs) => sysfs.made(),
-            Self::Lines(lines) => lines.made(),
-            Self::Modbus(modbus) => modbus.made(),
         }
     }
 }

@@ -55,12 +55,15 @@ fn a_laptop_may_leave_out_what_a_gateway_must_say() {
     );
 }
 
-/// Replaces a piece of the good configuration and expects the error that names the line and the words.
-fn check(good: &str, bad: &str, expected: &str) {
-    assert!(GOOD.contains(good), "{good}");
-    let text = GOOD.replacen(good, bad, 1);
-    let error = Config::parse(&text).expect_err(expected).to_string();
+/// Replaces a piece of a configuration that is good and expects the error that names the line and the words.
+pub(super) fn refuses(text: &str, good: &str, bad: &str, expected: &str) {
+    assert!(text.contains(good), "{good}");
+    let error = Config::parse(&text.replacen(good, bad, 1)).expect_err(expected).to_string();
     assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+}
+
+fn check(good: &str, bad: &str, expected: &str) {
+    refuses(GOOD, good, bad, expected);
 }
 
 #[test]
@@ -193,11 +196,7 @@ fn a_local_broker_is_a_source() {
 
 #[test]
 fn what_is_wrong_with_a_local_broker_is_named_with_its_line() {
-    let check = |good: &str, bad: &str, expected: &str| {
-        assert!(MQTT.contains(good), "{good}");
-        let error = Config::parse(&MQTT.replacen(good, bad, 1)).expect_err(expected).to_string();
-        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
-    };
+    let check = |good: &str, bad: &str, expected: &str| refuses(MQTT, good, bad, expected);
     check("window = 100", "window = 0", "line 10: 0: 1 to 10000");
     check("window = 100", "qos = 2", "line 10: qos 2: 0 or 1");
     check("zigbee2mqtt/{device}", "zigbee2mqtt/{device", "line 13: filter `zigbee2mqtt/{device`");
@@ -262,11 +261,7 @@ slots = ["short", "frames", "quiet"]
 fn only_a_decoding_slot_changes_what_a_route_carries() {
     let route = &Config::parse(DECODES).expect("it is good").cells.routes[0];
     assert_eq!((route.input, route.slots[1].world.output()), (Kind::Messages, Kind::Readings));
-    let check = |good: &str, bad: &str, expected: &str| {
-        assert!(DECODES.contains(good), "{good}");
-        let error = Config::parse(&DECODES.replacen(good, bad, 1)).expect_err(expected).to_string();
-        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
-    };
+    let check = |good: &str, bad: &str, expected: &str| refuses(DECODES, good, bad, expected);
     check(
         "\"short\", \"frames\"",
         "\"frames\", \"short\"",
@@ -312,11 +307,7 @@ login = { username = "kitchen", password_file = "secret" }
     assert_eq!((uplink.protocol, uplink.reconnect_us, uplink.max_publish_bytes), (Protocol::V311, 10_000, 128_000));
     let tls = uplink.broker.tls.expect("it is secure");
     assert_eq!(tls.identity.expect("ours").key_file, "key.pem");
-    let check = |good: &str, bad: &str, expected: &str| {
-        assert!(GOOD.contains(good), "{good}");
-        let error = Config::parse(&GOOD.replacen(good, bad, 1)).expect_err(expected).to_string();
-        assert!(error.contains(expected), "{error:?} does not say {expected:?}");
-    };
+    let check = |good: &str, bad: &str, expected: &str| refuses(GOOD, good, bad, expected);
     check("mqtts://[fd00::1]", "mqtt://[fd00::1]:1883", "`tls` goes with a broker = \"mqtts://…\" only");
     check("tls =", "# tls =", "line 5: broker `mqtts://[fd00::1]`: mqtts needs `tls`");
     check("key_file =", "key_fiel =", "did you mean `key_file`?");
@@ -391,149 +382,4 @@ fn a_policy_bounds_what_slots_may_be_given_and_names_the_line_that_would_allow_i
     assert!(wrong("\ngrants = [\"lok\"]").contains("line 2: grant `lok`: known is log, clock; did you mean `log`?"));
     assert!(wrong("grant = []").contains("did you mean `grants`?"));
     assert!(wrong("[limits]\nmemory_pages = 1000").contains("line 2: memory_pages = 1000: 1 to 256"));
-}
-
-const ASKED: &str = r##"
-[gateway]
-id = "kitchen"
-
-[uplink]
-broker = "mqtt://localhost"
-
-[sources.box.sensor]
-bus = "/dev/i2c-1"
-[[sources.box.sensor.chips]]
-chip = "bme280"
-address = 0x77
-every = "10s"
-streams = "box/{channel}"
-options = { altitude = 300 }
-
-[sources.kernel.sysfs]
-inputs = [
-    { hwmon = "cpu_thermal/temp1", stream = "cpu" },
-    { iio = "bme280/in_temp", stream = "roof" },
-    { w1 = "28-0316a4b2d9ff", stream = "boiler", every = "1min" },
-    { file = "/sys/x", stream = "other" },
-]
-
-[streams.boiler]
-calibration = { scale = 1.01, offset = -0.5, polynomial = [0.0, 1.0] }
-"##;
-
-#[test]
-fn what_is_asked_has_a_place_a_rhythm_and_a_stream() {
-    use super::{SourceKind, SysfsPlace, WiredChip};
-    use crate::calibration::Calibration;
-    let config = Config::parse(ASKED).expect("it is good");
-    let SourceKind::Sensor(sensor) = &config.gateway.sources[0].kind else { panic!("{config:?}") };
-    let chip = WiredChip {
-        chip: "bme280".into(),
-        address: Some(0x77),
-        every_us: 10_000_000,
-        streams: "box/{channel}".into(),
-        options: vec![("altitude".into(), 300.0)],
-    };
-    assert_eq!((sensor.bus.as_str(), &sensor.chips), ("/dev/i2c-1", &vec![chip]));
-    let SourceKind::Sysfs(sysfs) = &config.gateway.sources[1].kind else { panic!("{config:?}") };
-    let places: Vec<_> = sysfs.inputs.iter().map(|input| (input.place.clone(), input.every_us)).collect();
-    assert_eq!(places[0], (SysfsPlace::Hwmon("cpu_thermal".into(), "temp1".into()), 1_000_000));
-    assert_eq!(places[2], (SysfsPlace::OneWire("28-0316a4b2d9ff".into()), 60_000_000));
-    let calibration = Calibration { scale: 1.01, offset: -0.5, polynomial: vec![0.0, 1.0] };
-    assert_eq!(config.gateway.streams["boiler"].calibration, Some(calibration));
-
-    let check = |old: &str, new: &str, expected: &str| {
-        assert!(ASKED.contains(old), "{old}");
-        let error = Config::parse(&ASKED.replacen(old, new, 1)).expect_err(new).to_string();
-        assert!(error.contains(expected), "{error}");
-    };
-    check("/dev/i2c-1", "i2c-1", "line 9: bus `i2c-1`: /dev/i2c-N or /dev/spidevN.M");
-    check("/dev/i2c-1", "/dev/spidev0.0", "line 12: address: a chip on SPI has none");
-    check("0x77", "0x78", "line 12: address 0x78: 0x08 to 0x77");
-    check("0x77", "300", "line 12");
-    check("10s", "1ms", "line 13: every: 10ms to 1d");
-    check("box/{channel}", "a/b/c/{channel}", "line 14: streams `a/b/c/{channel}`");
-    check("options =", "option =", "did you mean `options`?");
-    check("cpu_thermal/temp1", "cpu_thermal", "line 19: hwmon `cpu_thermal`: DEVICE/CHANNEL, such as");
-    check("bme280/in_temp", "../in_temp", "line 20: iio `../in_temp`");
-    check("28-0316a4b2d9ff", "../../etc/x", "line 21: w1 `../../etc/x`");
-    check("/sys/x", "sys/x", "line 22: file `sys/x`: an absolute path");
-    check("file = \"/sys/x\",", "", "line 22: an input is one of `hwmon`, `iio`, `w1` and `file`");
-    check("stream = \"other\"", "stream = \"cpu\"", "line 22: stream `cpu`: another input has it");
-    check("offset = -0.5", "offset = nan", "line 26: calibration: every number must be finite");
-    check("[0.0, 1.0]", "[0, 0, 0, 0, 0, 0, 0, 0, 1]", "line 26: polynomial: at most 8 coefficients");
-}
-
-#[test]
-fn lines_mean_readings_or_a_message_and_come_from_somewhere() {
-    use super::{LinesFrom, LinesSource, SourceKind};
-    use crate::lines::{Checksum, Lines};
-    let parse = |source: &str, lines: &str| {
-        let text = format!(
-            "[gateway]\nid = \"a\"\n[uplink]\nbroker = \"mqtt://h\"\n[sources.s.{source}\nlines = {{ {lines} }}\n"
-        );
-        Config::parse(&text).map(|config| config.gateway.sources[0].kind.clone())
-    };
-    let readings = "pattern = \"(?<v>.)\", streams = \"a\", checksum = \"nmea\"";
-    let lines = Lines::Readings { pattern: "(?<v>.)".into(), streams: "a".into(), checksum: Checksum::Nmea };
-    let serial = LinesSource { from: LinesFrom::Serial("/dev/ttyS0".into(), 9_600), lines };
-    assert_eq!(parse("serial]\ndevice = \"/dev/ttyS0\"", readings), Ok(SourceKind::Lines(serial)));
-    let message = "message = \"raw\"";
-    let command = LinesFrom::Process(vec!["/bin/x".into(), "y".into()]);
-    let process = LinesSource { from: command, lines: Lines::Message("raw".into()) };
-    assert_eq!(parse("process]\ncommand = [\"/bin/x\", \"y\"]", message), Ok(SourceKind::Lines(process)));
-
-    let check = |source: &str, lines: &str, expected: &str| {
-        let error = parse(source, lines).expect_err(expected).to_string();
-        assert!(error.contains(expected), "{error}");
-    };
-    let udp = "udp]\nlisten = \"0.0.0.0:5005\"";
-    check("udp]\nlisten = \"5005\"", message, "line 6: listen `5005`: ADDRESS:PORT");
-    check("file]\npath = \"x.log\"", message, "line 6: path `x.log`: an absolute path");
-    check("process]\ncommand = [\"vmstat\"]", message, "line 6: command: a program by its absolute path");
-    check("process]\ncommand = []", message, "line 6: command");
-    check("serial]\ndevice = \"/dev/x\"\nbaud = 1", message, "line 7: 1: 50 to 4000000");
-    check(udp, "pattern = \"(\", streams = \"a\"", "line 7: pattern `(`");
-    check(udp, "pattern = \".\"", "lines of source `s`: `pattern` and `streams`, or `message`");
-    check(udp, "message = \"a\", checksum = \"nmea\"", "`checksum` does not go with `message`");
-    check(udp, "message = \"#\"", "line 7: message `#`");
-    check(udp, &readings.replace("nmea", "nema"), "did you mean `nmea`?");
-}
-
-#[test]
-fn registers_of_modbus_have_a_table_an_address_and_a_type() {
-    use super::{ModbusLine, Parity, SourceKind};
-    use crate::modbus::{Table, Type, WordOrder};
-    let parse = |line: &str, registers: &str| {
-        let text = format!(
-            "[gateway]\nid = \"a\"\n[uplink]\nbroker = \"mqtt://h\"\n[sources.s.modbus]\n{line}\n[[sources.s.modbus.slaves]]\n\
-             unit = 7\nregisters = [{{ {registers} }}]\n"
-        );
-        Config::parse(&text).map(|config| config.gateway.sources[0].kind.clone())
-    };
-    let (tcp, plain) = ("tcp = \"h:502\"", "stream = \"a\", address = 9");
-    let all = "stream = \"a\", address = 9, table = \"input\", type = \"f32\", words = \"little\", scale = 0.5";
-    let SourceKind::Modbus(source) = parse("serial = \"/dev/x\"\nparity = \"even\"", all).expect("it is good") else {
-        panic!("another kind")
-    };
-    assert_eq!(source.line, ModbusLine::Rtu("/dev/x".into(), 9_600, Parity::Even));
-    let register = &source.slaves[0].registers[0];
-    assert_eq!((source.timeout_us, source.slaves[0].unit), (500_000, 7));
-    assert_eq!((register.table, register.kind, register.order), (Table::Input, Type::F32, WordOrder::Little));
-    assert!(parse(tcp, plain).is_ok());
-
-    let check = |line: &str, registers: &str, expected: &str| {
-        let error = parse(line, registers).expect_err(expected).to_string();
-        assert!(error.contains(expected), "{error}");
-    };
-    check("tcp = \"h\"", plain, "line 6: tcp `h`: HOST:PORT");
-    check("tcp = \"h:0\"", plain, "tcp `h:0`");
-    check("baud = 9600", plain, "source `s`: either `tcp` or `serial`");
-    check("serial = \"/dev/x\"\nparity = \"evn\"", plain, "did you mean `even`?");
-    check("tcp = \"h:502\"\ntimeout = \"1ms\"", plain, "line 7: timeout: 10ms to 1min");
-    check(tcp, "stream = \"a\", address = 65535, type = \"f32\"", "line 9: address 65535: it has 2 words");
-    check(tcp, "stream = \"a\", address = 65536", "line 9");
-    check(tcp, "stream = \"a\", address = 0, table = \"coil\", type = \"u16\"", "line 9: type `u16`: a bit has none");
-    check(tcp, "stream = \"a\", address = 0, type = \"float\"", "type `float`: known is u16");
-    check(tcp, "stream = \"a\", address = 0 }, { stream = \"a\", address = 1", "stream `a`: another register has it");
 }

@@ -121,9 +121,14 @@ impl Agent {
     }
 }
 
+/// What became of the stream to which a source has given this number; `None` if it was refused an id.
+fn admitted(streams: &[Option<Admitted>], own: StreamId) -> Option<&Admitted> {
+    streams.get(own.0 as usize)?.as_ref()
+}
+
 /// Replaces a source's own number of a stream by the durable one, and corrects the value; `false` if it was refused an id.
 pub(super) fn admit_reading(streams: &[Option<Admitted>], reading: &mut Reading) -> bool {
-    let Some(Some(Admitted { stream, calibration, .. })) = streams.get(reading.stream.0 as usize) else { return false };
+    let Some(Admitted { stream, calibration, .. }) = admitted(streams, reading.stream) else { return false };
     reading.stream = *stream;
     if let Some(calibration) = calibration {
         reading.value = calibration.apply(reading.value);
@@ -133,7 +138,7 @@ pub(super) fn admit_reading(streams: &[Option<Admitted>], reading: &mut Reading)
 
 /// Replaces a source's own number of a stream by the durable one; `false` if it was refused an id.
 pub(super) fn admit_message(streams: &[Option<Admitted>], message: &mut Message) -> bool {
-    let Some(Some(Admitted { stream, .. })) = streams.get(message.stream.0 as usize) else { return false };
+    let Some(Admitted { stream, .. }) = admitted(streams, message.stream) else { return false };
     message.stream = *stream;
     true
 }

@@ -16,23 +16,19 @@ use anyhow::{Context, anyhow, bail};
 use porin_core::{
     config::{LinesFrom, LinesSource as Config},
     ids::StreamId,
-    lines::{Lines as Meaning, MAX_LINE, Reader},
+    lines::{Lines as Meaning, MAX_LINE},
     packet::{Kind, Message, Quality, Reading},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::UdpSocket,
     process::Command,
-    sync::watch,
 };
 use tokio_serial::SerialPortBuilderExt;
 use tracing::warn;
 
-use super::{BATCH, Outlet, Stopping};
-use crate::{
-    inbox::{FromSource, SOURCE_WINDOW},
-    machine::wall_clock,
-};
+use super::{BATCH, Outlet};
+use crate::{inbox::FromSource, machine::wall_clock};
 
 /// Streams that lines of one source may name. Noise on a serial line would otherwise fill the memory.
 const MAX_STREAMS: usize = 10_000;
@@ -46,10 +42,6 @@ const CHUNK: usize = 65_536;
 /// The source with its counters.
 pub(crate) struct Lines {
     config: Config,
-    /// `None`: lines are messages.
-    reader: Option<Reader>,
-    settled: watch::Receiver<u64>,
-    made: u64,
     streams: HashMap<String, u32>,
     readings: Vec<Reading>,
     messages: Vec<Message>,
@@ -62,17 +54,9 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
-        let reader = match &config.lines {
-            // It was made once when the configuration was checked.
-            Meaning::Readings { pattern, streams, checksum } => Reader::new(pattern, streams, *checksum).ok(),
-            Meaning::Message(_) => None,
-        };
+    pub(crate) fn new(config: Config) -> Self {
         Self {
             config,
-            reader,
-            settled,
-            made: 0,
             streams: HashMap::new(),
             readings: Vec::new(),
             messages: Vec::new(),
@@ -82,13 +66,8 @@ impl Lines {
         }
     }
 
-    /// Packets made so far.
-    pub(crate) fn made(&self) -> u64 {
-        self.made
-    }
-
     /// Runs until something fails.
-    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         self.begun.clear();
         self.too_long = false;
         match self.config.from.clone() {
@@ -114,7 +93,7 @@ impl Lines {
         }
     }
 
-    async fn read_command(&mut self, command: &[String], outlet: &Outlet) -> anyhow::Result<()> {
+    async fn read_command(&mut self, command: &[String], outlet: &mut Outlet) -> anyhow::Result<()> {
         let [program, arguments @ ..] = command else { bail!("no command") };
         let mut child = Command::new(program)
             .args(arguments)
@@ -129,7 +108,12 @@ impl Lines {
         bail!("{program} has ended: {status}")
     }
 
-    async fn read_all(&mut self, mut from: impl AsyncRead + Unpin, place: &str, outlet: &Outlet) -> anyhow::Result<()> {
+    async fn read_all(
+        &mut self,
+        mut from: impl AsyncRead + Unpin,
+        place: &str,
+        outlet: &mut Outlet,
+    ) -> anyhow::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
             match from.read(&mut chunk).await {
@@ -144,7 +128,7 @@ impl Lines {
 
     /// Reads what is added to a file. When it is renamed and another begins, the old one is read to its end first. One that is cut is seen
     /// to be so while it is shorter than it was.
-    async fn follow(&mut self, path: &str, outlet: &Outlet) -> anyhow::Result<()> {
+    async fn follow(&mut self, path: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
         let opened = |from: SeekFrom| -> anyhow::Result<(File, Metadata)> {
             let mut file = File::open(path).with_context(|| format!("cannot read {path}"))?;
             file.seek(from).with_context(|| format!("cannot read {path}"))?;
@@ -182,7 +166,7 @@ impl Lines {
     }
 
     /// Takes bytes, in which lines end anywhere or nowhere.
-    async fn take(&mut self, bytes: &[u8], place: &str, outlet: &Outlet) -> anyhow::Result<()> {
+    async fn take(&mut self, bytes: &[u8], place: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
         let mut pieces = bytes.split(|byte| *byte == b'\n');
         let last = pieces.next_back().unwrap_or_default();
         for piece in pieces {
@@ -199,7 +183,7 @@ impl Lines {
         self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 
-    async fn end_line(&mut self, place: &str, outlet: &Outlet) -> anyhow::Result<()> {
+    async fn end_line(&mut self, place: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
         let mut line = std::mem::take(&mut self.begun);
         if line.last() == Some(&b'\r') {
             line.pop();
@@ -225,15 +209,16 @@ impl Lines {
     }
 
     /// Takes one line. The inner error is the line's.
-    async fn line(&mut self, line: &[u8], outlet: &Outlet) -> anyhow::Result<Result<(), String>> {
+    async fn line(&mut self, line: &[u8], outlet: &mut Outlet) -> anyhow::Result<Result<(), String>> {
         let (time, quality) = (wall_clock(), Quality::OWN_CLOCK);
-        let Some(reader) = &self.reader else {
-            let Meaning::Message(name) = &self.config.lines else { return Ok(Err("no pattern".into())) };
-            let name = name.clone();
-            let Some(local) = self.stream(&name, Kind::Messages, outlet).await? else { return Ok(Err(too_many())) };
-            let (topic, payload) = (name.as_str().into(), line.into());
-            self.messages.push(Message { time, stream: StreamId(local), quality, topic, payload });
-            return Ok(Ok(()));
+        let reader = match &self.config.lines {
+            Meaning::Readings(reader) => reader,
+            Meaning::Message(name) => {
+                let (name, topic, payload) = (name.clone(), name.as_str().into(), line.into());
+                let Some(local) = self.stream(&name, Kind::Messages, outlet).await? else { return Ok(Err(too_many())) };
+                self.messages.push(Message { time, stream: StreamId(local), quality, topic, payload });
+                return Ok(Ok(()));
+            }
         };
         let Ok(text) = std::str::from_utf8(line) else { return Ok(Err("it is not UTF-8".into())) };
         let mut found = Vec::new();
@@ -248,7 +233,7 @@ impl Lines {
     }
 
     /// The source's own number of a stream; `None`: there are too many.
-    async fn stream(&mut self, name: &str, kind: Kind, outlet: &Outlet) -> anyhow::Result<Option<u32>> {
+    async fn stream(&mut self, name: &str, kind: Kind, outlet: &mut Outlet) -> anyhow::Result<Option<u32>> {
         if let Some(local) = self.streams.get(name) {
             return Ok(Some(*local));
         }
@@ -261,16 +246,9 @@ impl Lines {
         Ok(Some(local))
     }
 
-    async fn hand_over(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    async fn hand_over(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         let (readings, messages) = (std::mem::take(&mut self.readings), std::mem::take(&mut self.messages));
-        if readings.is_empty() && messages.is_empty() {
-            return Ok(());
-        }
-        self.made += (readings.len() + messages.len()) as u64;
-        outlet.send(FromSource::Batch { readings, messages, upto: self.made }).await?;
-        let made = self.made;
-        self.settled.wait_for(|settled| made - *settled <= SOURCE_WINDOW).await.map_err(|_| Stopping)?;
-        Ok(())
+        Ok(outlet.hand_over(readings, messages).await?)
     }
 }
 

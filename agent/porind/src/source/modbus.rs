@@ -11,7 +11,7 @@ use porin_core::{
     modbus::{Request, Table, requests},
     packet::Quality,
 };
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_modbus::{
     client::{Context, Reader, rtu, tcp},
     slave::SlaveContext,
@@ -31,7 +31,7 @@ pub(crate) struct Modbus {
 }
 
 impl Modbus {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         let place = match &config.line {
             ModbusLine::Tcp(address) => address,
             ModbusLine::Rtu(device, ..) => device,
@@ -41,16 +41,11 @@ impl Modbus {
             every_us: slave.every_us,
             streams: slave.registers.iter().map(|register| register.stream.clone()).collect(),
         });
-        Self { polled: Polled::new(parts.collect(), settled), config }
-    }
-
-    /// Readings made so far.
-    pub(crate) fn made(&self) -> u64 {
-        self.polled.made()
+        Self { polled: Polled::new(parts.collect()), config }
     }
 
     /// Runs for ever.
-    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         let mut line = Line::new(&self.config);
         self.polled
             .run(outlet, async |part| {

@@ -73,34 +73,26 @@ struct Unsettled {
 /// The source with its position.
 pub(crate) struct Mqtt {
     config: Config,
-    settled: watch::Receiver<u64>,
     /// Certificates are never judged by an earlier time.
     time_floor: watch::Receiver<Unix>,
-    /// Publishes that were handed over, whatever their QoS.
-    made: u64,
-    /// Of them, those to be acknowledged: what the loop settles.
+    /// Publishes that were handed over and are to be acknowledged: what the loop settles.
     to_settle: u64,
     streams: HashMap<(Kind, String), u32>,
 }
 
 impl Mqtt {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>, time_floor: watch::Receiver<Unix>) -> Self {
-        Self { config, settled, time_floor, made: 0, to_settle: 0, streams: HashMap::new() }
-    }
-
-    /// Publishes handed over so far.
-    pub(crate) fn made(&self) -> u64 {
-        self.made
+    pub(crate) fn new(config: Config, time_floor: watch::Receiver<Unix>) -> Self {
+        Self { config, time_floor, to_settle: 0, streams: HashMap::new() }
     }
 
     /// Runs until the connection ends; it does not end well.
-    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         // A connection that ends may take the announcement of a new stream with it: all are announced again.
         self.streams.clear();
         let (client, event_loop) = self.client()?;
         let (publishes, batches) = mpsc::channel(PUBLISHES);
         let unsettled = Unsettled::default();
-        let settled = self.settled.clone();
+        let settled = outlet.settled.clone();
         // All three are whole loops, which end together with the connection.
         let filters = filters(&self.config);
         let (host, window) = (self.config.broker.host.clone(), self.config.window);
@@ -138,7 +130,7 @@ impl Mqtt {
     async fn hand_over(
         &mut self,
         mut publishes: mpsc::Receiver<Publish>,
-        outlet: &Outlet,
+        outlet: &mut Outlet,
         unsettled: &Unsettled,
     ) -> anyhow::Result<()> {
         let mut waiting = Vec::with_capacity(BATCH);
@@ -161,7 +153,7 @@ impl Mqtt {
                     let topic: String = topic.escape_debug().take(SHOWN_TOPIC).collect();
                     outlet.send(FromSource::BadRow(format!("{topic}: {reason}"))).await?;
                 }
-                self.made += 1;
+                outlet.made += 1;
                 if publish.qos != QoS::AtMostOnce {
                     self.to_settle += 1;
                     // The acknowledgement needs the packet id only.

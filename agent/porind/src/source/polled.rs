@@ -17,16 +17,10 @@ use porin_core::{
     status::PartStatus,
     time::{Monotonic, Unix},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
-use super::{Outlet, Stopping};
-use crate::{
-    inbox::{FromSource, SOURCE_WINDOW},
-    machine::wall_clock,
-};
+use super::Outlet;
+use crate::{inbox::FromSource, machine::wall_clock};
 
 /// A value that was read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,25 +46,26 @@ pub(super) struct Part {
 pub(super) struct Polled {
     parts: Vec<Part>,
     status: Vec<PartStatus>,
-    settled: watch::Receiver<u64>,
-    made: u64,
+    /// What the schedules count from.
+    start: Instant,
+    schedules: Vec<Schedule>,
 }
 
 impl Polled {
-    pub(super) fn new(parts: Vec<Part>, settled: watch::Receiver<u64>) -> Self {
+    pub(super) fn new(parts: Vec<Part>) -> Self {
         let status = |part: &Part| PartStatus { name: part.name.clone(), ok: true, ..PartStatus::default() };
-        Self { status: parts.iter().map(status).collect(), parts, settled, made: 0 }
-    }
-
-    /// Readings made so far.
-    pub(super) fn made(&self) -> u64 {
-        self.made
+        Self {
+            status: parts.iter().map(status).collect(),
+            start: Instant::now(),
+            schedules: parts.iter().map(|part| Schedule::new(Monotonic(0), part.every_us)).collect(),
+            parts,
+        }
     }
 
     /// Asks one part after the other, for ever. `ask` gives the answer of the part with this number, and when it was given.
     pub(super) async fn run(
         &mut self,
-        outlet: &Outlet,
+        outlet: &mut Outlet,
         mut ask: impl AsyncFnMut(usize) -> anyhow::Result<(Unix, Answer)>,
     ) -> anyhow::Result<()> {
         let mut first = Vec::new();
@@ -83,16 +78,12 @@ impl Polled {
             }
             outlet.send(FromSource::Part(index, self.status[index].clone())).await?;
         }
-        let start = Instant::now();
-        let now = || Monotonic(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
-        let mut schedules: Vec<_> = self.parts.iter().map(|part| Schedule::new(Monotonic(0), part.every_us)).collect();
-        let missed_before: Vec<_> = self.status.iter().map(|status| status.missed).collect();
         loop {
-            let next = schedules.iter().enumerate().min_by_key(|(_, schedule)| schedule.due());
+            let next = self.schedules.iter().enumerate().min_by_key(|(_, schedule)| schedule.due());
             let Some((index, due)) = next.map(|(index, schedule)| (index, schedule.due())) else {
                 return std::future::pending().await;
             };
-            tokio::time::sleep_until(start + Duration::from_micros(due.0)).await;
+            tokio::time::sleep_until(self.start + Duration::from_micros(due.0)).await;
             let (time, answer) = ask(index).await?;
             let status = &mut self.status[index];
             status.polls += 1;
@@ -106,23 +97,17 @@ impl Polled {
                     vec![none; self.parts[index].streams.len()]
                 }
             };
-            schedules[index].asked(now(), status.ok);
-            status.missed = missed_before[index] + schedules[index].missed();
+            let now = Monotonic(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX));
+            self.schedules[index].asked(now, status.ok);
+            status.missed = self.schedules[index].missed();
             let readings = samples.iter().zip(first[index]..).map(|(sample, stream)| Reading {
                 time,
                 value: sample.value,
                 stream: StreamId(stream),
                 quality: sample.quality.with(Quality::OWN_CLOCK),
             });
-            let readings: Vec<_> = readings.collect();
             outlet.send(FromSource::Part(index, status.clone())).await?;
-            if readings.is_empty() {
-                continue;
-            }
-            self.made += readings.len() as u64;
-            outlet.send(FromSource::Batch { readings, messages: Vec::new(), upto: self.made }).await?;
-            let made = self.made;
-            self.settled.wait_for(|settled| made - *settled <= SOURCE_WINDOW).await.map_err(|_| Stopping)?;
+            outlet.hand_over(readings.collect(), Vec::new()).await?;
         }
     }
 }

@@ -20,11 +20,11 @@ use porin_core::{
     stream::check_name,
     time::Unix,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::{BATCH, Outlet};
-use crate::inbox::{FromSource, SOURCE_WINDOW};
+use crate::inbox::FromSource;
 
 /// Bytes of a line. Anything longer is no row of ours; its rest is skipped.
 const MAX_LINE: usize = 4_096;
@@ -40,11 +40,8 @@ const HEADER: &str = "timestamp,channel,value";
 /// A replay with its position: a restart goes on after the last row that was handed over.
 pub(crate) struct Replay {
     config: Config,
-    settled: watch::Receiver<u64>,
     /// Lines of the file that are done with, the header among them.
     lines_done: u64,
-    /// Packets made so far.
-    made: u64,
     channels: HashMap<String, u32>,
     batch: Vec<Reading>,
     /// Recorded time and real time at the first row: what the speed is measured from.
@@ -52,18 +49,13 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         let (channels, batch) = (HashMap::new(), Vec::new());
-        Self { config, settled, lines_done: 0, made: 0, channels, batch, started: None }
-    }
-
-    /// Packets made so far.
-    pub(crate) fn made(&self) -> u64 {
-        self.made
+        Self { config, lines_done: 0, channels, batch, started: None }
     }
 
     /// Runs to the end of the file.
-    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         let mut lines = open(&self.config.file).with_context(|| format!("cannot replay {}", self.config.file))?;
         let mut line = Vec::new();
         let mut number = 0;
@@ -83,12 +75,11 @@ impl Replay {
         }
         self.hand_over(outlet).await?;
         // The end is the end only when everything is decided about and durable.
-        self.settled.wait_for(|settled| *settled >= self.made).await.map_err(|_| super::Stopping)?;
-        Ok(())
+        Ok(outlet.wait_until_settled(outlet.made).await?)
     }
 
     /// Takes one row. The inner error is the row's.
-    async fn row(&mut self, line: &[u8], outlet: &Outlet) -> anyhow::Result<Result<(), String>> {
+    async fn row(&mut self, line: &[u8], outlet: &mut Outlet) -> anyhow::Result<Result<(), String>> {
         let (time_us, channel, value) = match parse(line) {
             Ok(row) => row,
             Err(reason) => return Ok(Err(reason)),
@@ -111,7 +102,6 @@ impl Replay {
         };
         self.wait_for(time_us, outlet).await?;
         self.batch.push(Reading { time: Unix(time_us), value, stream: StreamId(local), quality: Quality::GOOD });
-        self.made += 1;
         if self.batch.len() >= BATCH {
             self.hand_over(outlet).await?;
         }
@@ -119,7 +109,7 @@ impl Replay {
     }
 
     /// Waits until the row is due. Rows of the past are due at once.
-    async fn wait_for(&mut self, time_us: u64, outlet: &Outlet) -> anyhow::Result<()> {
+    async fn wait_for(&mut self, time_us: u64, outlet: &mut Outlet) -> anyhow::Result<()> {
         let Some(speed) = self.config.speed else { return Ok(()) };
         let (first_us, started) = *self.started.get_or_insert((time_us, Instant::now()));
         #[allow(clippy::cast_precision_loss)]
@@ -142,15 +132,9 @@ impl Replay {
         Ok(())
     }
 
-    async fn hand_over(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
+    async fn hand_over(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         let readings = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
-        outlet.send(FromSource::Batch { readings, messages: Vec::new(), upto: self.made }).await?;
-        let made = self.made;
-        self.settled.wait_for(|settled| made - *settled <= SOURCE_WINDOW).await.map_err(|_| super::Stopping)?;
-        Ok(())
+        Ok(outlet.hand_over(readings, Vec::new()).await?)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use embedded_hal_bus::i2c::RcDevice;
 use linux_embedded_hal::{
     Delay, I2cdev, SpidevDevice,
@@ -16,8 +16,7 @@ use porin_core::{
     packet::Quality,
     stream::check_name,
 };
-use porin_drivers::{CHIPS, Chip, Error, Options, Sensor, Wiring, chip, open_i2c, open_spi};
-use tokio::sync::watch;
+use porin_drivers::{CHIPS, Channel, Chip, Options, Sensor, Wiring, chip, open_i2c, open_spi};
 
 use super::{
     Outlet,
@@ -31,22 +30,17 @@ pub(crate) struct Sensors {
 }
 
 impl Sensors {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         let parts = config.chips.iter().map(|wired| Part {
             name: name(&config.bus, wired),
             every_us: wired.every_us,
             streams: streams(wired).map(|(stream, _)| stream).collect(),
         });
-        Self { polled: Polled::new(parts.collect(), settled), config }
-    }
-
-    /// Readings made so far.
-    pub(crate) fn made(&self) -> u64 {
-        self.polled.made()
+        Self { polled: Polled::new(parts.collect()), config }
     }
 
     /// Runs for ever.
-    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         let config = self.config.clone();
         let mut worker = Worker::start(move || {
             let mut bus = Bus::new(config);
@@ -65,12 +59,12 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     for wired in &config.chips {
         let chip = chip(&wired.chip).ok_or_else(|| no_such_chip(&wired.chip))?;
         match chip.wiring {
-            Wiring::I2c(_) if is_spi => return Err(anyhow!("{} is on I²C, not on {}", chip.name, config.bus)),
-            Wiring::Spi(_) if !is_spi => return Err(anyhow!("{} is on SPI, not on {}", chip.name, config.bus)),
+            Wiring::I2c(_) if is_spi => bail!("{} is on I²C, not on {}", chip.name, config.bus),
+            Wiring::Spi(_) if !is_spi => bail!("{} is on SPI, not on {}", chip.name, config.bus),
             Wiring::I2c(addresses) => {
                 if let Some(address) = wired.address.filter(|address| !addresses.contains(address)) {
                     let known = addresses.iter().map(|known| format!("{known:#04x}")).collect::<Vec<_>>().join(", ");
-                    return Err(anyhow!("{} is never at address {address:#04x}; it can be at {known}", chip.name));
+                    bail!("{} is never at address {address:#04x}; it can be at {known}", chip.name);
                 }
             }
             Wiring::Spi(_) => {}
@@ -78,11 +72,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         options(wired).fit(chip).map_err(anyhow::Error::msg)?;
         if chip.channels.len() > 1 && !wired.streams.contains("{channel}") {
             let channels = chip.channels.iter().map(|channel| channel.name).collect::<Vec<_>>().join(", ");
-            return Err(anyhow!(
-                "streams `{}`: {} measures {channels}: {{channel}} is missing",
-                wired.streams,
-                chip.name
-            ));
+            bail!("streams `{}`: {} measures {channels}: {{channel}} is missing", wired.streams, chip.name);
         }
         for (stream, _) in streams(wired) {
             check_name(&stream).with_context(|| format!("stream `{stream}`"))?;
@@ -127,52 +117,43 @@ fn options(wired: &WiredChip) -> Options {
 /// A bus and its chips, on their thread.
 struct Bus {
     config: Config,
-    /// Opened when it is first needed, and again after it has failed to be opened.
+    /// Opened when it is first needed.
     i2c: Option<Rc<RefCell<I2cdev>>>,
-    chips: Vec<State>,
-}
-
-/// A chip: what is known of it, and how far it is.
-#[derive(Default)]
-struct State {
-    sensor: Option<Box<dyn Sensor>>,
-    is_ready: bool,
+    /// Those that have begun.
+    chips: Vec<Option<(&'static Chip, Box<dyn Sensor>)>>,
 }
 
 impl Bus {
     fn new(config: Config) -> Self {
-        let chips = config.chips.iter().map(|_| State::default()).collect();
+        let chips = config.chips.iter().map(|_| None).collect();
         Self { config, i2c: None, chips }
     }
 
     fn ask(&mut self, part: usize) -> Answer {
-        let measured = self.measure(part);
-        if measured.is_err() {
-            // It may have been without power, and what it was told is gone.
-            self.chips[part].is_ready = false;
-        }
-        let chip = chip(&self.config.chips[part].chip).ok_or("no such chip")?;
-        let judge = |values: Vec<f64>| values.into_iter().zip(chip.channels).map(judge).collect();
-        Ok(measured?.map(judge))
+        self.measure(part).map_err(|error| {
+            // The chip may have been without power, and what it was told is gone; the bus may have been unplugged.
+            self.chips[part] = None;
+            self.i2c = None;
+            format!("{error:#}")
+        })
     }
 
-    fn measure(&mut self, part: usize) -> Result<Option<Vec<f64>>, String> {
-        if self.chips[part].sensor.is_none() {
-            self.chips[part].sensor = Some(self.open(part).map_err(|error| format!("{error:#}"))?);
-        }
-        let State { sensor: Some(sensor), is_ready } = &mut self.chips[part] else { return Ok(None) };
-        let said = |error: Error| error.to_string();
-        if !*is_ready {
-            sensor.begin().map_err(said)?;
-            *is_ready = true;
-        }
-        sensor.measure().map_err(said)
+    fn measure(&mut self, part: usize) -> anyhow::Result<Option<Vec<Sample>>> {
+        let (chip, sensor) = match &mut self.chips[part] {
+            Some(begun) => begun,
+            None => {
+                let (chip, mut sensor) = self.open(part)?;
+                sensor.begin()?;
+                self.chips[part].insert((chip, sensor))
+            }
+        };
+        Ok(sensor.measure()?.map(|values| values.into_iter().zip(chip.channels).map(judge).collect()))
     }
 
-    fn open(&mut self, part: usize) -> anyhow::Result<Box<dyn Sensor>> {
+    fn open(&mut self, part: usize) -> anyhow::Result<(&'static Chip, Box<dyn Sensor>)> {
         let (path, wired) = (&self.config.bus, &self.config.chips[part]);
-        let chip: &Chip = chip(&wired.chip).context("no such chip")?;
-        match chip.wiring {
+        let chip = chip(&wired.chip).context("no such chip")?;
+        let sensor = match chip.wiring {
             Wiring::I2c(_) => {
                 let bus = match &self.i2c {
                     Some(bus) => bus.clone(),
@@ -182,19 +163,34 @@ impl Bus {
                     }
                 };
                 let share = move || RcDevice::new(bus.clone());
-                Ok(open_i2c(chip.name, share, address(wired).unwrap_or_default(), Delay, &options(wired))?)
+                open_i2c(chip.name, share, address(wired).unwrap_or_default(), Delay, &options(wired))?
             }
             Wiring::Spi(max_hz) => {
                 let mut device = SpidevDevice::open(path).with_context(|| format!("cannot open {path}"))?;
                 let mode = SpidevOptions::new().max_speed_hz(max_hz).mode(SpiModeFlags::SPI_MODE_0).build();
                 device.configure(&mode).with_context(|| format!("cannot set the clock of {path}"))?;
-                Ok(open_spi(chip.name, device, &options(wired))?)
+                open_spi(chip.name, device, &options(wired))?
             }
-        }
+        };
+        Ok((chip, sensor))
     }
 }
 
-fn judge((value, channel): (f64, &porin_drivers::Channel)) -> Sample {
+fn judge((value, channel): (f64, &Channel)) -> Sample {
     let quality = if channel.is_within(value) { Quality::GOOD } else { Quality::OUT_OF_RANGE };
     Sample { value, quality }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_beyond_what_a_chip_can_measure_is_told_to_be_so() {
+        let channel = chip("tmp102").expect("there is one").channels.first().expect("it measures something");
+        assert_eq!(judge((21.5, channel)).quality, Quality::GOOD);
+        for beyond in [-300.0, 1e6, f64::NAN] {
+            assert_eq!(judge((beyond, channel)).quality, Quality::OUT_OF_RANGE, "{beyond}");
+        }
+    }
 }

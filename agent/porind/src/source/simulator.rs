@@ -9,13 +9,10 @@ use porin_core::{
     simulator::Simulator,
     time::Unix,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
-use super::{BATCH, Outlet, Stopping};
-use crate::{
-    inbox::{FromSource, SOURCE_WINDOW},
-    machine::wall_clock,
-};
+use super::{BATCH, Outlet};
+use crate::{inbox::FromSource, machine::wall_clock};
 
 /// The first round's time when the streams run as fast as possible: the same readings every time. 2023-11-14.
 const BEGIN_US: u64 = 1_700_000_000_000_000;
@@ -23,23 +20,16 @@ const BEGIN_US: u64 = 1_700_000_000_000_000;
 /// The source with its position.
 pub(crate) struct Simulated {
     config: Config,
-    settled: watch::Receiver<u64>,
     simulator: Simulator,
-    made: u64,
 }
 
 impl Simulated {
-    pub(crate) fn new(config: Config, settled: watch::Receiver<u64>) -> Self {
-        Self { simulator: Simulator::new(config.behaviour.clone()), config, settled, made: 0 }
-    }
-
-    /// Readings made so far.
-    pub(crate) fn made(&self) -> u64 {
-        self.made
+    pub(crate) fn new(config: Config) -> Self {
+        Self { simulator: Simulator::new(config.behaviour.clone()), config }
     }
 
     /// Runs for ever, or until it has made as many readings as it was asked for.
-    pub(crate) async fn run(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         for number in 0..self.config.behaviour.count {
             let name = self.config.streams.replace("{n}", &(number + 1).to_string());
             outlet.send(FromSource::Stream { local: number, name, kind: Kind::Readings }).await?;
@@ -47,9 +37,9 @@ impl Simulated {
         let started = Instant::now();
         let (mut begin, mut quality) = (BEGIN_US, Quality::GOOD);
         let mut batch = Vec::with_capacity(BATCH);
-        while self.made + (batch.len() as u64) < self.config.readings {
+        while outlet.made + (batch.len() as u64) < self.config.readings {
             if !self.config.as_fast_as_possible {
-                self.hand_over(outlet, &mut batch).await?;
+                outlet.hand_over(std::mem::take(&mut batch), Vec::new()).await?;
                 tokio::time::sleep_until(started + Duration::from_micros(self.simulator.next_after_us())).await;
                 // The clock may have been set meanwhile.
                 let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -63,29 +53,16 @@ impl Simulated {
                 round.push(Reading { time, value: made.value, stream, quality });
             });
             for reading in round {
-                if self.made + batch.len() as u64 >= self.config.readings {
+                if outlet.made + batch.len() as u64 >= self.config.readings {
                     break;
                 }
                 batch.push(reading);
                 if batch.len() >= BATCH {
-                    self.hand_over(outlet, &mut batch).await?;
+                    outlet.hand_over(std::mem::take(&mut batch), Vec::new()).await?;
                 }
             }
         }
-        self.hand_over(outlet, &mut batch).await?;
-        self.settled.wait_for(|settled| *settled >= self.made).await.map_err(|_| Stopping)?;
-        Ok(())
-    }
-
-    async fn hand_over(&mut self, outlet: &Outlet, batch: &mut Vec<Reading>) -> anyhow::Result<()> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.made += batch.len() as u64;
-        let readings = std::mem::replace(batch, Vec::with_capacity(BATCH));
-        outlet.send(FromSource::Batch { readings, messages: Vec::new(), upto: self.made }).await?;
-        let made = self.made;
-        self.settled.wait_for(|settled| made - *settled <= SOURCE_WINDOW).await.map_err(|_| Stopping)?;
-        Ok(())
+        outlet.hand_over(std::mem::take(&mut batch), Vec::new()).await?;
+        Ok(outlet.wait_until_settled(outlet.made).await?)
     }
 }

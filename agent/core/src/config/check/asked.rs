@@ -129,3 +129,74 @@ impl Parser<'_> {
 fn is_file_name(text: &str) -> bool {
     !text.is_empty() && text != "." && text != ".." && !text.contains(['/', '\0'])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, SourceKind, tests::refuses};
+
+    const ASKED: &str = r##"
+[gateway]
+id = "kitchen"
+
+[uplink]
+broker = "mqtt://localhost"
+
+[sources.box.sensor]
+bus = "/dev/i2c-1"
+[[sources.box.sensor.chips]]
+chip = "bme280"
+address = 0x77
+every = "10s"
+streams = "box/{channel}"
+options = { altitude = 300 }
+
+[sources.kernel.sysfs]
+inputs = [
+    { hwmon = "cpu_thermal/temp1", stream = "cpu" },
+    { iio = "bme280/in_temp", stream = "roof" },
+    { w1 = "28-0316a4b2d9ff", stream = "boiler", every = "1min" },
+    { file = "/sys/x", stream = "other" },
+]
+
+[streams.boiler]
+calibration = { scale = 1.01, offset = -0.5, polynomial = [0.0, 1.0] }
+"##;
+
+    #[test]
+    fn what_is_asked_has_a_place_a_rhythm_and_a_stream() {
+        let config = Config::parse(ASKED).expect("it is good");
+        let SourceKind::Sensor(sensor) = &config.gateway.sources[0].kind else { panic!("{config:?}") };
+        let chip = WiredChip {
+            chip: "bme280".into(),
+            address: Some(0x77),
+            every_us: 10_000_000,
+            streams: "box/{channel}".into(),
+            options: vec![("altitude".into(), 300.0)],
+        };
+        assert_eq!((sensor.bus.as_str(), &sensor.chips), ("/dev/i2c-1", &vec![chip]));
+        let SourceKind::Sysfs(sysfs) = &config.gateway.sources[1].kind else { panic!("{config:?}") };
+        let places: Vec<_> = sysfs.inputs.iter().map(|input| (input.place.clone(), input.every_us)).collect();
+        assert_eq!(places[0], (SysfsPlace::Hwmon("cpu_thermal".into(), "temp1".into()), 1_000_000));
+        assert_eq!(places[2], (SysfsPlace::OneWire("28-0316a4b2d9ff".into()), 60_000_000));
+        let calibration = Calibration { scale: 1.01, offset: -0.5, polynomial: vec![0.0, 1.0] };
+        assert_eq!(config.gateway.streams["boiler"].calibration, Some(calibration));
+
+        let check = |old: &str, new: &str, expected: &str| refuses(ASKED, old, new, expected);
+        check("/dev/i2c-1", "i2c-1", "line 9: bus `i2c-1`: /dev/i2c-N or /dev/spidevN.M");
+        check("/dev/i2c-1", "/dev/spidev0.0", "line 12: address: a chip on SPI has none");
+        check("0x77", "0x78", "line 12: address 0x78: 0x08 to 0x77");
+        check("0x77", "300", "line 12");
+        check("10s", "1ms", "line 13: every: 10ms to 1d");
+        check("box/{channel}", "a/b/c/{channel}", "line 14: streams `a/b/c/{channel}`");
+        check("options =", "option =", "did you mean `options`?");
+        check("cpu_thermal/temp1", "cpu_thermal", "line 19: hwmon `cpu_thermal`: DEVICE/CHANNEL, such as");
+        check("bme280/in_temp", "../in_temp", "line 20: iio `../in_temp`");
+        check("28-0316a4b2d9ff", "../../etc/x", "line 21: w1 `../../etc/x`");
+        check("/sys/x", "sys/x", "line 22: file `sys/x`: an absolute path");
+        check("file = \"/sys/x\",", "", "line 22: an input is one of `hwmon`, `iio`, `w1` and `file`");
+        check("stream = \"other\"", "stream = \"cpu\"", "line 22: stream `cpu`: another input has it");
+        check("offset = -0.5", "offset = nan", "line 26: calibration: every number must be finite");
+        check("[0.0, 1.0]", "[0, 0, 0, 0, 0, 0, 0, 0, 1]", "line 26: polynomial: at most 8 coefficients");
+    }
+}

@@ -60,10 +60,10 @@ impl Parser<'_> {
         match (pattern, streams, message) {
             (Some(pattern), Some(streams), None) => {
                 let checksum = self.one_of(checksum.as_ref(), "checksum", Checksum::None, &Checksum::ALL)?;
-                if let Err(error) = Reader::new(pattern.get_ref(), streams.get_ref(), checksum) {
-                    return self.fail(pattern.span(), error);
+                match Reader::new(pattern.get_ref(), streams.get_ref(), checksum) {
+                    Ok(reader) => Ok(Lines::Readings(reader)),
+                    Err(error) => self.fail(pattern.span(), error),
                 }
-                Ok(Lines::Readings { pattern: pattern.into_inner(), streams: streams.into_inner(), checksum })
             }
             (None, None, Some(message)) => match (check_name(message.get_ref()), checksum) {
                 (Ok(()), None) => Ok(Lines::Message(message.into_inner())),
@@ -79,5 +79,45 @@ impl Parser<'_> {
                 self.fail(name.span(), format!("lines of source `{}`: {message}", name.get_ref()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, SourceKind};
+
+    #[test]
+    fn lines_mean_readings_or_a_message_and_come_from_somewhere() {
+        let parse = |source: &str, lines: &str| {
+            let text = format!(
+                "[gateway]\nid = \"a\"\n[uplink]\nbroker = \"mqtt://h\"\n[sources.s.{source}\nlines = {{ {lines} }}\n"
+            );
+            Config::parse(&text).map(|config| config.gateway.sources[0].kind.clone())
+        };
+        let readings = "pattern = \"(?<v>.)\", streams = \"a\", checksum = \"nmea\"";
+        let lines = Lines::Readings(Reader::new("(?<v>.)", "a", Checksum::Nmea).expect("it is good"));
+        let serial = LinesSource { from: LinesFrom::Serial("/dev/ttyS0".into(), 9_600), lines };
+        assert_eq!(parse("serial]\ndevice = \"/dev/ttyS0\"", readings), Ok(SourceKind::Lines(serial)));
+        let message = "message = \"raw\"";
+        let command = LinesFrom::Process(vec!["/bin/x".into(), "y".into()]);
+        let process = LinesSource { from: command, lines: Lines::Message("raw".into()) };
+        assert_eq!(parse("process]\ncommand = [\"/bin/x\", \"y\"]", message), Ok(SourceKind::Lines(process)));
+
+        let check = |source: &str, lines: &str, expected: &str| {
+            let error = parse(source, lines).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        let udp = "udp]\nlisten = \"0.0.0.0:5005\"";
+        check("udp]\nlisten = \"5005\"", message, "line 6: listen `5005`: ADDRESS:PORT");
+        check("file]\npath = \"x.log\"", message, "line 6: path `x.log`: an absolute path");
+        check("process]\ncommand = [\"vmstat\"]", message, "line 6: command: a program by its absolute path");
+        check("process]\ncommand = []", message, "line 6: command");
+        check("serial]\ndevice = \"/dev/x\"\nbaud = 1", message, "line 7: 1: 50 to 4000000");
+        check(udp, "pattern = \"(\", streams = \"a\"", "line 7: pattern `(`");
+        check(udp, "pattern = \".\"", "lines of source `s`: `pattern` and `streams`, or `message`");
+        check(udp, "message = \"a\", checksum = \"nmea\"", "`checksum` does not go with `message`");
+        check(udp, "message = \"#\"", "line 7: message `#`");
+        check(udp, &readings.replace("nmea", "nema"), "did you mean `nmea`?");
     }
 }

@@ -99,3 +99,54 @@ impl Parser<'_> {
         Ok(register)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, SourceKind};
+
+    #[test]
+    fn registers_of_modbus_have_a_table_an_address_and_a_type() {
+        let parse = |line: &str, registers: &str| {
+            let text = format!(
+                "[gateway]\nid = \"a\"\n[uplink]\nbroker = \"mqtt://h\"\n[sources.s.modbus]\n{line}\n[[sources.s.modbus.slaves]]\n\
+                 unit = 7\nregisters = [{{ {registers} }}]\n"
+            );
+            Config::parse(&text).map(|config| config.gateway.sources[0].kind.clone())
+        };
+        let (tcp, plain) = ("tcp = \"h:502\"", "stream = \"a\", address = 9");
+        let all = "stream = \"a\", address = 9, table = \"input\", type = \"f32\", words = \"little\", scale = 0.5";
+        let SourceKind::Modbus(source) = parse("serial = \"/dev/x\"\nparity = \"even\"", all).expect("it is good")
+        else {
+            panic!("another kind")
+        };
+        assert_eq!(source.line, ModbusLine::Rtu("/dev/x".into(), 9_600, Parity::Even));
+        let register = &source.slaves[0].registers[0];
+        assert_eq!((source.timeout_us, source.slaves[0].unit), (500_000, 7));
+        assert_eq!((register.table, register.kind, register.order), (Table::Input, Type::F32, WordOrder::Little));
+        assert!(parse(tcp, plain).is_ok());
+
+        let check = |line: &str, registers: &str, expected: &str| {
+            let error = parse(line, registers).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("tcp = \"h\"", plain, "line 6: tcp `h`: HOST:PORT");
+        check("tcp = \"h:0\"", plain, "tcp `h:0`");
+        check("baud = 9600", plain, "source `s`: either `tcp` or `serial`");
+        check("serial = \"/dev/x\"\nparity = \"evn\"", plain, "did you mean `even`?");
+        check("tcp = \"h:502\"\ntimeout = \"1ms\"", plain, "line 7: timeout: 10ms to 1min");
+        check(tcp, "stream = \"a\", address = 65535, type = \"f32\"", "line 9: address 65535: it has 2 words");
+        check(tcp, "stream = \"a\", address = 65536", "line 9");
+        check(
+            tcp,
+            "stream = \"a\", address = 0, table = \"coil\", type = \"u16\"",
+            "line 9: type `u16`: a bit has none",
+        );
+        check(tcp, "stream = \"a\", address = 0, type = \"float\"", "type `float`: known is u16");
+        check(
+            tcp,
+            "stream = \"a\", address = 0 }, { stream = \"a\", address = 1",
+            "stream `a`: another register has it",
+        );
+    }
+}

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use porin_core::{
-    config::{Broker, Config, Policy, Provenance, SourceKind},
+    config::{Broker, Config, Policy, Provenance},
     trust,
 };
 
@@ -155,15 +155,7 @@ impl Owned {
 /// Names of the owner's files that a configuration wants, below `/etc/porin/`.
 fn named(config: &Config) -> Vec<String> {
     let gateway = &config.gateway;
-    let local = gateway.sources.iter().filter_map(|source| match &source.kind {
-        SourceKind::Mqtt(mqtt) => Some(&mqtt.broker),
-        SourceKind::Replay(_)
-        | SourceKind::Simulator(_)
-        | SourceKind::Sensor(_)
-        | SourceKind::Sysfs(_)
-        | SourceKind::Lines(_)
-        | SourceKind::Modbus(_) => None,
-    });
+    let local = gateway.sources.iter().filter_map(|source| source.kind.broker());
     let brokers = std::iter::once(&gateway.uplink.broker).chain(local).flat_map(files_of_broker);
     let root = gateway.updates.iter().map(|updates| updates.root.as_str());
     let cells = config.cells.slots().filter_map(|slot| match &slot.cell {
