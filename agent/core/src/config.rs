@@ -30,8 +30,8 @@ pub use self::{
     policy::Policy,
     quantity::microseconds,
     source::{
-        LinesFrom, LinesSource, ModbusLine, ModbusSource, MqttSource, Parity, Replay, SensorSource, SimulatorSource,
-        Slave, Source, SourceKind, SysfsInput, SysfsPlace, SysfsSource, WiredChip,
+        LinesFrom, LinesSource, ModbusLine, ModbusSource, MqttSource, Parity, Replay, SensorSource, SerialLine,
+        SimulatorSource, Slave, Source, SourceKind, SysfsInput, SysfsPlace, SysfsSource, WiredChip,
     },
 };
 use crate::{

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod dead;
 pub mod fault;
+pub mod framing;
 pub mod health;
 pub mod ids;
 pub mod limits;

@@ -13,18 +13,15 @@ use regex_lite::{Regex, RegexBuilder};
 
 use crate::stream::check_name;
 
-/// Bytes of a line. Anything longer is cut off there, and told.
-pub const MAX_LINE: usize = 4_096;
-
 /// Bytes of a compiled pattern: a hundred times what a line of a sensor takes.
 const MAX_PATTERN_BYTES: usize = 262_144;
 
-/// What is made of lines.
+/// What is made of lines and frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lines {
     /// Readings.
     Readings(Reader),
-    /// The line is a message on this stream.
+    /// It is a message on this stream, whole.
     Message(String),
 }
 

@@ -12,6 +12,7 @@ pub mod certificates;
 pub mod emulator;
 mod gateway;
 pub mod hostile;
+mod lab;
 mod manager;
 pub mod nats;
 mod numbers;
@@ -40,6 +41,7 @@ pub use self::{
     broker::{Broker, publish, publish_lines, publish_retained},
     cable::{Cable, Plugged},
     gateway::{Gateway, library, porind},
+    lab::Lab,
     manager::ServiceManager,
     numbers::Numbers,
     operator::Operator,

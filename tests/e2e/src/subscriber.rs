@@ -118,6 +118,23 @@ impl Subscriber {
         packets.map(|packet| packet.value as u64).collect()
     }
 
+    /// Values and qualities of a stream, in the order in which they came.
+    ///
+    /// # Panics
+    /// If a payload is not as documented.
+    #[must_use]
+    pub fn readings(&self, stream: &str) -> Vec<(f64, u32)> {
+        let publishes = self.publishes().into_iter();
+        let packets = publishes.flat_map(|publish| payload::decode(&publish.payload).expect("whole").packets);
+        packets.filter(|packet| packet.stream == stream).map(|packet| (packet.value, packet.quality)).collect()
+    }
+
+    /// Values of a stream, in the order in which they came.
+    #[must_use]
+    pub fn values(&self, stream: &str) -> Vec<f64> {
+        self.readings(stream).into_iter().map(|(value, _)| value).collect()
+    }
+
     /// The packets received so far, each once: by name, stream, time and value.
     ///
     /// # Panics

@@ -3,20 +3,12 @@
 
 use std::fs;
 
-use porin_core::payload;
 use porin_e2e::{
     Subscriber,
     appliance::{ID, Owner, PASSWORD},
     emulator::Pi,
     time_server,
 };
-
-/// Values of a stream, in order.
-fn values(subscriber: &Subscriber, stream: &str) -> Vec<f64> {
-    let payloads = subscriber.publishes().into_iter().map(|publish| payload::decode(&publish.payload).expect("whole"));
-    let packets = payloads.flat_map(|payload| payload.packets);
-    packets.filter(|packet| packet.stream == stream).map(|packet| packet.value).collect()
-}
 
 #[test]
 #[ignore = "boots a board: make test-board"]
@@ -46,22 +38,22 @@ calibration = { offset = 0.25 }
     pi.set_temperature("cellar", -10.0);
     // The chip is read in twelve bits, and the calibration is added.
     pi.wait_until("both thermometers", || {
-        values(&data, "kitchen/temperature").contains(&21.5) && values(&data, "cellar/temperature").contains(&-9.75)
+        data.values("kitchen/temperature").contains(&21.5) && data.values("cellar/temperature").contains(&-9.75)
     });
     // A change below the cell's bound is not sent: while the other one, which is asked half as often, changes twice.
     pi.set_temperature("kitchen", 21.75);
     for celsius in [-8.0, -6.0] {
         pi.set_temperature("cellar", celsius);
-        pi.wait_until("the cellar", || values(&data, "cellar/temperature").last() == Some(&(celsius + 0.25)));
+        pi.wait_until("the cellar", || data.values("cellar/temperature").last() == Some(&(celsius + 0.25)));
     }
-    assert_eq!(values(&data, "kitchen/temperature").last(), Some(&21.5));
+    assert_eq!(data.values("kitchen/temperature").last(), Some(&21.5));
     // One above it is.
     pi.set_temperature("kitchen", 23.0);
-    pi.wait_until("a change that matters", || values(&data, "kitchen/temperature").last() == Some(&23.0));
-    assert!(!values(&data, "kitchen/temperature").contains(&21.75));
+    pi.wait_until("a change that matters", || data.values("kitchen/temperature").last() == Some(&23.0));
+    assert!(!data.values("kitchen/temperature").contains(&21.75));
     // An address at which nobody answers is told, by the register, and holds nobody up.
     pi.wait_for("tmp105 at 0x4b on /dev/i2c-1\" error=\"register CONFIGURATION (0x01): no answer");
-    assert!(values(&data, "nobody/temperature").iter().all(|value| value.is_nan()));
+    assert!(data.values("nobody/temperature").iter().all(|value| value.is_nan()));
     // The board knows itself by its device tree.
     pi.log_in(PASSWORD);
     let said = pi.ask("porind boards detect");

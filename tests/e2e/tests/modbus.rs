@@ -9,11 +9,9 @@ use std::{
     time::Duration,
 };
 
-use porin_core::payload::{self, Decoded};
-use porin_e2e::{Broker, Gateway, Process, Subscriber, free_port, wait_until};
+use porin_e2e::{Lab, Process, free_port, wait_until};
 use porin_test_support::{skip, target_dir, top};
 use portable_pty::{MasterPty, PtySize, native_pty_system};
-use serde_json::Value;
 
 /// Devices of an independent library; `None`: it is not there, and the test is skipped.
 struct Devices {
@@ -49,17 +47,8 @@ impl Devices {
     }
 }
 
-struct Running {
-    gateway: Gateway,
-    subscriber: Subscriber,
-    agent: Process,
-    _broker: Broker,
-}
-
-fn start(line: &str) -> Running {
-    let broker = Broker::mosquitto();
-    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/lab/data/#");
-    let rest = format!(
+fn start(line: &str) -> Lab {
+    Lab::start(&format!(
         r##"
 [sources.plc.modbus]
 {line}
@@ -83,59 +72,36 @@ registers = [{{ stream = "two/first", address = 0 }}, {{ stream = "two/last", ad
 unit = 2
 every = "50ms"
 registers = [{{ stream = "wrong/register", address = 500 }}]
-[routes.all]
-streams = ["#"]
 "##
-    );
-    let gateway = Gateway::new("lab", broker.port, &rest);
-    let agent = gateway.run(&[]);
-    Running { gateway, subscriber, agent, _broker: broker }
+    ))
 }
 
-impl Running {
-    fn last(&self, stream: &str) -> Option<f64> {
-        let payloads = self.subscriber.publishes().into_iter();
-        let mut packets = payloads.flat_map(|publish| {
-            let Decoded { packets, .. } = payload::decode(&publish.payload).expect("whole");
-            packets
-        });
-        packets.rfind(|packet| packet.stream == stream).map(|packet| packet.value)
-    }
+fn last(lab: &Lab, stream: &str) -> Option<f64> {
+    lab.values(stream).last().copied()
+}
 
-    fn part(&self, part: usize) -> Value {
-        self.gateway.status().map_or(Value::Null, |status| status["sources"][0]["parts"][part].clone())
+fn answers(lab: &Lab) {
+    let expected = [
+        ("one/float", 21.5),
+        ("one/scaled", -20.0),
+        ("one/swapped", 123_456.0),
+        ("one/double", -0.125),
+        ("one/input", 10.0),
+        ("one/coil", 1.0),
+        ("one/discrete", 1.0),
+        ("two/first", 100.0),
+        ("two/last", 109.0),
+    ];
+    for (stream, expected) in expected {
+        wait_until(stream, || last(lab, stream).is_some_and(|value| (value - expected).abs() < 1e-9));
     }
+}
 
-    fn answers(&self) {
-        let expected = [
-            ("one/float", 21.5),
-            ("one/scaled", -20.0),
-            ("one/swapped", 123_456.0),
-            ("one/double", -0.125),
-            ("one/input", 10.0),
-            ("one/coil", 1.0),
-            ("one/discrete", 1.0),
-            ("two/first", 100.0),
-            ("two/last", 109.0),
-        ];
-        for (stream, expected) in expected {
-            wait_until(stream, || self.last(stream).is_some_and(|value| (value - expected).abs() < 1e-9));
-        }
-    }
-
-    fn says(&self, part: usize, expected: &str) {
-        wait_until(expected, || {
-            let status = self.part(part);
-            status["ok"] == false && status["last_error"].as_str().is_some_and(|error| error.contains(expected))
-        });
-    }
-
-    fn end(self) {
-        let status = self.gateway.status().expect("it runs");
-        assert_eq!(status["imbalance"], Value::Array(Vec::new()), "{status}");
-        self.agent.terminate();
-        assert!(self.agent.output().0.success());
-    }
+fn says(lab: &Lab, part: usize, expected: &str) {
+    wait_until(expected, || {
+        let status = lab.part(0, part);
+        status["ok"] == false && status["last_error"].as_str().is_some_and(|error| error.contains(expected))
+    });
 }
 
 #[test]
@@ -143,26 +109,26 @@ fn registers_over_tcp_are_read_and_each_trouble_is_told_apart() {
     let port = free_port();
     let test = "registers_over_tcp_are_read_and_each_trouble_is_told_apart";
     let Some(mut devices) = Devices::start(test, "tcp", &port.to_string()) else { return };
-    let running = start(&format!("tcp = \"127.0.0.1:{port}\""));
-    running.answers();
+    let lab = start(&format!("tcp = \"127.0.0.1:{port}\""));
+    answers(&lab);
     // Registers that it does not have: the slave says so, and what it has goes on.
-    running.says(2, "holding 500 to 500: the slave refuses it: Illegal data address");
-    assert!(running.last("wrong/register").is_some_and(f64::is_nan));
+    says(&lab, 2, "holding 500 to 500: the slave refuses it: Illegal data address");
+    assert!(last(&lab, "wrong/register").is_some_and(f64::is_nan));
     // One is slow: it has no values, the other one has.
     devices.mode("slow");
-    running.says(0, "holding 0 to 9: no answer within 300ms");
-    wait_until("no value", || running.last("one/float").is_some_and(f64::is_nan));
-    let before = running.part(1)["polls"].as_u64();
-    wait_until("the other one goes on", || running.part(1)["polls"].as_u64() > before.map(|polls| polls + 20));
-    assert_eq!(running.part(1)["ok"], true);
+    says(&lab, 0, "holding 0 to 9: no answer within 300ms");
+    wait_until("no value", || last(&lab, "one/float").is_some_and(f64::is_nan));
+    let before = lab.part(0, 1)["polls"].as_u64();
+    wait_until("the other one goes on", || lab.part(0, 1)["polls"].as_u64() > before.map(|polls| polls + 20));
+    assert_eq!(lab.part(0, 1)["ok"], true);
     devices.mode("good");
-    running.answers();
+    answers(&lab);
     // Away and back again.
     devices.process.kill();
-    running.says(1, "cannot connect to 127.0.0.1");
+    says(&lab, 1, "cannot connect to 127.0.0.1");
     devices.process = Devices::run(devices.folder.path(), &devices.place);
-    running.answers();
-    running.end();
+    answers(&lab);
+    lab.end();
 }
 
 #[test]
@@ -171,17 +137,17 @@ fn registers_over_a_serial_line_are_read_and_damaged_answers_are_not_believed() 
     let test = "registers_over_a_serial_line_are_read_and_damaged_answers_are_not_believed";
     let [gateways, devices_end] = wire.ends.clone();
     let Some(devices) = Devices::start(test, "rtu", &devices_end.display().to_string()) else { return };
-    let running = start(&format!("serial = \"{}\"\nbaud = 19200", gateways.display()));
-    running.answers();
-    running.says(2, "the slave refuses it: Illegal data address");
+    let lab = start(&format!("serial = \"{}\"\nbaud = 19200", gateways.display()));
+    answers(&lab);
+    says(&lab, 2, "the slave refuses it: Illegal data address");
     let damaged = |value: Option<f64>| value.is_some_and(|value| !value.is_nan() && (value - 21.5).abs() > 1e-9);
     devices.mode("spoilt");
-    running.says(0, "holding 0 to 9");
-    wait_until("no value", || running.last("one/float").is_some_and(f64::is_nan));
-    assert!(!damaged(running.last("one/float")));
+    says(&lab, 0, "holding 0 to 9");
+    wait_until("no value", || last(&lab, "one/float").is_some_and(f64::is_nan));
+    assert!(!damaged(last(&lab, "one/float")));
     devices.mode("good");
-    running.answers();
-    running.end();
+    answers(&lab);
+    lab.end();
 }
 
 /// Two ptys, joined: what is written to one end comes out of the other.

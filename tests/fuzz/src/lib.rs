@@ -10,6 +10,7 @@ use porin_cell::{Cell, Engine, Plan, World};
 use porin_core::{
     config::{Config, DesiredSet, Releases, wanted},
     dead::DeadLetter,
+    framing::{Framer, Framing, Length},
     ids::StreamId,
     limits::CellLimits,
     lines::{Checksum, Reader},
@@ -27,11 +28,12 @@ use porin_core::{
 pub type Body = fn(&[u8]);
 
 /// Every body by the name of its target.
-pub const ALL: [(&str, Body); 11] = [
+pub const ALL: [(&str, Body); 12] = [
     ("payload", payload),
     ("senml", senml),
     ("mapping", mapping),
     ("lines", lines),
+    ("framing", framing),
     ("record", record),
     ("config", config),
     ("component", component),
@@ -58,6 +60,33 @@ pub fn lines(bytes: &[u8]) {
     let outcome = reader.read(line, |stream, _| found.push(stream));
     assert!(outcome.is_ok() || found.is_empty());
     assert!(found.iter().all(|stream| check_name(stream).is_ok()), "{found:?}");
+}
+
+/// Lines and frames: they are the same, in whatever pieces the bytes come. The first byte chooses what ends one, the second the pieces.
+///
+/// # Panics
+/// If they are not.
+pub fn framing(bytes: &[u8]) {
+    let [kind, piece, bytes @ ..] = bytes else { return };
+    let counted = |start: &[u8], length, extra| Framing::Counted { start: start.to_vec(), length, extra };
+    let framing = match kind % 4 {
+        0 => Framing::Lines,
+        1 => counted(b"", Length::U8, 0),
+        2 => counted(b"BM", Length::U16Be, 0),
+        _ => counted(b"\xaa", Length::U16Le, 2),
+    };
+    let frames = |piece: usize| {
+        let mut framer = Framer::new(framing.clone());
+        let mut frames = Vec::new();
+        for piece in bytes.chunks(piece) {
+            framer.push(piece);
+            while let Some(frame) = framer.next() {
+                frames.extend(frame.map(<[u8]>::to_vec));
+            }
+        }
+        frames
+    };
+    assert_eq!(frames(usize::from(*piece).max(1)), frames(bytes.len().max(1)));
 }
 
 /// Published payloads: what can be read comes back bit by bit in every encoding.

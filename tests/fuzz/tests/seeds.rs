@@ -30,6 +30,12 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             payloads.iter().flat_map(forms).collect()
         }
         "lines" => vec![b"\0roof 1.5,-2".to_vec(), b"\x01$IIMTW 17.5,*5A".to_vec(), b"\0a/b/c/d NaN,inf".to_vec(), b"\x01$*".to_vec()],
+        "framing" => vec![
+            b"\0\x03one\r\ntwo\n\nthree".to_vec(),
+            b"\x01\x01\x02ab\x00\xffx".to_vec(),
+            b"\x02\x05noiseBM\x00\x02abBBM\xff\xff".to_vec(),
+            b"\x03\x02\xaa\x01\x00abc\xaa".to_vec(),
+        ],
         "record" => vec![
             vec![1, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 209, 34, 219, 249, 126, 106, 240, 63, 5],
             vec![2, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 5, 3, 97, 47, 98, 2, 0, 255],

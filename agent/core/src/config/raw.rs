@@ -297,7 +297,18 @@ pub(super) struct Process {
 pub(super) struct Serial {
     pub(super) device: Spanned<String>,
     pub(super) baud: Option<Spanned<u32>>,
+    pub(super) frames: Option<Spanned<Frames>>,
     pub(super) lines: Lines,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Frames {
+    #[serde(default)]
+    pub(super) start: Vec<u8>,
+    pub(super) length: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) extra: usize,
 }
 
 /// `lines = { pattern = "…", streams = "…" }` or `lines = { message = "STREAM" }`.

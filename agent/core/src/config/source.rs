@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 use core::net::SocketAddr;
 
 use super::Broker;
-use crate::{lines::Lines, mapping::Mapping, modbus::Register, simulator::Behaviour};
+use crate::{framing::Framing, lines::Lines, mapping::Mapping, modbus::Register, simulator::Behaviour};
 
 /// Where packets come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -211,6 +211,17 @@ pub struct LinesSource {
     pub lines: Lines,
 }
 
+/// A serial line: 8 bits, no parity, one stop bit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SerialLine {
+    /// Such as `/dev/ttyUSB0`.
+    pub device: String,
+    /// Bits a second.
+    pub baud: u32,
+    /// What ends a line, or a frame.
+    pub framing: Framing,
+}
+
 /// Where lines come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinesFrom {
@@ -220,6 +231,6 @@ pub enum LinesFrom {
     File(String),
     /// What a command prints: the program and its arguments. It is started again when it ends.
     Process(Vec<String>),
-    /// A serial line: its device, and bits a second.
-    Serial(String, u32),
+    /// A serial line.
+    Serial(SerialLine),
 }

@@ -1,10 +1,12 @@
-//! Sources of lines: datagrams, a file that grows, what a command prints, a serial line. What a line means is `core::lines`'.
+//! Sources of lines and frames: datagrams, a file that grows, what a command prints, a serial line. Where one ends is `core::framing`'s,
+//! what it means `core::lines`'.
 //!
 //! A line that means nothing is counted and told, never fatal. The time of a packet is when its line was there.
 
 use std::{
     collections::HashMap,
-    fs::{File, Metadata},
+    fmt::Display,
+    fs::File,
     io::{ErrorKind, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -14,15 +16,17 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use porin_core::{
-    config::{LinesFrom, LinesSource as Config},
+    config::{LinesFrom, LinesSource as Config, SerialLine},
+    framing::{Framer, Framing},
     ids::StreamId,
-    lines::{Lines as Meaning, MAX_LINE},
+    lines::Lines as Meaning,
     packet::{Kind, Message, Quality, Reading},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::UdpSocket,
     process::Command,
+    time::timeout,
 };
 use tokio_serial::SerialPortBuilderExt;
 use tracing::warn;
@@ -39,55 +43,47 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Bytes that are read at a time, and of a datagram at most.
 const CHUNK: usize = 65_536;
 
-/// The source with its counters.
+/// A counted frame whose bytes stop coming for so long has lost some: the next ones begin another.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The source with what outlives its failures.
 pub(crate) struct Lines {
     config: Config,
     streams: HashMap<String, u32>,
     readings: Vec<Reading>,
     messages: Vec<Message>,
-    /// The beginning of a line whose end has not come.
-    begun: Vec<u8>,
-    /// Whether the line that has begun is longer than a line may be.
-    too_long: bool,
     /// Whether the file was not there when it was looked for: all that it then has is new.
     was_missing: bool,
 }
 
 impl Lines {
     pub(crate) fn new(config: Config) -> Self {
-        Self {
-            config,
-            streams: HashMap::new(),
-            readings: Vec::new(),
-            messages: Vec::new(),
-            begun: Vec::new(),
-            too_long: false,
-            was_missing: false,
-        }
+        Self { config, streams: HashMap::new(), readings: Vec::new(), messages: Vec::new(), was_missing: false }
     }
 
     /// Runs until something fails.
     pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
-        self.begun.clear();
-        self.too_long = false;
         match self.config.from.clone() {
             LinesFrom::Udp(address) => {
                 let socket = UdpSocket::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+                let mut framer = Framer::new(Framing::Lines);
                 let mut datagram = vec![0; CHUNK];
                 loop {
                     let (bytes, from) = socket.recv_from(&mut datagram).await.context("cannot receive")?;
-                    self.take(&datagram[..bytes], &from.to_string(), outlet).await?;
+                    framer.push(&datagram[..bytes]);
+                    self.take(&mut framer, &from, outlet).await?;
                     // A datagram is whole: its last line needs no end.
-                    self.end_line(&from.to_string(), outlet).await?;
-                    self.hand_over(outlet).await?;
+                    framer.end();
+                    self.take(&mut framer, &from, outlet).await?;
                 }
             }
             LinesFrom::File(path) => self.follow(&path, outlet).await,
             LinesFrom::Process(command) => self.read_command(&command, outlet).await,
-            LinesFrom::Serial(device, baud) => {
+            LinesFrom::Serial(SerialLine { device, baud, framing }) => {
                 let opened = tokio_serial::new(&device, baud).open_native_async();
                 let line = opened.with_context(|| format!("cannot open {device}"))?;
-                self.read_all(line, &device, outlet).await?;
+                // Half a line at the end is half a line.
+                self.read_all(line, &mut Framer::new(framing), &device, outlet).await?;
                 bail!("{device} has ended: was it unplugged?")
             }
         }
@@ -103,7 +99,10 @@ impl Lines {
             .spawn()
             .with_context(|| format!("cannot run {program}"))?;
         let output = child.stdout.take().ok_or_else(|| anyhow!("{program} has no output"))?;
-        self.read_all(output, program, outlet).await?;
+        let mut framer = Framer::new(Framing::Lines);
+        self.read_all(output, &mut framer, program, outlet).await?;
+        framer.end();
+        self.take(&mut framer, &program, outlet).await?;
         let status = child.wait().await.with_context(|| format!("cannot wait for {program}"))?;
         bail!("{program} has ended: {status}")
     }
@@ -111,101 +110,86 @@ impl Lines {
     async fn read_all(
         &mut self,
         mut from: impl AsyncRead + Unpin,
+        framer: &mut Framer,
         place: &str,
         outlet: &mut Outlet,
     ) -> anyhow::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
-            match from.read(&mut chunk).await {
-                Ok(0) => return self.hand_over(outlet).await,
-                Ok(bytes) => self.take(&chunk[..bytes], place, outlet).await?,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot read {place}")),
+            // A line may pause for as long as it likes.
+            let patience = if framer.is_counted() && framer.has_begun() { PAUSE } else { Duration::MAX };
+            match timeout(patience, from.read(&mut chunk)).await {
+                Ok(Ok(0)) => return Ok(()),
+                Ok(Ok(bytes)) => {
+                    framer.push(&chunk[..bytes]);
+                    self.take(framer, &place, outlet).await?;
+                }
+                Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Err(error).with_context(|| format!("cannot read {place}")),
+                Err(_) => framer.abandon(),
             }
-            self.hand_over(outlet).await?;
         }
     }
 
-    /// Reads what is added to a file. When it is renamed and another begins, the old one is read to its end first. One that is cut is seen
-    /// to be so while it is shorter than it was.
+    /// Reads what is added to a file. When it is renamed and another begins, the old one is read to its end first, which is not before
+    /// something stands in the new one: whoever writes may go on with the old one for a while. One that is cut is seen to be so while it
+    /// is shorter than it was.
     async fn follow(&mut self, path: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
-        let opened = |from: SeekFrom| -> anyhow::Result<(File, Metadata)> {
-            let mut file = File::open(path).with_context(|| format!("cannot read {path}"))?;
-            file.seek(from).with_context(|| format!("cannot read {path}"))?;
-            let metadata = file.metadata().with_context(|| format!("cannot read {path}"))?;
-            Ok((file, metadata))
+        let cannot = || format!("cannot read {path}");
+        let opened = |from: SeekFrom| -> anyhow::Result<File> {
+            let mut file = File::open(path).with_context(cannot)?;
+            file.seek(from).with_context(cannot)?;
+            Ok(file)
         };
         self.was_missing |= !Path::new(path).exists();
-        let from = if self.was_missing { SeekFrom::Start(0) } else { SeekFrom::End(0) };
-        let (mut file, mut metadata) = opened(from)?;
+        let mut file = opened(if self.was_missing { SeekFrom::Start(0) } else { SeekFrom::End(0) })?;
         self.was_missing = false;
+        let mut framer = Framer::new(Framing::Lines);
         let mut chunk = vec![0; CHUNK];
         loop {
-            let bytes = file.read(&mut chunk).with_context(|| format!("cannot read {path}"))?;
+            let bytes = file.read(&mut chunk).with_context(cannot)?;
             if bytes > 0 {
-                self.take(&chunk[..bytes], path, outlet).await?;
-                self.hand_over(outlet).await?;
+                framer.push(&chunk[..bytes]);
+                self.take(&mut framer, &path, outlet).await?;
                 tokio::task::yield_now().await;
                 continue;
             }
             tokio::time::sleep(LOOK).await;
             // While it is being renamed there is none for a moment.
-            let Ok(now) = std::fs::metadata(path) else { continue };
-            let is_another = (now.dev(), now.ino()) != (metadata.dev(), metadata.ino());
-            let position = file.stream_position().with_context(|| format!("cannot read {path}"))?;
-            let has_more = file.metadata().is_ok_and(|metadata| metadata.len() > position);
-            if is_another && !has_more {
-                self.end_line(path, outlet).await?;
-                (file, metadata) = opened(SeekFrom::Start(0))?;
-            } else if !is_another && now.len() < position {
+            let Ok(new) = std::fs::metadata(path) else { continue };
+            let old = file.metadata().with_context(cannot)?;
+            let position = file.stream_position().with_context(cannot)?;
+            let is_another = (new.dev(), new.ino()) != (old.dev(), old.ino());
+            if is_another && new.len() > 0 && old.len() <= position {
+                framer.end();
+                self.take(&mut framer, &path, outlet).await?;
+                file = opened(SeekFrom::Start(0))?;
+            } else if !is_another && new.len() < position {
                 warn!(path, "the file has become shorter: it is read from its beginning");
-                self.begun.clear();
-                file.seek(SeekFrom::Start(0)).with_context(|| format!("cannot read {path}"))?;
+                framer = Framer::new(Framing::Lines);
+                file.seek(SeekFrom::Start(0)).with_context(cannot)?;
             }
         }
     }
 
-    /// Takes bytes, in which lines end anywhere or nowhere.
-    async fn take(&mut self, bytes: &[u8], place: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
-        let mut pieces = bytes.split(|byte| *byte == b'\n');
-        let last = pieces.next_back().unwrap_or_default();
-        for piece in pieces {
-            self.add(piece);
-            self.end_line(place, outlet).await?;
+    /// Takes the lines that are whole, and hands them over.
+    async fn take(&mut self, framer: &mut Framer, place: &dyn Display, outlet: &mut Outlet) -> anyhow::Result<()> {
+        while let Some(found) = framer.next() {
+            let outcome = match found {
+                Ok(line) => self.line(line, outlet).await?.map_err(|reason| {
+                    let shown: String = String::from_utf8_lossy(line).chars().take(64).collect();
+                    format!("`{}`: {reason}", shown.escape_debug())
+                }),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = outcome {
+                outlet.send(FromSource::BadRow(format!("{place}: {reason}"))).await?;
+            }
+            if self.readings.len() + self.messages.len() >= BATCH {
+                self.hand_over(outlet).await?;
+            }
         }
-        self.add(last);
-        Ok(())
-    }
-
-    fn add(&mut self, piece: &[u8]) {
-        let room = MAX_LINE - self.begun.len().min(MAX_LINE);
-        self.too_long |= piece.len() > room;
-        self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
-    }
-
-    async fn end_line(&mut self, place: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
-        let mut line = std::mem::take(&mut self.begun);
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-        if line.is_empty() {
-            return Ok(());
-        }
-        let outcome = match std::mem::take(&mut self.too_long) {
-            true => Err(format!("it has more than {MAX_LINE} bytes")),
-            false => self.line(&line, outlet).await?,
-        };
-        if let Err(reason) = outcome {
-            let shown: String = String::from_utf8_lossy(&line).chars().take(64).collect();
-            outlet.send(FromSource::BadRow(format!("{place}: `{}`: {reason}", shown.escape_debug()))).await?;
-        }
-        line.clear();
-        // Its room is used again.
-        self.begun = line;
-        if self.readings.len() + self.messages.len() >= BATCH {
-            self.hand_over(outlet).await?;
-        }
-        Ok(())
+        self.hand_over(outlet).await
     }
 
     /// Takes one line. The inner error is the line's.
