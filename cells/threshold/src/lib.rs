@@ -9,9 +9,11 @@
 //! | `low` | the stream's | alarm when the value is below it |
 //! | `hysteresis` | the stream's | an alarm ends only when the value is back inside by this much; default 0 |
 //! | `min_hold_s` | s | an alarm, once raised, is held at least this long; default 0 |
+//! | `max_silence_s` | s | say the state again at the latest after this time; default: only changes are sent |
 //!
 //! The slot needs `outputs = ["{stream}/alarm"]` or another name. Raising is never delayed: a value that goes
-//! straight from above `high` to below `low` changes the alarm at once. A value that is not a number decides nothing.
+//! straight from above `high` to below `low` changes the alarm at once. A value that is not a number decides nothing, so that with
+//! `max_silence_s` whoever acts on the alarm notices when there are no values any more.
 //! When the clock steps, in either direction, by `min_hold_s` or more, a hold is over; a smaller step back makes one
 //! longer by as much. Not for noisy signals without
 //! `hysteresis`: each crossing of the limit is a change.
@@ -39,9 +41,12 @@ pub struct Threshold {
     low: f64,
     hysteresis: f64,
     min_hold_us: u64,
+    max_silence_us: Option<u64>,
     output: u32,
     /// The state that was sent last, and when it began.
     sent: Option<(Alarm, u64)>,
+    /// When something was sent last. Not saved: after a start the state is said again at once, if it is to be said again at all.
+    said: Option<u64>,
 }
 
 impl Threshold {
@@ -56,10 +61,16 @@ impl Threshold {
             Alarm::Off
         }
     }
+
+    /// Whether it has said nothing for too long.
+    fn is_silent(&self, time_us: u64) -> bool {
+        let too_long = |silence| self.said.is_none_or(|said| time_us.abs_diff(said) >= silence);
+        self.max_silence_us.is_some_and(too_long)
+    }
 }
 
 impl Cell for Threshold {
-    const PARAMS: &'static [&'static str] = &["high", "low", "hysteresis", "min_hold_s"];
+    const PARAMS: &'static [&'static str] = &["high", "low", "hysteresis", "min_hold_s", "max_silence_s"];
 
     fn new(stream: &Stream) -> Result<Self, String> {
         let (high, low) = (stream.number("high")?, stream.number("low")?);
@@ -75,7 +86,11 @@ impl Cell for Threshold {
             return Err(String::from("the slot needs an output, such as outputs = [\"{stream}/alarm\"]"));
         };
         let min_hold_us = stream.seconds_as_us("min_hold_s")?.unwrap_or(0);
-        Ok(Self { high, low, hysteresis, min_hold_us, output: output.id, sent: None })
+        let max_silence_us = match stream.seconds_as_us("max_silence_s")? {
+            Some(0) => return Err(stream.error("max_silence_s", "must be above zero")),
+            silence => silence,
+        };
+        Ok(Self { high, low, hysteresis, min_hold_us, max_silence_us, output: output.id, sent: None, said: None })
     }
 
     fn process(&mut self, reading: Reading, out: &mut Vec<Reading>) {
@@ -85,9 +100,13 @@ impl Cell for Threshold {
         let (now, since) = self.sent.unwrap_or((Alarm::Off, 0));
         let wanted = self.wanted(reading.value, now);
         let held = wanted == Alarm::Off && reading.time_us.abs_diff(since) < self.min_hold_us;
-        if self.sent.is_none() || (wanted != now && !held) {
+        let changes = self.sent.is_none() || (wanted != now && !held);
+        if changes {
             self.sent = Some((wanted, reading.time_us));
-            let value = match wanted {
+        }
+        if changes || self.is_silent(reading.time_us) {
+            self.said = Some(reading.time_us);
+            let value = match if changes { wanted } else { now } {
                 Alarm::Off => 0.0,
                 Alarm::High => 1.0,
                 Alarm::Low => -1.0,
@@ -162,6 +181,19 @@ mod tests {
     }
 
     #[test]
+    fn the_state_is_said_again_for_those_who_want_to_hear_it() {
+        let params = [LIMITS[0], ("min_hold_s", 60.0), ("max_silence_s", 10.0)];
+        let readings = [(0, 11.0), (9, 11.0), (10, 5.0), (15, f64::NAN), (21, 5.0), (30, 5.0), (61, 5.0), (70, 5.0)];
+        assert_eq!(alarms(&params, &readings), [(0, 1.0), (10, 1.0), (21, 1.0), (61, 0.0)]);
+        // After a start at once.
+        let mut cell = threshold(&params, &[info(2)]).expect("good parameters");
+        cell.sent = Some((Alarm::High, 0));
+        let mut out = Vec::new();
+        cell.process(Reading { time_us: 1, value: 11.0, stream: 1, quality: 0 }, &mut out);
+        assert_eq!(out.len(), 1);
+    }
+
+    #[test]
     fn what_is_no_number_decides_nothing() {
         assert_eq!(alarms(&LIMITS, &[(0, f64::NAN), (1, 11.0), (2, f64::NAN), (3, 5.0)]), [(1, 1.0), (3, 0.0)]);
         assert_eq!(alarms(&LIMITS, &[(0, f64::INFINITY), (1, f64::NEG_INFINITY)]), [(0, 1.0), (1, -1.0)]);
@@ -173,6 +205,7 @@ mod tests {
         for (params, outputs, expected) in [
             (&[][..], &output[..], "`high` of stream `a`: missing"),
             (&[("high", 1.0), ("low", 0.0), ("hysteresis", 0.6)], &output, "no room between"),
+            (&[("high", 1.0), ("max_silence_s", 0.0)], &output, "must be above zero"),
             (&[("high", 1.0)], &[], "needs an output"),
         ] {
             let error = threshold(params, outputs).expect_err("refused");
