@@ -11,6 +11,7 @@ mod nearest;
 mod policy;
 mod quantity;
 mod raw;
+mod sink;
 mod source;
 
 use alloc::{
@@ -29,6 +30,7 @@ pub use self::{
     nearest::nearest,
     policy::Policy,
     quantity::microseconds,
+    sink::{GpioLine, Level, OutputLine, RotatedFile, Sink, SinkKind, UPLINK},
     source::{
         LinesFrom, LinesSource, ModbusLine, ModbusSource, MqttSource, Parity, Replay, SensorSource, SerialLine,
         SimulatorSource, Slave, Source, SourceKind, SysfsInput, SysfsPlace, SysfsSource, WiredChip,
@@ -87,6 +89,8 @@ pub struct GatewayConfig {
     pub max_streams: usize,
     /// Where packets come from.
     pub sources: Vec<Source>,
+    /// Where routes may end besides the uplink.
+    pub sinks: Vec<Sink>,
     /// What is known of streams besides their names.
     pub streams: BTreeMap<String, StreamConfig>,
 }
@@ -159,7 +163,7 @@ impl CellSet {
     }
 }
 
-/// Which streams go through which slots, in order, and out to the uplink.
+/// Which streams go through which slots, in order, and where they end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Its name in the configuration.
@@ -170,6 +174,10 @@ pub struct Route {
     pub input: Kind,
     /// In order. A slot is in one route, at one place; each takes what the one before it gives.
     pub slots: Vec<Slot>,
+    /// Whether it ends at the uplink.
+    pub uplink: bool,
+    /// The sinks at which it ends.
+    pub sinks: Vec<String>,
     /// Where its publishes go.
     pub topic: TopicTemplate,
     /// Whether a packet may leave before its commit.
@@ -233,20 +241,9 @@ pub enum LogTo {
     #[default]
     Journal,
     /// A file; when it is full, it is renamed and another begins.
-    File(LogFile),
+    File(RotatedFile),
     /// A topic of the uplink's broker. Lines are not kept while there is no connection.
     Mqtt(String),
-}
-
-/// Where a cell's lines are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogFile {
-    /// The newest; older ones have `.1`, `.2` and so on at the end.
-    pub path: String,
-    /// Bytes of each.
-    pub max_bytes: u64,
-    /// How many older ones are kept.
-    pub keep: u32,
 }
 
 /// Who vouches for a component. Staging takes nothing else.

@@ -19,6 +19,7 @@ pub mod lines;
 pub mod mapping;
 pub mod modbus;
 pub mod outbox;
+pub mod output;
 pub mod packet;
 pub mod payload;
 pub mod poll;

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub routes: Vec<RouteStatus>,
     /// Where packets wait.
     pub outbox: OutboxStatus,
+    /// Where routes end besides the uplink, in the order of the configuration.
+    pub sinks: Vec<SinkStatus>,
     /// Packets on which cells faulted, and that are kept.
     pub dead_letters: DeadLetterStatus,
     /// What comes over the uplink to run here; `None`: nothing is taken from there.
@@ -145,7 +147,7 @@ pub struct StreamStatus {
     pub name: String,
     /// Packets that sources made on it.
     pub received: u64,
-    /// Packets that routes appended to the outbox on it.
+    /// Packets that came out of routes on it.
     pub forwarded: u64,
 }
 
@@ -158,8 +160,31 @@ pub struct RouteStatus {
     pub received: u64,
     /// In order.
     pub slots: Vec<SlotStatus>,
-    /// Packets that it appended to the outbox.
+    /// Packets that came out of it, for the outbox or for sinks.
     pub forwarded: u64,
+    /// Of them, those that it appended to the outbox: all or, if it does not end at the uplink, none.
+    pub appended: u64,
+}
+
+/// Where routes end besides the uplink. `taken` = `waiting` + `done` + `lost`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SinkStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Whether it does what it is told.
+    pub ok: bool,
+    /// Packets that routes gave it.
+    pub taken: u64,
+    /// Of them, those that it has not come to yet.
+    pub waiting: u64,
+    /// Of them, those written, or those by which a line went.
+    pub done: u64,
+    /// Of them, those that could not be written, or that a line never went by because others came.
+    pub lost: u64,
+    /// The level of an output line: `low` or `high`; `None`: it is none, or nobody holds it.
+    pub level: Option<&'static str>,
+    /// Why it last did not do what it was told.
+    pub last_error: Option<String>,
 }
 
 /// One slot and the cell in it.
@@ -333,10 +358,13 @@ impl Snapshot {
                 flowing = slot.output;
             }
             check(&format!("route `{}`: forwarded = what came out last", route.name), route.forwarded, flowing);
-            appended += route.forwarded;
+            appended += route.appended;
+        }
+        for SinkStatus { name, taken, waiting, done, lost, .. } in &self.sinks {
+            check(&format!("sink `{name}`: taken = waiting + done + lost"), *taken, waiting + done + lost);
         }
         let outbox = &self.outbox;
-        check("outbox: appended = found + earlier + forwarded by routes", outbox.appended, appended);
+        check("outbox: appended = found + earlier + appended by routes", outbox.appended, appended);
         let fates = outbox.acknowledged + outbox.waiting + outbox.evicted + outbox.expired + outbox.dead_lettered;
         check("outbox: appended = acknowledged + waiting + evicted + expired + dead-lettered", outbox.appended, fates);
         let dead = &self.dead_letters;
@@ -380,7 +408,14 @@ mod tests {
                 routed: 10,
                 ..SourceStatus::default()
             }],
-            routes: vec![RouteStatus { received: 10, slots: vec![slot], forwarded: 3, ..RouteStatus::default() }],
+            routes: vec![RouteStatus {
+                received: 10,
+                slots: vec![slot],
+                forwarded: 3,
+                appended: 3,
+                ..RouteStatus::default()
+            }],
+            sinks: vec![SinkStatus { taken: 6, waiting: 1, done: 2, lost: 3, ..SinkStatus::default() }],
             outbox: OutboxStatus {
                 appended: 6,
                 found: 3,
@@ -425,6 +460,8 @@ mod tests {
         check(|snapshot| snapshot.routes[0].slots[0].replayed += 1);
         check(|snapshot| snapshot.dead_letters.evicted += 1);
         check(|snapshot| snapshot.routes[0].slots[0].output += 1);
+        check(|snapshot| snapshot.routes[0].appended += 1);
+        check(|snapshot| snapshot.sinks[0].lost += 1);
         check(|snapshot| snapshot.outbox.appended += 1);
         check(|snapshot| snapshot.outbox.waiting -= 1);
         check(|snapshot| snapshot.outbox.expired += 1);

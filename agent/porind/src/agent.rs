@@ -6,6 +6,8 @@
 //!                                                           outbox.ack(ticket) ← Event::Acked
 //! ```
 //!
+//! What a route keeps for local sinks goes to them at once, whether there is a connection or not.
+//!
 //! The loop runs on the pipeline's thread and owns everything that decides: the cells, the outbox, the counters. It
 //! does no I/O of its own but to read a backlog. Sources and the link are tasks on the I/O thread, commits wait for the
 //! disk on the committer's; all of them meet the loop only through the bounded queues of the inbox.
@@ -21,12 +23,13 @@ mod sources;
 mod telling;
 mod updating;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, thread, time::Duration};
 
 use porin_core::{
     clock::Clock,
     config::{Config, Uplink},
     dead::DeadLetters,
+    ids::RouteId,
     outbox::Outbox,
     packet::{Message, Packet, Reading},
     record::Record,
@@ -47,11 +50,12 @@ use self::{
 };
 pub(crate) use self::{telling::notify, updating::Updating};
 use crate::{
-    cell_log::LogFiles,
     committer::Committer,
+    files::Files,
     inbox::{Event, FromSource, Inbox, Question},
     machine::{self, Uptime},
     pipeline::{Kept, Pipeline, Routed, To},
+    sink::{Age, Sinks},
     source,
     store::{Room, Store},
     tap::Tap,
@@ -147,8 +151,12 @@ struct Agent {
     warn_at: Monotonic,
     /// When the service manager hears of progress next.
     feed_at: Monotonic,
-    /// Who writes what cells log.
-    log_files: LogFiles,
+    /// Where routes end besides the uplink.
+    sinks: Sinks,
+    /// What they are to be given.
+    for_sinks: Vec<(RouteId, Packet)>,
+    /// Who writes what cells log, and files that are sinks.
+    files: Files,
     /// A configuration that waits for the end of a commit.
     reload_next: Option<Config>,
     /// When a stop was asked for.
@@ -158,13 +166,18 @@ struct Agent {
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
 pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
     let mut agent = Agent::new(core, parts);
+    agent.sinks.exchange(&agent.parts.config.gateway.sinks);
     while !agent.link.closed {
         let event = agent.next();
         agent.step(event);
     }
-    let last = agent.status();
     agent.pass_on_logs();
-    agent.log_files.stop();
+    while !agent.sinks.write(&mut agent.files) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    agent.files.stop();
+    let last = agent.status();
+    agent.sinks.exchange(&[]);
     agent.parts.committer.stop();
     last
 }
@@ -195,7 +208,9 @@ impl Agent {
             recorded: VecDeque::new(),
             warn_at: Monotonic(0),
             feed_at: Monotonic(0),
-            log_files: LogFiles::default(),
+            sinks: Sinks::default(),
+            for_sinks: Vec::new(),
+            files: Files::default(),
             reload_next: None,
         }
     }
@@ -257,6 +272,7 @@ impl Agent {
         self.tell();
         self.send();
         self.pass_on_logs();
+        self.sinks.write(&mut self.files);
         self.commit();
         self.finish();
     }
@@ -300,9 +316,9 @@ impl Agent {
     /// Takes something through the cells into the outbox: through those of both sets while one is on probation.
     fn through<R>(&mut self, call: impl Fn(&mut Pipeline, &mut dyn FnMut(To, Kept<'_>)) -> R) -> R {
         let Core { pipeline, outbox, .. } = &mut self.core;
-        let at = self.now.mono;
-        let mut keep = |to: To, kept: Kept<'_>| append(outbox, to, kept, at);
-        match &mut self.trial {
+        let (at, for_sinks) = (self.now.mono, &mut self.for_sinks);
+        let mut keep = |to: To, kept: Kept<'_>| hand_out(outbox, for_sinks, to, kept, at);
+        let outcome = match &mut self.trial {
             None => call(pipeline, &mut keep),
             Some(trial) => {
                 let canary = trial.is_canary();
@@ -316,7 +332,9 @@ impl Agent {
                 }
                 outcome
             }
-        }
+        };
+        self.give_to_sinks(Age::Now);
+        outcome
     }
 
     /// What the pipeline goes by: in a replay the packets' time alone, so that it does the same however fast it is; else this machine's.
@@ -409,12 +427,21 @@ impl Agent {
     }
 }
 
-fn append(outbox: &mut Outbox, To { route, queue }: To, kept: Kept<'_>, at: Monotonic) {
-    let mut append = |packet| outbox.append(queue, Record { route, packet, at });
+/// To where the route ends.
+fn hand_out(outbox: &mut Outbox, for_sinks: &mut Vec<(RouteId, Packet)>, to: To, kept: Kept<'_>, at: Monotonic) {
+    let To { route, queue, sinks } = to;
+    let mut hand_out = |packet: Packet| {
+        if sinks > 0 {
+            for_sinks.push((route, packet.clone()));
+        }
+        if let Some(queue) = queue {
+            outbox.append(queue, Record { route, packet, at });
+        }
+    };
     match kept {
-        Kept::Readings(readings) => readings.iter().for_each(|reading| append(Packet::Reading(*reading))),
+        Kept::Readings(readings) => readings.iter().for_each(|reading| hand_out(Packet::Reading(*reading))),
         Kept::Messages(messages) => {
-            messages.iter().for_each(|message| append(Packet::Message(Arc::new(message.clone()))));
+            messages.iter().for_each(|message| hand_out(Packet::Message(Arc::new(message.clone()))));
         }
     }
 }

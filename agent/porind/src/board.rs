@@ -9,9 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use porin_core::config::{Board, Bus, Config, SourceKind};
+use porin_core::config::{Board, Bus, Config, GpioLine, OutputLine, SinkKind, SourceKind, nearest};
 
-use crate::doctor::{Finding, Findings};
+use crate::{
+    doctor::{Finding, Findings},
+    gpio,
+};
 
 /// Where the package puts them. `PORIN_BOARDS` names another folder.
 const BOARDS: &str = "/usr/share/porin/boards";
@@ -71,7 +74,28 @@ pub fn check_board(board: &Board, config: &Config) -> Vec<Finding> {
             findings.warning("bus", found, format!("known are: {known}"));
         }
     }
+    for sink in &config.gateway.sinks {
+        let SinkKind::Gpio(OutputLine { line, .. }) = &sink.kind else { continue };
+        look_at_line(&mut findings, board, &format!("sink `{}`", sink.name), line);
+    }
     findings.0
+}
+
+/// Whether the board has such a pin, and the kernel such a line.
+fn look_at_line(findings: &mut Findings, board: &Board, whose: &str, line: &GpioLine) {
+    if let GpioLine::Named(name) = line
+        && !board.pins.is_empty()
+        && !board.pins.contains_key(name)
+    {
+        let meant = nearest(name, board.pins.keys().map(String::as_str));
+        let hint = meant.map_or_else(String::new, |meant| format!("did you mean `{meant}`?"));
+        findings.warning("line", format!("{whose}: {} has no pin `{name}`", board.name), hint);
+        return;
+    }
+    match gpio::find(line) {
+        Ok((chip, number)) => findings.ok("line", format!("{whose}: line {number} of {chip}")),
+        Err(error) => findings.warning("line", format!("{whose}: {error:#}"), ""),
+    }
 }
 
 /// The boards that the package brings, by name; those that this machine is, first.

@@ -1,100 +1,84 @@
-//! Files of what cells log: a thread writes them, and begins another when one is full.
+//! Files that grow: a thread writes them, and begins another when one is full.
 //!
-//! The loop hands lines over and goes on; what the disk is too slow for stays with the slot, which keeps few and counts the rest.
+//! The loop hands lines over and goes on; what the disk is too slow for stays with whoever has it. Nothing is synced: a power cut costs
+//! what the kernel has not written, half a minute at most.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::Path,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread::{self, JoinHandle},
 };
 
-use porin_cell::Level;
-use porin_core::{config::LogFile, time::Unix};
-use serde::Serialize;
+use porin_core::config::RotatedFile;
 use tracing::warn;
 
-use crate::slot::Line;
-
-/// Lines that wait for the disk.
+/// Texts that wait for the disk.
 const QUEUE: usize = 256;
 
-/// A line as it is written and published.
-#[derive(Serialize)]
-struct Json<'a> {
-    time_us: u64,
-    slot: &'a str,
-    level: &'static str,
-    context: &'a str,
-    message: &'a str,
-}
-
-/// A line of JSON, with a newline at its end.
-pub(crate) fn line_as_json(time: Unix, slot: &str, Line { level, context, message }: &Line) -> String {
-    let level = match level {
-        Level::Trace => "trace",
-        Level::Debug => "debug",
-        Level::Info => "info",
-        Level::Warn => "warn",
-        Level::Error => "error",
-        Level::Critical => "critical",
-    };
-    let mut text = serde_json::to_string(&Json { time_us: time.0, slot, level, context, message }).unwrap_or_default();
-    text.push('\n');
-    text
-}
+/// Told what became of a text.
+pub(crate) type Outcome = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// The thread, once there is something to write.
 #[derive(Default)]
-pub(crate) struct LogFiles {
+pub(crate) struct Files {
     writer: Option<Writer>,
 }
 
 struct Writer {
-    lines: SyncSender<(LogFile, String)>,
+    texts: SyncSender<(RotatedFile, String, Outcome)>,
     thread: JoinHandle<()>,
 }
 
-impl LogFiles {
-    /// Hands a line over. `false`: the disk is too slow for it now.
-    pub(crate) fn write(&mut self, file: &LogFile, line: String) -> bool {
+impl Files {
+    /// Takes lines, which stay together, out of `text`. `false`: the disk is too slow for them now; they stay, and `outcome` is not told.
+    pub(crate) fn write(&mut self, file: &RotatedFile, text: &mut String, outcome: Outcome) -> bool {
         if self.writer.is_none() {
-            let (sender, lines) = sync_channel(QUEUE);
-            match thread::Builder::new().name("cell-log".into()).spawn(move || write(&lines)) {
-                Ok(thread) => self.writer = Some(Writer { lines: sender, thread }),
-                Err(error) => warn!(%error, "there is no thread to write what cells log"),
+            let (sender, texts) = sync_channel(QUEUE);
+            match thread::Builder::new().name("files".into()).spawn(move || write(&texts)) {
+                Ok(thread) => self.writer = Some(Writer { texts: sender, thread }),
+                Err(error) => warn!(%error, "there is no thread to write files"),
             }
         }
-        self.writer.as_ref().is_some_and(|writer| writer.lines.try_send((file.clone(), line)).is_ok())
+        let Some(Writer { texts, .. }) = &self.writer else { return false };
+        match texts.try_send((file.clone(), std::mem::take(text), outcome)) {
+            Ok(()) => true,
+            Err(TrySendError::Full((_, back, _)) | TrySendError::Disconnected((_, back, _))) => {
+                *text = back;
+                false
+            }
+        }
     }
 
     /// Waits until everything is written.
     pub(crate) fn stop(&mut self) {
-        if let Some(Writer { lines, thread }) = self.writer.take() {
-            drop(lines);
+        if let Some(Writer { texts, thread }) = self.writer.take() {
+            drop(texts);
             let _ = thread.join();
         }
     }
 }
 
-fn write(lines: &Receiver<(LogFile, String)>) {
+fn write(texts: &Receiver<(RotatedFile, String, Outcome)>) {
     let mut open: BTreeMap<String, (File, u64)> = BTreeMap::new();
     let mut failures = 0_u64;
-    for (file, line) in lines {
-        if let Err(error) = append(&mut open, &file, &line) {
+    for (file, text, outcome) in texts {
+        let written = append(&mut open, &file, &text);
+        if let Err(error) = &written {
             open.remove(&file.path);
             failures += 1;
             if failures.is_power_of_two() {
-                warn!(path = file.path, %error, failures, "what a cell logs cannot be written");
+                warn!(path = file.path, %error, failures, "a file cannot be written");
             }
         }
+        outcome(written);
     }
 }
 
-fn append(open: &mut BTreeMap<String, (File, u64)>, file: &LogFile, line: &str) -> io::Result<()> {
-    let bytes = line.len() as u64;
+fn append(open: &mut BTreeMap<String, (File, u64)>, file: &RotatedFile, text: &str) -> io::Result<()> {
+    let bytes = text.len() as u64;
     let (mut out, mut has) = match open.remove(&file.path) {
         Some(there) => there,
         None => start(&file.path)?,
@@ -104,7 +88,7 @@ fn append(open: &mut BTreeMap<String, (File, u64)>, file: &LogFile, line: &str) 
         rotate(file)?;
         (out, has) = start(&file.path)?;
     }
-    out.write_all(line.as_bytes())?;
+    out.write_all(text.as_bytes())?;
     open.insert(file.path.clone(), (out, has + bytes));
     Ok(())
 }
@@ -119,7 +103,7 @@ fn start(path: &str) -> io::Result<(File, u64)> {
 }
 
 /// `x` becomes `x.1`, `x.1` becomes `x.2`, and the last one goes.
-fn rotate(LogFile { path, keep, .. }: &LogFile) -> io::Result<()> {
+fn rotate(RotatedFile { path, keep, .. }: &RotatedFile) -> io::Result<()> {
     if *keep == 0 {
         return fs::remove_file(path);
     }
@@ -140,11 +124,11 @@ mod tests {
     fn a_full_file_is_renamed_and_so_many_older_ones_stay() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("logs/x.log").display().to_string();
-        let file = LogFile { path: path.clone(), max_bytes: 30, keep: 2 };
-        let mut files = LogFiles::default();
+        let file = RotatedFile { path: path.clone(), max_bytes: 30, keep: 2 };
+        let mut files = Files::default();
         for number in 0..10 {
             // Ten bytes: three to a file.
-            assert!(files.write(&file, format!("{number:09}\n")));
+            assert!(files.write(&file, &mut format!("{number:09}\n"), Box::new(drop)));
         }
         files.stop();
         let numbers = |name: &str| -> Vec<u64> {
@@ -156,18 +140,8 @@ mod tests {
         assert_eq!(numbers(&format!("{path}.2")), [3, 4, 5]);
         assert!(!Path::new(&format!("{path}.3")).exists());
         // The next run goes on with the file that is there.
-        assert!(files.write(&file, "10\n".into()));
+        assert!(files.write(&file, &mut "10\n".into(), Box::new(drop)));
         files.stop();
         assert_eq!(numbers(&path), [9, 10]);
-    }
-
-    #[test]
-    fn a_line_is_json_whatever_the_cell_says() {
-        let line = Line { level: Level::Warn, context: "a\"b".into(), message: "ü".into() };
-        let text = line_as_json(Unix(7), "s", &line);
-        assert_eq!(
-            text,
-            "{\"time_us\":7,\"slot\":\"s\",\"level\":\"warn\",\"context\":\"a\\\"b\",\"message\":\"ü\"}\n"
-        );
     }
 }

@@ -60,6 +60,17 @@ macro_rules! of_sources {
     };
 }
 
+macro_rules! of_sinks {
+    ($kind:ident, $name:literal, $help:literal, $field:ident) => {
+        Metric {
+            name: $name,
+            help: $help,
+            kind: Kind::$kind,
+            read: |s| s.sinks.iter().map(|sink| (vec![("sink", sink.name.clone())], u64::from(sink.$field))).collect(),
+        }
+    };
+}
+
 macro_rules! of_parts {
     ($kind:ident, $name:literal, $help:literal, $field:ident) => {
         Metric {
@@ -95,7 +106,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 46] = [
+const METRICS: [Metric; 50] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
@@ -114,10 +125,14 @@ const METRICS: [Metric; 46] = [
     of_parts!(Counter, "porin_source_part_missed", "Times at which it should have been asked and was not", missed),
     Metric {
         name: "porin_route_forwarded",
-        help: "Packets that the route appended to the outbox",
+        help: "Packets that came out of the route",
         kind: Kind::Counter,
         read: |s| s.routes.iter().map(|route| (vec![("route", route.name.clone())], route.forwarded)).collect(),
     },
+    of_sinks!(Gauge, "porin_sink_ok", "Whether the sink does what it is told", ok),
+    of_sinks!(Counter, "porin_sink_taken", "Packets that routes gave the sink", taken),
+    of_sinks!(Counter, "porin_sink_done", "Packets written, or by which a line went", done),
+    of_sinks!(Counter, "porin_sink_lost", "Packets that could not be written, or that others overtook", lost),
     of_slots!(Counter, "porin_slot_input", "Packets fed in", input),
     of_slots!(Counter, "porin_slot_processed", "Packets that the cell decided about", processed),
     of_slots!(Counter, "porin_slot_faulted", "Packets on which the cell faulted alone", faulted),

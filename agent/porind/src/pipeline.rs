@@ -77,8 +77,10 @@ impl<T> ByKind<T> {
 pub struct To {
     /// The route.
     pub route: RouteId,
-    /// The queue of its priority and overflow.
-    pub queue: QueueId,
+    /// The queue of its priority and overflow; `None`: it does not end at the uplink.
+    pub queue: Option<QueueId>,
+    /// How many sinks it ends at.
+    pub sinks: usize,
 }
 
 /// What a route keeps of a batch.
@@ -123,6 +125,12 @@ struct Route {
     /// What is on its way through the slots, and where the next slot puts it.
     readings: Flow<Reading>,
     messages: Flow<Message>,
+}
+
+impl Route {
+    fn appended(&self) -> u64 {
+        if self.config.uplink { self.forwarded } else { 0 }
+    }
 }
 
 /// Packets between two slots. Both buffers are used again and again.
@@ -341,7 +349,7 @@ impl Pipeline {
                 }
             }
         }
-        let to = To { route: *id, queue: config.queue };
+        let to = To { route: *id, queue: config.uplink.then_some(config.queue), sinks: config.sinks.len() };
         // A route ends in one kind: the other's buffer is empty.
         let out = readings.input.iter().map(|reading| reading.stream);
         for stream in out.chain(messages.input.iter().map(|message| message.stream)) {
@@ -362,9 +370,9 @@ impl Pipeline {
         }
     }
 
-    /// Packets that its routes have put out since their counters began.
-    pub(crate) fn forwarded(&self) -> u64 {
-        self.routes.iter().map(|route| route.forwarded).sum()
+    /// Packets that its routes have appended to the outbox since their counters began.
+    pub(crate) fn appended(&self) -> u64 {
+        self.routes.iter().map(Route::appended).sum()
     }
 
     /// Counters of routes and slots begin anew.
@@ -494,6 +502,7 @@ impl Pipeline {
             received: route.received,
             slots: route.slots.iter().map(AnySlot::status).collect(),
             forwarded: route.forwarded,
+            appended: route.appended(),
         });
         let streams = self.streams.iter().zip(self.names.names()).map(|(stream, name)| StreamStatus {
             name: name.clone(),

@@ -104,6 +104,19 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
             )?;
         }
     }
+    for sink in list("sinks") {
+        writeln!(
+            text,
+            "sink     {}: {}{}, {} taken, {} done, {} lost{}",
+            word(&sink["name"]),
+            if sink["ok"] == true { "works" } else { "FAILS" },
+            sink["level"].as_str().map_or_else(String::new, |level| format!(" ({level})")),
+            number(&sink["taken"]),
+            number(&sink["done"]),
+            number(&sink["lost"]),
+            sink["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
+        )?;
+    }
     let outbox = &status["outbox"];
     writeln!(
         text,

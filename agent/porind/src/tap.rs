@@ -4,7 +4,7 @@
 
 use porin_core::{
     ids::RouteId,
-    packet::{Message, Reading},
+    packet::{Message, Packet, Reading},
     payload,
     stream::Pattern,
 };
@@ -87,6 +87,14 @@ impl Tap {
         let (time_us, quality, stream) = (time.0, quality.0, pipeline.name(*stream));
         let (topic, bytes) = (Some(&**topic), Some(payload.len()));
         self.line(&Line { topic, bytes, ..Line::new(pipeline, route, stream, time_us, quality) });
+    }
+
+    /// Shows a packet that a route keeps.
+    pub(crate) fn kept(&mut self, pipeline: &Pipeline, route: RouteId, packet: &Packet) {
+        match packet {
+            Packet::Reading(reading) => self.reading(pipeline, Some(route), reading),
+            Packet::Message(message) => self.message(pipeline, Some(route), message),
+        }
     }
 
     /// Whether the stream is looked at and a line would go through; one that would not is counted. Before any text is made.

@@ -73,7 +73,7 @@ impl Trial {
                 let new_before = pipeline.slot_status();
                 self.before = sum(std::mem::take(&mut self.before), self.other.slot_status());
                 self.other.begin_counts();
-                let before = pipeline.forwarded();
+                let before = pipeline.appended();
                 let outcome = call(pipeline, &mut |to, kept| new.push(to, kept));
                 let instead = call(&mut self.other, &mut |to, kept| old.push(to, kept));
                 self.fault = worse(&new_before, &pipeline.slot_status(), &self.other.slot_status());

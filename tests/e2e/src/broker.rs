@@ -67,6 +67,11 @@ impl Broker {
         self.process = Self::run(self.port, Command::new("mosquitto").arg("-c").arg(file));
     }
 
+    /// Ends it for good.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// The embedded broker, rumqttd.
     #[must_use]
     pub fn embedded() -> Self {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use porin_core::config::Level;
 use porin_test_support::target_dir;
 
 use crate::Process;
@@ -156,21 +157,22 @@ impl Pi {
     /// # Panics
     /// If QEMU does not do it.
     pub fn set_temperature(&self, thermometer: &str, celsius: f64) {
-        let monitor = UnixStream::connect(self.folder.path().join("monitor")).expect("QEMU runs");
-        let mut answers = BufReader::new(monitor.try_clone().expect("a second handle")).lines();
-        let mut answer = || answers.next().expect("an answer").expect("text");
-        assert!(answer().contains("QMP"), "QEMU greets");
         let path = format!("/machine/peripheral/{thermometer}");
         #[allow(clippy::cast_possible_truncation)] // some hundred thousand at most
         let value = (celsius * 1000.0) as i64;
-        for command in [
-            serde_json::json!({ "execute": "qmp_capabilities" }),
-            serde_json::json!({ "execute": "qom-set", "arguments": { "path": path, "property": "temperature", "value": value } }),
-        ] {
-            writeln!(&monitor, "{command}").expect("QEMU reads");
-            let answer = answer();
-            assert!(answer.contains("return"), "{answer}");
-        }
+        let command = serde_json::json!({
+            "execute": "qom-set", "arguments": { "path": path, "property": "temperature", "value": value },
+        });
+        tell(&self.folder.path().join("monitor"), &command);
+    }
+
+    /// Waits until a line of the GPIO controller has this level, as the emulated register says. From outside: nothing in the board is asked.
+    ///
+    /// # Panics
+    /// If it does not get it.
+    pub fn wait_for_line(&mut self, line: u32, level: Level) {
+        let monitor = self.folder.path().join("monitor");
+        self.wait_until(&format!("line {line} is {}", level.word()), || level_of_line(&monitor, line) == level);
     }
 
     /// What the serial console has said so far.
@@ -263,4 +265,32 @@ impl Pi {
         }
         self.process.kill();
     }
+}
+
+/// BCM2837 ARM Peripherals, section 6.1: GPLEV0 has the levels of lines 0 to 31.
+fn level_of_line(monitor: &Path, line: u32) -> Level {
+    assert!(line < 32, "the first register has 32 lines");
+    let command = serde_json::json!({
+        "execute": "human-monitor-command", "arguments": { "command-line": "xp /1wx 0x3f200034" },
+    });
+    let answer = tell(monitor, &command);
+    let word = answer["return"].as_str().and_then(|said| said.trim().rsplit_once("0x")).map(|(_, digits)| digits);
+    let word = word.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let word = word.unwrap_or_else(|| panic!("no register: {answer}"));
+    if word >> line & 1 == 1 { Level::High } else { Level::Low }
+}
+
+/// Tells QEMU something, and gives its answer.
+fn tell(monitor: &Path, command: &serde_json::Value) -> serde_json::Value {
+    let monitor = UnixStream::connect(monitor).expect("QEMU runs");
+    let mut answers = BufReader::new(monitor.try_clone().expect("a second handle")).lines();
+    let mut answer = || answers.next().expect("an answer").expect("text");
+    assert!(answer().contains("QMP"), "QEMU greets");
+    let mut last = String::new();
+    for command in [&serde_json::json!({ "execute": "qmp_capabilities" }), command] {
+        writeln!(&monitor, "{command}").expect("QEMU reads");
+        last = answer();
+        assert!(last.contains("return"), "{last}");
+    }
+    serde_json::from_str(&last).expect("JSON")
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use porin_core::config::Level;
 use porin_e2e::{
     Subscriber,
     appliance::{ID, Owner, PASSWORD},
@@ -13,7 +14,7 @@ use porin_e2e::{
 #[test]
 #[ignore = "boots a board: make test-board"]
 fn a_chip_on_the_boards_bus_is_read_and_a_cell_decides_what_of_it_is_sent() {
-    let owner = Owner::new();
+    let mut owner = Owner::new();
     time_server::start();
     let data = Subscriber::start(owner.cloud.port, &format!("porin/v1/gw/{ID}/data/#"));
     let mut config = fs::read_to_string(owner.place("porin.toml")).expect("it was written");
@@ -28,6 +29,19 @@ chips = [
 ]
 [streams."cellar/temperature"]
 calibration = { offset = 0.25 }
+
+[slots.frost]
+cell = "/usr/lib/porin/cells/threshold.wasm"
+params = { low = -20.0, max_silence_s = 2 }
+outputs = ["{stream}/alarm"]
+[sinks.heater.gpio]
+line = "GPIO17"
+safe = "low"
+hold = "8s"
+[routes.frost]
+streams = ["cellar/temperature"]
+slots = ["frost"]
+sinks = ["heater"]
 "#,
     );
     fs::write(owner.place("porin.toml"), config).expect("written");
@@ -51,6 +65,15 @@ calibration = { offset = 0.25 }
     pi.set_temperature("kitchen", 23.0);
     pi.wait_until("a change that matters", || data.values("kitchen/temperature").last() == Some(&23.0));
     assert!(!data.values("kitchen/temperature").contains(&21.75));
+    // A line of the board goes by what another cell decides, whether there is a cloud or not: its level is read from outside.
+    pi.wait_for_line(17, Level::Low);
+    owner.cloud.kill();
+    pi.set_temperature("cellar", -25.0);
+    pi.wait_for_line(17, Level::High);
+    pi.set_temperature("cellar", -10.0);
+    pi.wait_for_line(17, Level::Low);
+    pi.set_temperature("cellar", -25.0);
+    pi.wait_for_line(17, Level::High);
     // An address at which nobody answers is told, by the register, and holds nobody up.
     pi.wait_for("tmp105 at 0x4b on /dev/i2c-1\" error=\"register CONFIGURATION (0x01): no answer");
     assert!(data.values("nobody/temperature").iter().all(|value| value.is_nan()));

@@ -154,11 +154,13 @@ fn the_documented_configuration_and_those_that_come_with_porin_are_good() {
 }
 
 #[test]
-fn every_example_of_a_sensor_is_good_and_every_chip_is_documented() {
-    let documented = fs::read_to_string(top().join("docs/sensors.md")).expect("it is there");
+fn every_example_of_a_sensor_and_a_sink_is_good_and_every_chip_is_documented() {
+    let read = |name: &str| fs::read_to_string(top().join("docs").join(name)).expect("it is there");
+    let documented = read("sensors.md");
+    let all = documented.clone() + &read("sinks.md");
     let blocks: Vec<_> =
-        documented.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
-    assert!(blocks.len() >= 4);
+        all.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    assert!(blocks.len() >= 5);
     for block in &blocks {
         let gateway = Gateway::new("lab", free_port(), &block.replace("/usr/lib/porin/cells", "CELLS"));
         let (code, _, stderr) = output(porind(&gateway.config()).arg("check"));

@@ -4,6 +4,7 @@ mod asked;
 mod broker;
 mod lines;
 mod modbus;
+mod sink;
 mod slot;
 mod source;
 
@@ -19,7 +20,7 @@ use toml::{Spanned, Value as Toml};
 
 use super::{
     Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, LogTo, OutboxConfig,
-    Policy, Recording, Route, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
+    Policy, Recording, Route, Sink, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
     desired::Origin,
     nearest::{listed, nearest},
     quantity, raw,
@@ -97,7 +98,8 @@ impl Parser<'_> {
         let sources = raw.sources.into_iter().map(|(name, source)| self.source(&name, source, &id));
         let sources = sources.collect::<Checked<Vec<_>>>()?;
         let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
-        let cells = self.cells(raw.slots, raw.routes, &default_topic, &id)?;
+        let sinks = raw.sinks.into_iter().map(|(name, sink)| self.sink(&name, sink)).collect::<Checked<Vec<_>>>()?;
+        let cells = self.cells(raw.slots, raw.routes, &default_topic, &id, &sinks)?;
         let dead_letter_bytes = raw.dead_letters.max_bytes.as_ref().map_or(Ok(DEAD_LETTER_BYTES), |text| {
             let bytes = self.bytes(text)?;
             match (MIN_DEAD_LETTER_BYTES..=MAX_DEAD_LETTER_BYTES).contains(&bytes) {
@@ -117,6 +119,7 @@ impl Parser<'_> {
             dead_letter_bytes,
             max_streams: self.number(raw.limits.max_streams.as_ref(), 10_000, 1..=1_000_000)? as usize,
             sources,
+            sinks,
             streams,
             id,
         };
@@ -247,6 +250,7 @@ impl Parser<'_> {
         routes: BTreeMap<Spanned<String>, raw::Route>,
         default_topic: &TopicTemplate,
         gateway: &str,
+        sinks: &[Sink],
     ) -> Checked<CellSet> {
         let all: BTreeSet<String> = slots.keys().map(|name| name.get_ref().clone()).collect();
         let mut checked = Vec::new();
@@ -299,8 +303,11 @@ impl Parser<'_> {
                     format!("encoding `{}`: the route ends in messages, which only json can carry", encoding.name()),
                 );
             }
+            let (uplink, sinks) = self.ends(name.get_ref(), raw.sinks, sinks)?;
             checked.push(Route {
                 input,
+                uplink,
+                sinks,
                 topic: self.topic(raw.topic.as_ref(), default_topic, gateway)?,
                 name: name.into_inner(),
                 streams,

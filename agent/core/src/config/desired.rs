@@ -161,7 +161,7 @@ impl DesiredSet {
         let parser = Parser { text, defaults: Defaults::default(), origin };
         let raw: raw::Set = toml::from_str(text).map_err(|error| parser.toml_error(&error))?;
         let probation = parser.probation(&raw.probation)?;
-        let cells = parser.cells(raw.slots, raw.routes, &gateway.topic, &gateway.id)?;
+        let cells = parser.cells(raw.slots, raw.routes, &gateway.topic, &gateway.id, &gateway.sinks)?;
         for source in &gateway.sources {
             parser.no_circle(source, 0..0, gateway, &cells)?;
         }

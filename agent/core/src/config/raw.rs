@@ -25,6 +25,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) sources: BTreeMap<Spanned<String>, Source>,
     #[serde(default)]
+    pub(super) sinks: BTreeMap<Spanned<String>, Sink>,
+    #[serde(default)]
     pub(super) streams: BTreeMap<Spanned<String>, Stream>,
     #[serde(default)]
     pub(super) slots: BTreeMap<Spanned<String>, Slot>,
@@ -375,13 +377,13 @@ pub(super) struct Quarantine {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Log {
     Journal,
-    File(LogFile),
+    File(RotatedFile),
     Mqtt(LogTopic),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LogFile {
+pub(super) struct RotatedFile {
     pub(super) path: Spanned<String>,
     pub(super) max_bytes: Option<Spanned<String>>,
     pub(super) keep: Option<Spanned<u32>>,
@@ -398,8 +400,26 @@ pub(super) struct LogTopic {
 #[serde(deny_unknown_fields)]
 pub(super) struct Policy {
     pub(super) grants: Option<Vec<Spanned<String>>>,
+    pub(super) sinks: Option<Vec<String>>,
     #[serde(default)]
     pub(super) limits: CellLimits,
+}
+
+/// `[sinks.NAME.file]` or `[sinks.NAME.gpio]`.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Sink {
+    File(RotatedFile),
+    Gpio(OutputLine),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OutputLine {
+    pub(super) line: Spanned<String>,
+    pub(super) on: Option<Spanned<String>>,
+    pub(super) safe: Spanned<String>,
+    pub(super) hold: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -409,6 +429,7 @@ pub(super) struct Route {
     pub(super) packets: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) slots: Vec<Spanned<String>>,
+    pub(super) sinks: Option<Vec<Spanned<String>>>,
     pub(super) topic: Option<Spanned<String>>,
     pub(super) publish: Option<Spanned<String>>,
     pub(super) priority: Option<Spanned<String>>,

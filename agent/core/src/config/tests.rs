@@ -322,7 +322,7 @@ login = { username = "kitchen", password_file = "secret" }
 #[test]
 fn a_slot_says_what_happens_when_its_cell_fails_and_where_its_log_goes() {
     use crate::{
-        config::{LogFile, LogTo},
+        config::{LogTo, RotatedFile},
         fault::FaultPolicy,
         health::Quarantine,
         limits::CellLimits,
@@ -346,7 +346,7 @@ fn a_slot_says_what_happens_when_its_cell_fails_and_where_its_log_goes() {
     assert_eq!(other.log, LogTo::Mqtt("porin/v1/gw/kitchen/log/quiet".into()));
     assert_eq!(other.limits, CellLimits { memory_bytes: 131_072, call_depth: 9, ..CellLimits::default() });
     let file = slot("log.file = { path = \"/x\", keep = 0 }");
-    assert_eq!(file.log, LogTo::File(LogFile { path: "/x".into(), max_bytes: 1_000_000, keep: 0 }));
+    assert_eq!(file.log, LogTo::File(RotatedFile { path: "/x".into(), max_bytes: 1_000_000, keep: 0 }));
 }
 
 #[test]

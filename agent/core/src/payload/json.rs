@@ -116,13 +116,7 @@ struct Messages<'a> {
 impl Serialize for MessagePacket<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { seq, stream, time_us, topic, payload, quality } = *self;
-        // A control character takes six bytes as text: then Base64 is shorter.
-        let escaped = |byte: &u8| if *byte < 0x20 { 6 } else { 1 + usize::from(matches!(byte, b'"' | b'\\')) };
-        let short = payload.iter().map(escaped).sum::<usize>() <= payload.len().saturating_mul(4) / 3 + 16;
-        let payload = match core::str::from_utf8(payload) {
-            Ok(text) if short => Body::Text(text.into()),
-            Ok(_) | Err(_) => Body::Base64 { base64: BASE64_STANDARD.encode(payload) },
-        };
+        let payload = Body::of(payload);
         match quality {
             0 => (seq, stream, time_us, topic, payload).serialize(serializer),
             quality => (seq, stream, time_us, topic, payload, quality).serialize(serializer),
@@ -136,6 +130,64 @@ impl Serialize for MessagePacket<'_> {
 enum Body {
     Text(String),
     Base64 { base64: String },
+}
+
+impl Body {
+    fn of(payload: &[u8]) -> Self {
+        // A control character takes six bytes as text: then Base64 is shorter.
+        let escaped = |byte: &u8| if *byte < 0x20 { 6 } else { 1 + usize::from(matches!(byte, b'"' | b'\\')) };
+        let short = payload.iter().map(escaped).sum::<usize>() <= payload.len().saturating_mul(4) / 3 + 16;
+        match core::str::from_utf8(payload) {
+            Ok(text) if short => Self::Text(text.into()),
+            Ok(_) | Err(_) => Self::Base64 { base64: BASE64_STANDARD.encode(payload) },
+        }
+    }
+}
+
+/// A packet in a line of its own.
+#[derive(Serialize)]
+struct Row<'a> {
+    time_us: u64,
+    stream: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Number>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    unit: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Body>,
+    #[serde(skip_serializing_if = "is_good")]
+    quality: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's form
+const fn is_good(quality: &u32) -> bool {
+    *quality == 0
+}
+
+/// A packet as a line of JSON, with a line feed: `{"time_us":…,"stream":…,"value":…,"unit":…}`, or with a message's `topic` and `payload`.
+#[must_use]
+pub fn row(stream: &str, unit: &str, packet: &crate::packet::Packet) -> String {
+    let row = match packet {
+        crate::packet::Packet::Reading(reading) => {
+            let (value, quality) = (Some(Number(reading.value)), reading.quality.0);
+            Row { time_us: reading.time.0, stream, value, unit, topic: None, payload: None, quality }
+        }
+        crate::packet::Packet::Message(message) => Row {
+            time_us: message.time.0,
+            stream,
+            value: None,
+            unit: "",
+            topic: Some(&message.topic),
+            payload: Some(Body::of(&message.payload)),
+            quality: message.quality.0,
+        },
+    };
+    let mut line =
+        serde_json::to_string(&row).expect("strings and numbers have a JSON form, and memory is the only sink");
+    line.push('\n');
+    line
 }
 
 /// The payload of a publish of messages.

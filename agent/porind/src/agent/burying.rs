@@ -9,11 +9,12 @@ use porin_core::{
 };
 use serde_json::{Value, json};
 
-use super::{Agent, Core, append};
+use super::{Agent, Core, hand_out};
 use crate::{
     cell_log::line_as_json,
     inbox::{DeadQuestion, Which},
     pipeline::Replayed,
+    sink::Age,
     slot::hex,
     uplink::{Publish, Request},
 };
@@ -70,8 +71,8 @@ impl Agent {
             let at = self.now.mono;
             self.mark_dirty();
             let from = self.core.outbox.next_seq();
-            let Core { pipeline, outbox, dead, .. } = &mut self.core;
-            match pipeline.replay(route, &slot, packet, now, |to, kept| append(outbox, to, kept, at)) {
+            let Self { core: Core { pipeline, outbox, .. }, for_sinks, .. } = self;
+            match pipeline.replay(route, &slot, packet, now, |to, kept| hand_out(outbox, for_sinks, to, kept, at)) {
                 Replayed::Done => replayed += 1,
                 Replayed::NoSlot => {
                     homeless += 1;
@@ -82,6 +83,8 @@ impl Agent {
                     continue;
                 }
             }
+            self.give_to_sinks(Age::Late);
+            let Core { pipeline, dead, .. } = &mut self.core;
             dead.remove(id, Removal::Replayed);
             pipeline.take_dead(self.now.unix, |letter| {
                 again += 1;
@@ -125,11 +128,11 @@ impl Agent {
 
     /// Writes and publishes what cells have logged. What cannot be published yet waits, a little.
     pub(super) fn pass_on_logs(&mut self) {
-        let Self { core: Core { pipeline, .. }, parts, link, log_files, now, .. } = self;
+        let Self { core: Core { pipeline, .. }, parts, link, files, now, .. } = self;
         let max_payload = link.max_payload();
         pipeline.take_lines(|slot, to, line| match to {
             LogTo::Journal => true,
-            LogTo::File(file) => log_files.write(file, line_as_json(now.unix, slot, line)),
+            LogTo::File(file) => files.write(file, &mut line_as_json(now.unix, slot, line), Box::new(drop)),
             LogTo::Mqtt(topic) => {
                 let Some(connection) = link.connection.filter(|_| parts.link.capacity() > 0) else { return false };
                 let payload = line_as_json(now.unix, slot, line).into_bytes();

@@ -54,7 +54,7 @@ impl Agent {
         }
         let mut old = std::mem::replace(&mut self.core.pipeline, pipeline);
         self.core.pipeline.take_recordings(&mut old);
-        self.earlier += old.status().0.iter().map(|route| route.forwarded).sum::<u64>();
+        self.earlier += old.appended();
         self.core.outbox.set_bounds(config.gateway.outbox.bounds);
         self.core.dead.set_max_bytes(config.gateway.dead_letter_bytes);
         self.core.clock.set_trust(config.gateway.clock);
@@ -66,6 +66,7 @@ impl Agent {
             self.parts.uplink.send_replace(uplink.clone());
         }
         orders.send(self.exchange_sources(&before.gateway));
+        self.sinks.exchange(&self.parts.config.gateway.sinks);
         self.learn_route_names();
         self.mark_dirty();
         Ok(())

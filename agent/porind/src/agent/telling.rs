@@ -2,7 +2,6 @@
 
 use porin_core::{
     ids::Seq,
-    packet::Packet,
     record::Record,
     status::{CertificateStatus, OutboxStatus, Snapshot, UplinkStatus},
 };
@@ -12,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::{Agent, Core, Parts, Updating, commits::Commits};
 use crate::{
+    sink::{Age, Delivery},
     tap::Tap,
     uplink::{Publish, Request},
 };
@@ -53,6 +53,7 @@ impl Agent {
                 dead_letters: link.dead_letters.clone(),
                 ..OutboxStatus::of(outbox)
             },
+            sinks: self.sinks.status(),
             dead_letters: dead.status(),
             update: self.updating.as_ref().map(Updating::status),
             ..Snapshot::default()
@@ -91,16 +92,32 @@ impl Agent {
         self.taps.push(tap);
     }
 
-    /// Shows what routes have kept since this seq to whoever looks.
+    /// Gives sinks what routes have kept for them.
+    pub(super) fn give_to_sinks(&mut self, age: Age) {
+        if self.for_sinks.is_empty() {
+            return;
+        }
+        let Self { for_sinks, sinks, taps, core: Core { pipeline, .. }, .. } = self;
+        for (id, packet) in for_sinks.drain(..) {
+            let Some(route) = pipeline.route(id) else { continue };
+            let stream = packet.stream();
+            let delivery =
+                Delivery { packet: &packet, stream: pipeline.name(stream), unit: pipeline.unit(stream), age };
+            route.sinks.iter().for_each(|sink| sinks.give(sink, &delivery));
+            // What goes to the uplink as well is shown with all that does.
+            if !route.uplink {
+                taps.iter_mut().for_each(|tap| tap.kept(pipeline, id, &packet));
+            }
+        }
+    }
+
+    /// Shows what routes have kept for the uplink since this seq to whoever looks.
     pub(super) fn show_kept(&mut self, from: Seq) {
         self.taps.retain(|tap| !tap.is_closed());
         let Self { taps, core: Core { outbox, pipeline, .. }, .. } = self;
         for tap in taps {
             for Record { route, packet, .. } in outbox.appended_from(from) {
-                match packet {
-                    Packet::Reading(reading) => tap.reading(pipeline, Some(*route), reading),
-                    Packet::Message(message) => tap.message(pipeline, Some(*route), message),
-                }
+                tap.kept(pipeline, *route, packet);
             }
         }
     }

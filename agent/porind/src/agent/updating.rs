@@ -197,7 +197,7 @@ impl Agent {
             }
             Action::Switch => {
                 if let Some(trial) = &mut self.trial {
-                    self.earlier += self.core.pipeline.forwarded();
+                    self.earlier += self.core.pipeline.appended();
                     trial.switch(&mut self.core.pipeline);
                     self.learn_route_names();
                     self.learn_who_may_block();
@@ -206,7 +206,7 @@ impl Agent {
             Action::Confirm => {
                 if let Some(trial) = self.trial.take() {
                     if !trial.is_canary() {
-                        self.earlier += self.core.pipeline.forwarded();
+                        self.earlier += self.core.pipeline.appended();
                     }
                     self.parts.config.cells = trial.confirm(&mut self.core.pipeline);
                     self.learn_route_names();
@@ -217,7 +217,7 @@ impl Agent {
             Action::Discard => {
                 if let Some(trial) = self.trial.take() {
                     if trial.is_canary() {
-                        self.earlier += self.core.pipeline.forwarded();
+                        self.earlier += self.core.pipeline.appended();
                     }
                     trial.discard(&mut self.core.pipeline);
                     self.learn_who_may_block();

@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{Checked, MAX_TOPIC_BYTES, MAX_TOPIC_SLASHES, Parser, did_you_mean};
 use crate::{
-    config::{DEFAULT_LOG_TOPIC, GRANTS, LogFile, LogTo, Provenance, Slot, desired::Origin, nearest::nearest, raw},
+    config::{DEFAULT_LOG_TOPIC, GRANTS, LogTo, Provenance, Slot, desired::Origin, nearest::nearest, raw},
     fault::FaultPolicy,
     health::Quarantine,
     limits::{CellLimits, LIMITS, Limit},
@@ -24,10 +24,6 @@ const MIN_TICK_US: u64 = 100_000;
 
 /// Failed calls that a slot remembers at most.
 const MAX_QUARANTINE_FAULTS: u32 = 1_000;
-
-/// Bytes of a file of a cell's log, and how many older ones are kept: 4 MB in all.
-const LOG_FILE_BYTES: u64 = 1_000_000;
-const LOG_FILES_KEPT: u32 = 3;
 
 impl Parser<'_> {
     /// Takes the slot out of `slots`, so that it cannot be used twice.
@@ -120,22 +116,14 @@ impl Parser<'_> {
     fn log(&self, raw: raw::Log, slot: &str, gateway: &str) -> Checked<LogTo> {
         match raw {
             raw::Log::Journal => Ok(LogTo::Journal),
-            raw::Log::File(raw::LogFile { path, max_bytes, keep }) => {
-                if !matches!(self.origin, Origin::Owner) {
-                    let message = format!("log file `{}`: only the owner's configuration names files", path.get_ref());
-                    return self.fail(path.span(), message);
+            raw::Log::File(file) => match self.origin {
+                Origin::Owner => Ok(LogTo::File(self.rotated(file, "log")?)),
+                Origin::Operator { .. } => {
+                    let path = file.path.get_ref();
+                    let message = format!("log file `{path}`: only the owner's configuration names files");
+                    self.fail(file.path.span(), message)
                 }
-                if !path.get_ref().starts_with('/') {
-                    let message = format!("log file `{}`: it must be an absolute path", path.get_ref());
-                    return self.fail(path.span(), message);
-                }
-                let max_bytes = max_bytes.map_or(Ok(LOG_FILE_BYTES), |text| match self.bytes(&text)? {
-                    bytes @ 1_000..=1_000_000_000 => Ok(bytes),
-                    _ => self.fail(text.span(), "max_bytes of a log: 1kB to 1GB".into()),
-                })?;
-                let keep = self.number(keep.as_ref(), LOG_FILES_KEPT, 0..=100)?;
-                Ok(LogTo::File(LogFile { path: path.into_inner(), max_bytes, keep }))
-            }
+            },
             raw::Log::Mqtt(raw::LogTopic { topic }) => {
                 let span = topic.as_ref().map_or(0..0, Spanned::span);
                 let template = topic.map_or_else(|| DEFAULT_LOG_TOPIC.into(), Spanned::into_inner);

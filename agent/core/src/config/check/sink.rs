@@ -1,0 +1,180 @@
+//! Sinks: files and output lines.
+
+use alloc::{format, string::String, vec::Vec};
+
+use toml::Spanned;
+
+use super::{Checked, Parser};
+use crate::{
+    config::{GpioLine, Level, OutputLine, RotatedFile, Sink, SinkKind, UPLINK, raw},
+    stream::check_name,
+};
+
+/// Bytes of a file, and how many older ones are kept: 4 MB in all.
+const FILE_BYTES: u64 = 1_000_000;
+const FILES_KEPT: u32 = 3;
+
+impl Parser<'_> {
+    pub(super) fn sink(&self, name: &Spanned<String>, raw: raw::Sink) -> Checked<Sink> {
+        let text = name.get_ref();
+        if text == UPLINK {
+            return self.fail(name.span(), format!("sink `{UPLINK}`: that is the name of the uplink"));
+        }
+        if let Err(error) = check_name(text) {
+            return self.fail(name.span(), format!("sink `{text}`: it has {error}"));
+        }
+        let kind = match raw {
+            raw::Sink::File(file) => SinkKind::File(self.rotated(file, "sink")?),
+            raw::Sink::Gpio(gpio) => SinkKind::Gpio(self.output_line(gpio)?),
+        };
+        Ok(Sink { name: text.clone(), kind })
+    }
+
+    pub(super) fn rotated(&self, raw: raw::RotatedFile, of: &str) -> Checked<RotatedFile> {
+        let raw::RotatedFile { path, max_bytes, keep } = raw;
+        if !path.get_ref().starts_with('/') {
+            let message = format!("{of} file `{}`: it must be an absolute path", path.get_ref());
+            return self.fail(path.span(), message);
+        }
+        let max_bytes = max_bytes.map_or(Ok(FILE_BYTES), |text| match self.bytes(&text)? {
+            bytes @ 1_000..=1_000_000_000 => Ok(bytes),
+            _ => self.fail(text.span(), format!("max_bytes of a {of}: 1kB to 1GB")),
+        })?;
+        let keep = self.number(keep.as_ref(), FILES_KEPT, 0..=100)?;
+        Ok(RotatedFile { path: path.into_inner(), max_bytes, keep })
+    }
+
+    fn output_line(&self, raw: raw::OutputLine) -> Checked<OutputLine> {
+        let raw::OutputLine { line, on, safe, hold } = raw;
+        let hold_us = match hold.as_ref().map(|hold| self.time(Some(hold), "")).transpose()? {
+            None => None,
+            Some(hold_us @ 10_000..) => Some(hold_us),
+            Some(_) => return self.fail(hold.map_or(0..0, |hold| hold.span()), "hold: 10ms at least".into()),
+        };
+        Ok(OutputLine {
+            line: self.gpio_line(&line)?,
+            on: self.one_of(on.as_ref(), "on", Level::High, &Level::ALL)?,
+            safe: self.one_of(Some(&safe), "safe", Level::Low, &Level::ALL)?,
+            hold_us,
+        })
+    }
+
+    pub(super) fn gpio_line(&self, raw: &Spanned<String>) -> Checked<GpioLine> {
+        let text = raw.get_ref();
+        let wrong =
+            || format!("line `{text}`: a name such as GPIO17, or a chip and a number such as /dev/gpiochip0:17");
+        match text.rsplit_once(':') {
+            Some((chip, number)) if chip.starts_with("/dev/") => match number.parse() {
+                Ok(number) => Ok(GpioLine::Numbered(chip.into(), number)),
+                Err(_) => self.fail(raw.span(), wrong()),
+            },
+            None if !text.is_empty() && !text.contains('/') => Ok(GpioLine::Named(text.clone())),
+            _ => self.fail(raw.span(), wrong()),
+        }
+    }
+
+    /// Where a route ends: whether at the uplink, and at which of the sinks that there are.
+    pub(super) fn ends(
+        &self,
+        route: &str,
+        raw: Option<Vec<Spanned<String>>>,
+        sinks: &[Sink],
+    ) -> Checked<(bool, Vec<String>)> {
+        let Some(raw) = raw else { return Ok((true, Vec::new())) };
+        let known: Vec<_> = core::iter::once(UPLINK).chain(sinks.iter().map(|sink| sink.name.as_str())).collect();
+        let mut ends: Vec<String> = Vec::new();
+        for name in raw {
+            let text = name.get_ref();
+            if !known.contains(&text.as_str()) {
+                return self.choice(name.span(), "sink", text, &known);
+            }
+            if ends.contains(text) {
+                return self.fail(name.span(), format!("route `{route}` names sink `{text}` twice"));
+            }
+            ends.push(name.into_inner());
+        }
+        let uplink = ends.iter().any(|end| end == UPLINK);
+        ends.retain(|end| end != UPLINK);
+        Ok((uplink, ends))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::config::{Config, Policy, tests::refuses};
+
+    const SINKS: &str = r##"
+[gateway]
+id = "kitchen"
+[uplink]
+broker = "mqtt://localhost"
+
+[sinks.siren.gpio]
+line = "GPIO17"
+safe = "low"
+hold = "10s"
+
+[sinks.valve.gpio]
+line = "/dev/gpiochip1:4"
+on = "low"
+safe = "high"
+
+[sinks.history.file]
+path = "/var/lib/porin/history.jsonl"
+max_bytes = "10MB"
+
+[routes.alarm]
+streams = ["boiler/#"]
+sinks = ["siren", "uplink"]
+
+[routes.all]
+streams = ["#"]
+sinks = ["history"]
+"##;
+
+    #[test]
+    fn routes_end_at_the_uplink_at_sinks_or_at_both() {
+        let config = Config::parse(SINKS).expect("it is good");
+        let ends: Vec<_> = config.cells.routes.iter().map(|route| (route.uplink, route.sinks.clone())).collect();
+        assert_eq!(ends, [(true, vec!["siren".into()]), (false, vec!["history".into()])]);
+        let siren = OutputLine {
+            line: GpioLine::Named("GPIO17".into()),
+            on: Level::High,
+            safe: Level::Low,
+            hold_us: Some(10_000_000),
+        };
+        assert_eq!(config.gateway.sinks[1], Sink { name: "siren".into(), kind: SinkKind::Gpio(siren) });
+        let check = |good: &str, bad: &str, expected: &str| refuses(SINKS, good, bad, expected);
+        check(
+            "\"siren\", \"uplink\"",
+            "\"sirene\"",
+            "line 23: sink `sirene`: known is uplink, history, siren, valve; did you mean `siren`?",
+        );
+        check("\"siren\", \"uplink\"", "\"siren\", \"siren\"", "line 23: route `alarm` names sink `siren` twice");
+        check("[sinks.siren.gpio]", "[sinks.uplink.gpio]", "line 7: sink `uplink`: that is the name of the uplink");
+        check("GPIO17", "gpiochip0/17", "line 8: line `gpiochip0/17`: a name such as GPIO17");
+        check("/dev/gpiochip1:4", "/dev/gpiochip1:x", "line 13: line `/dev/gpiochip1:x`");
+        check("safe = \"low\"\n", "", "missing field `safe`");
+        check("on = \"low\"", "on = \"lo\"", "line 14: on `lo`: known is low, high; did you mean `low`?");
+        check("hold = \"10s\"", "hold = \"1ms\"", "line 10: hold: 10ms at least");
+        check("/var/lib", "var/lib", "line 18: sink file `var/lib/porin/history.jsonl`: it must be an absolute path");
+        check("10MB", "1B", "line 19: max_bytes of a sink: 1kB to 1GB");
+    }
+
+    #[test]
+    fn a_policy_says_at_which_sinks_routes_may_end() {
+        let cells = Config::parse(SINKS).expect("it is good").cells;
+        let allows = |policy: &str| Policy::parse(policy).expect("it is good").allows(&cells);
+        assert_eq!(allows(""), Ok(()));
+        assert_eq!(allows("sinks = [\"history\", \"siren\"]"), Ok(()));
+        let error = allows("sinks = [\"history\"]").expect_err("it is not allowed");
+        assert!(
+            error.contains("route `alarm` ends at sink `siren`") && error.contains("sinks = [\"siren\"]"),
+            "{error}"
+        );
+        assert!(allows("sinks = []").is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! Sinks: where routes end besides the uplink. One file per kind; the compiler asks for the arm.
+//!
+//! The loop hands packets over and goes on: what blocks is done on threads. What becomes of each packet is counted.
+
+mod file;
+mod gpio;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use porin_core::{
+    config::{Sink, SinkKind},
+    packet::Packet,
+    status::SinkStatus,
+};
+
+use crate::files::Files;
+
+/// A packet on its way, with what a sink may want to say of it.
+pub(crate) struct Delivery<'a> {
+    pub(crate) packet: &'a Packet,
+    pub(crate) stream: &'a str,
+    pub(crate) unit: &'a str,
+    pub(crate) age: Age,
+}
+
+/// When a packet was decided about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    Now,
+    /// It was a dead letter: nothing acts on it any more.
+    Late,
+}
+
+/// The status of a sink, which its thread shares with the loop. Held for moments only.
+type Shared = Arc<Mutex<SinkStatus>>;
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The sinks of a configuration, running.
+#[derive(Default)]
+pub(crate) struct Sinks(Vec<Running>);
+
+struct Running {
+    config: Sink,
+    kind: Kind,
+}
+
+enum Kind {
+    File(file::Lines),
+    Gpio(gpio::Line),
+}
+
+impl Sinks {
+    /// Keeps those that stay the same, ends the others, and starts what is new.
+    pub(crate) fn exchange(&mut self, sinks: &[Sink]) {
+        // The end comes first: another may want the same line. It takes its safe level.
+        self.0.retain(|running| sinks.contains(&running.config));
+        for config in sinks {
+            if !self.0.iter().any(|running| running.config == *config) {
+                self.0.push(Running { kind: Kind::start(config), config: config.clone() });
+            }
+        }
+        self.0.sort_by_key(|running| sinks.iter().position(|config| *config == running.config));
+    }
+
+    /// Hands a packet over.
+    pub(crate) fn give(&mut self, sink: &str, delivery: &Delivery<'_>) {
+        let Some(running) = self.0.iter_mut().find(|running| running.config.name == sink) else { return };
+        match &mut running.kind {
+            Kind::File(lines) => lines.add(delivery),
+            Kind::Gpio(line) => line.decide(delivery),
+        }
+    }
+
+    /// The batch is over: what was gathered of it is written together. Whether nothing is left.
+    pub(crate) fn write(&mut self, files: &mut Files) -> bool {
+        self.0.iter_mut().fold(true, |all, running| match &mut running.kind {
+            Kind::File(lines) => lines.write(files) && all,
+            Kind::Gpio(_) => all,
+        })
+    }
+
+    pub(crate) fn status(&self) -> Vec<SinkStatus> {
+        let status = |running: &Running| match &running.kind {
+            Kind::File(lines) => lines.status(),
+            Kind::Gpio(line) => line.status(),
+        };
+        self.0.iter().map(status).collect()
+    }
+}
+
+impl Kind {
+    fn start(Sink { name, kind }: &Sink) -> Self {
+        let status = SinkStatus { name: name.clone(), ok: true, ..SinkStatus::default() };
+        match kind {
+            SinkKind::File(file) => Self::File(file::Lines::new(file.clone(), status)),
+            SinkKind::Gpio(line) => Self::Gpio(gpio::Line::start(line.clone(), status)),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Sink `gpio`: an output line goes by what a cell decides. Which level that is, `core::output` knows.
+//!
+//! A thread of its own holds the line, since a chip behind a bus may block. Of decisions that come while it is at one, the last counts.
+//! When the agent ends, or is killed, nobody holds the line any more: what it does then is the kernel's, and that of a resistor.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use gpiocdev::{Request, line::Value};
+use porin_core::{
+    config::{Level, OutputLine},
+    output::Output,
+    packet::Packet,
+    status::SinkStatus,
+    time::Monotonic,
+};
+use tracing::{info, warn};
+
+use super::{Age, Delivery, lock};
+use crate::gpio::find;
+
+/// The first pause after the line could not be had; each failure doubles it.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// The line and its thread.
+pub(super) struct Line {
+    state: Arc<(Mutex<State>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+    start: Instant,
+}
+
+struct State {
+    output: Output,
+    /// Decisions that came so far.
+    decisions: u64,
+    status: SinkStatus,
+    stops: bool,
+}
+
+impl State {
+    /// The line went by this decision.
+    fn went_by(&mut self, decision: u64) {
+        if decision == self.decisions {
+            self.status.done += std::mem::take(&mut self.status.waiting);
+        } else {
+            // It had been given up for the one that came meanwhile.
+            self.status.lost -= 1;
+            self.status.done += 1;
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn start(config: OutputLine, status: SinkStatus) -> Self {
+        let start = Instant::now();
+        let state = State { output: Output::new(config.clone()), decisions: 0, status, stops: false };
+        let state = Arc::new((Mutex::new(state), Condvar::new()));
+        let shared = state.clone();
+        let thread = thread::Builder::new().name("gpio".into()).spawn(move || hold(&config, start, &shared));
+        if let Err(error) = &thread {
+            let status = &mut lock(&state.0).status;
+            (status.ok, status.last_error) = (false, Some(format!("there is no thread for it: {error}")));
+        }
+        Self { state, thread: thread.ok(), start }
+    }
+
+    /// A reading is a decision; a message is none, nor is what comes late.
+    pub(super) fn decide(&self, Delivery { packet, age, .. }: &Delivery<'_>) {
+        let (state, changed) = &*self.state;
+        let mut state = lock(state);
+        state.status.taken += 1;
+        match (packet, age) {
+            (Packet::Reading(reading), Age::Now) => {
+                // The one that it has not come to gives way.
+                state.status.lost += std::mem::replace(&mut state.status.waiting, 1);
+                state.decisions += 1;
+                state.output.decide(reading.value, reading.quality, since(self.start));
+            }
+            (Packet::Message(_), Age::Now) | (_, Age::Late) => state.status.lost += 1,
+        }
+        drop(state);
+        changed.notify_one();
+    }
+
+    pub(super) fn status(&self) -> SinkStatus {
+        lock(&self.state.0).status.clone()
+    }
+}
+
+impl Drop for Line {
+    /// The line takes its safe level, then nobody holds it any more.
+    fn drop(&mut self) {
+        let (state, changed) = &*self.state;
+        lock(state).stops = true;
+        changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn since(start: Instant) -> Monotonic {
+    Monotonic(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Holds the line until it stops.
+fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, Condvar)) {
+    let mut line: Option<(Request, Level)> = None;
+    let (mut pause, mut retry_at) = (MIN_PAUSE, Monotonic(0));
+    let mut guard = lock(state);
+    loop {
+        let now = since(start);
+        let wanted = if guard.stops { config.safe } else { guard.output.level(now) };
+        let is_due = match &line {
+            None => now >= retry_at && !guard.stops,
+            Some((_, level)) => *level != wanted || guard.status.waiting > 0,
+        };
+        if !is_due {
+            if guard.stops {
+                return;
+            }
+            let next = if line.is_none() { Some(retry_at) } else { guard.output.ends() };
+            // What has ended already changes nothing any more.
+            let next = next.filter(|next| *next > now).map_or(MAX_PAUSE, |next| Duration::from_micros(next.since(now)));
+            guard = changed.wait_timeout(guard, next).unwrap_or_else(PoisonError::into_inner).0;
+            continue;
+        }
+        let decision = guard.decisions;
+        // The chip may take its time; the loop does not wait for it.
+        drop(guard);
+        let outcome = set(config, line.take(), wanted);
+        guard = lock(state);
+        match outcome {
+            Ok(request) => {
+                if !guard.status.ok {
+                    info!(sink = guard.status.name, "the output line is held");
+                }
+                (pause, line) = (MIN_PAUSE, Some((request, wanted)));
+                guard.went_by(decision);
+                (guard.status.ok, guard.status.level) = (true, Some(wanted.word()));
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                warn!(sink = guard.status.name, error, ?pause, "the output line cannot be held");
+                retry_at = since(start).after(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+                pause = (pause * 2).min(MAX_PAUSE);
+                (guard.status.ok, guard.status.level, guard.status.last_error) = (false, None, Some(error));
+            }
+        }
+    }
+}
+
+/// Sets the level of a line that is held, or takes hold of it with this level.
+fn set(config: &OutputLine, held: Option<(Request, Level)>, level: Level) -> anyhow::Result<Request> {
+    let value = match level {
+        Level::Low => Value::Inactive,
+        Level::High => Value::Active,
+    };
+    if let Some((request, _)) = held {
+        request.set_lone_value(value).context("the kernel does not set it")?;
+        return Ok(request);
+    }
+    let (chip, number) = find(&config.line)?;
+    let mut builder = Request::builder();
+    builder.on_chip(&chip).with_line(number).as_output(value).with_consumer("porin");
+    builder.request().with_context(|| format!("cannot hold line {number} of {chip}"))
+}

@@ -1,0 +1,123 @@
+//! Routes that end here: files, while the cloud is away; and what is said of lines that are not there.
+
+use std::{fs, net::UdpSocket};
+
+use porin_e2e::{Gateway, Lab, free_port, wait_until};
+use serde_json::{Value, json};
+
+/// A source of numbers on `n/x`, through a threshold at 10 to a file, and all of them to another.
+fn rest(port: u16) -> String {
+    format!(
+        r##"
+[sources.net.udp]
+listen = "127.0.0.1:{port}"
+lines = {{ pattern = '^(?<x>[0-9.]+)', streams = "n/{{channel}}" }}
+[streams."n/x"]
+unit = "Cel"
+[sinks.alarms.file]
+path = "HERE/sinks/alarms.jsonl"
+[sinks.history.file]
+path = "HERE/sinks/history.jsonl"
+max_bytes = "1kB"
+keep = 100
+[slots.limit]
+cell = "CELLS/threshold.wasm"
+params = {{ high = 10.0 }}
+outputs = ["{{stream}}/alarm"]
+[routes.alarm]
+streams = ["n/x"]
+slots = ["limit"]
+sinks = ["alarms", "uplink"]
+[routes.keep]
+streams = ["n/x"]
+sinks = ["history"]
+"##
+    )
+}
+
+fn rows(gateway: &Gateway, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(gateway.path(&format!("sinks/{name}"))).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("whole lines of JSON")).collect()
+}
+
+#[test]
+fn a_gateway_acts_while_the_cloud_is_away() {
+    let port = free_port();
+    // Nobody is there.
+    let gateway = Gateway::new("lab", free_port(), &rest(port));
+    let agent = gateway.run(&[]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let send = |value: u32| assert!(socket.send_to(value.to_string().as_bytes(), ("127.0.0.1", port)).is_ok());
+    wait_until("the first one", || {
+        send(5);
+        !rows(&gateway, "alarms.jsonl").is_empty()
+    });
+    for value in [11, 12, 9] {
+        send(value);
+    }
+    wait_until("three states", || rows(&gateway, "alarms.jsonl").len() == 3);
+    let states: Vec<_> = rows(&gateway, "alarms.jsonl").iter().map(|row| row["value"].clone()).collect();
+    assert_eq!(states, [json!(0.0), json!(1.0), json!(0.0)]);
+    assert_eq!(rows(&gateway, "alarms.jsonl")[0]["stream"], "n/x/alarm");
+    // A route that does not end at the uplink leaves nothing in the outbox.
+    for value in 100..400 {
+        send(value);
+        // Datagrams would get lost if they came faster than they are read.
+        if value % 50 == 0 {
+            let last = json!(f64::from(value));
+            wait_until("it was read", || {
+                rows(&gateway, "history.jsonl").last().is_some_and(|row| row["value"] == last)
+            });
+        }
+    }
+    send(7);
+    wait_until("all of them", || rows(&gateway, "history.jsonl").last().is_some_and(|row| row["value"] == json!(7.0)));
+    let status = gateway.status().expect("it runs");
+    assert_eq!((&status["outbox"]["appended"], &status["uplink"]["connections"]), (&json!(5), &json!(0)), "{status}");
+    let [alarms, history] = [0, 1].map(|index| status["sinks"][index].clone());
+    assert_eq!((&alarms["done"], &alarms["lost"], &alarms["ok"]), (&json!(5), &json!(0), &json!(true)));
+    // Rotated files have all of it, in order.
+    let older = (1..).take_while(|number| gateway.path(&format!("sinks/history.jsonl.{number}")).exists()).count();
+    assert!(older > 10, "{older}");
+    let names = (1..=older).rev().map(|number| format!("history.jsonl.{number}"));
+    let mut kept: Vec<_> = names.flat_map(|name| rows(&gateway, &name)).collect();
+    kept.extend(rows(&gateway, "history.jsonl"));
+    assert_eq!(history["done"].as_u64(), Some(kept.len() as u64));
+    let values: Vec<_> = kept.iter().filter_map(|row| row["value"].as_f64()).filter(|value| *value >= 100.0).collect();
+    assert_eq!(values, (100..400).map(f64::from).collect::<Vec<_>>());
+    assert!(kept.iter().all(|row| row["unit"] == "Cel" && row["stream"] == "n/x"));
+    // Another file, without a restart.
+    let gateway = gateway.edit("sinks/alarms.jsonl", "sinks/again.jsonl");
+    agent.signal("HUP");
+    wait_until("it is in force", || gateway.log().contains("the new configuration is in force"));
+    send(11);
+    wait_until("it is written there", || rows(&gateway, "again.jsonl").len() == 1);
+    agent.terminate();
+    assert!(agent.output().0.success());
+    assert_eq!(rows(&gateway, "alarms.jsonl").len(), 5);
+}
+
+#[test]
+fn an_output_line_that_is_not_there_is_told_and_holds_nobody_up() {
+    let port = free_port();
+    let lab = Lab::start_with(
+        &format!(
+            "[sources.net.udp]\nlisten = \"127.0.0.1:{port}\"\nlines = {{ pattern = '^(?<x>[0-9.]+)', streams = \"n/{{channel}}\" }}\n\
+             [sinks.siren.gpio]\nline = \"/dev/gpiochip99:4\"\nsafe = \"low\"\n\
+             [routes.all]\nstreams = [\"#\"]\nsinks = [\"siren\", \"uplink\"]\n"
+        ),
+        |_| {},
+    );
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    wait_until("it comes", || {
+        socket.send_to(b"1", ("127.0.0.1", port)).expect("sent");
+        lab.values("n/x").len() > 3
+    });
+    let siren = || lab.gateway.status().map_or(Value::Null, |status| status["sinks"][0].clone());
+    wait_until("it is told", || siren()["ok"] == false);
+    let siren = siren();
+    let error = siren["last_error"].as_str().unwrap_or_default();
+    assert!(error.contains("cannot hold line 4 of /dev/gpiochip99"), "{siren}");
+    assert_eq!((&siren["level"], &siren["done"], &siren["waiting"]), (&Value::Null, &json!(0), &json!(1)), "{siren}");
+    lab.end();
+}
