@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use embedded_hal::{delay::DelayNs, i2c::I2c, spi::SpiDevice};
 
-use crate::{Chip, Options, Sensor, ads1115, bme280, ina219, mcp3008, scd4x, sht4x, tmp10x};
+use crate::{Chip, Options, Sensor, ads1115, bme280, ina219, lis3dh, mcp3008, scd4x, sht4x, tmp10x};
 
 /// There is no such chip on this kind of bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,7 @@ chips! {
         ads1115::ADS1115 => ads1115::Ads1115::new,
         bme280::BME280 => bme280::Bme280::new,
         ina219::INA219 => ina219::Ina219::new,
+        lis3dh::LIS3DH => lis3dh::Lis3dh::new,
         tmp10x::LM75 => tmp10x::Tmp10x::lm75,
         scd4x::SCD4X => scd4x::Scd4x::new,
         sht4x::SHT4X => sht4x::Sht4x::new,

@@ -18,6 +18,7 @@ mod ads1115;
 mod bme280;
 mod chips;
 mod ina219;
+mod lis3dh;
 mod mcp3008;
 mod scd4x;
 mod sht4x;

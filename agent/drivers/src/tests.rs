@@ -330,6 +330,57 @@ fn every_chip_can_be_opened_where_it_belongs_and_nowhere_else() {
     }
 }
 
+/// Told the control registers that it has after a reset (DocID17530 table 21).
+fn lis3dh_begins(range: u8) -> Vec<Transaction> {
+    vec![
+        ask(0x18, 0x0f, &[0x33]),
+        ask(0x18, 0x0f, &[0x33]),
+        write(0x18, &[0x23, 0x80]),
+        ask(0x18, 0x20, &[0x07]),
+        write(0x18, &[0x20, 0x07]),
+        ask(0x18, 0x23, &[0x80]),
+        write(0x18, &[0x23, 0x88]),
+        ask(0x18, 0x20, &[0x07]),
+        write(0x18, &[0x20, 0x57]),
+        ask(0x18, 0x20, &[0x57]),
+        write(0x18, &[0x20, 0x57]),
+        ask(0x18, 0x1f, &[0x00]),
+        write(0x18, &[0x1f, 0x80]),
+        ask(0x18, 0x23, &[0x88]),
+        write(0x18, &[0x23, 0x88 | range << 4]),
+    ]
+}
+
+#[test]
+fn an_accelerometer_says_what_stands_still_and_what_is_new() {
+    // 1 g is 1,000 counts of 1 mg, in the upper twelve bits; −2 g is the end (table 4).
+    let mut script = lis3dh_begins(0);
+    script.extend([
+        ask(0x18, 0x27, &[0x08]),
+        ask(0x18, 0xa8, &[0x00, 0x00, 0x80, 0x3e, 0x00, 0x80]),
+        ask(0x18, 0x27, &[0x00]),
+        ask(0x18, 0x27, &[0x08]).with_error(NACK),
+    ]);
+    let still = [0.0, 9.806_65, -2.048 * 9.806_65];
+    let away = "register STATUS_REG (0x27): no acknowledge of its address";
+    check("lis3dh", 0x18, &[], &script, &[Ok(Some(&still)), Ok(None), Err(away)]);
+    let mut script = lis3dh_begins(3);
+    script.extend([ask(0x18, 0x27, &[0x0f]), ask(0x18, 0xa8, &[0x10, 0x00, 0xf0, 0xff, 0x00, 0x00])]);
+    check("lis3dh", 0x18, &[("full_scale", 9.0)], &script, &[Ok(Some(&[0.117_68, -0.117_68, 0.0]))]);
+}
+
+#[test]
+fn an_accelerometer_that_is_another_chip_or_is_stuck_is_told() {
+    let other = [ask(0x18, 0x0f, &[0x32])];
+    check_begin("lis3dh", 0x18, &other, "register WHO_AM_I (0x0f) holds 0x0032, not 0x0033: is it another chip?");
+    let away = [ask(0x18, 0x0f, &[0]).with_error(NACK)];
+    check_begin("lis3dh", 0x18, &away, "register WHO_AM_I (0x0f): no acknowledge of its address");
+    let mut stuck = lis3dh_begins(0);
+    stuck.truncate(3);
+    stuck[2] = write(0x18, &[0x23, 0x80]).with_error(ErrorKind::Bus);
+    check_begin("lis3dh", 0x18, &stuck, "register CTRL_REG4 (0x23): the bus is stuck");
+}
+
 #[test]
 fn options_that_do_not_fit_are_named() {
     let check = |name: &str, set: &[(&str, f64)], expected: &str| {
