@@ -114,11 +114,12 @@ reduction: cells ## Bytes for each reading, by data set, encoding, batch and cel
 		$(TARGET_DIR)/release/porin reduction --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells --data "$$data" > $(TARGET_DIR)/reduction.md \
 		&& cp $(TARGET_DIR)/reduction.md docs/reduction.md
 
-soak: cells broker ## Ten million packets through each cell; drain backlogs of 5 million packets and of 1 GB (some minutes)
+soak: cells broker python ## Ten million packets through each cell; drain backlogs of 5 million packets and of 1 GB; 200 troubles of 20 sources (some minutes)
 	PORIN_SOAK=10000000 $(CARGO) test --locked -p porin-cell --test soak -- --nocapture
 	@$(CARGO) build --locked -p porind -p porin
 	PORIN_BACKLOG=5000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
 	PORIN_BACKLOG=16000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
+	PORIN_STEPS=200 PORIN_SEED=$$$$ $(CARGO) test --locked -p porin-e2e --test chaos -- --nocapture
 
 fuzz: ## Fuzz the readers of outside bytes, FOR=60 seconds each (needs cargo-fuzz and a C++ compiler)
 	@for target in $(FUZZ); do \
