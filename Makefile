@@ -95,10 +95,12 @@ cells: ## Build the stock cells into target/cells
 wit: ## Make again what is derived from wit/
 	$(CARGO) run -q --locked -p porin -- wit
 
-bench: cells broker ## Time per packet, as ratios to native code; what the disk has to bear (some minutes)
+bench: cells broker ## Time per packet, as ratios to native code; what the disk has to bear; what asking sensors costs (some minutes)
 	$(CARGO) bench --locked -p porind
 	@$(CARGO) build --locked -p porind
 	$(CARGO) bench --locked -p porin-e2e --bench disk
+	@$(CARGO) build --locked --release -p porind
+	PORIN_PROFILE=release $(CARGO) bench --locked -p porin-e2e --bench sensors
 
 instructions: cells ## Machine instructions for each packet on aarch64 and armv7, a cell and native code, under emulation
 	@sh tests/instructions.sh

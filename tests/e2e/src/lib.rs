@@ -64,10 +64,10 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A program of porin, as `make test` built it.
+/// A program of porin, as `make test` built it; `PORIN_PROFILE=release`: as `make demo` did.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
-    target_dir().join("debug").join(name)
+    target_dir().join(std::env::var("PORIN_PROFILE").unwrap_or_else(|_| "debug".into())).join(name)
 }
 
 /// A child process that does not outlive its test.
