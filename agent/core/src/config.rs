@@ -32,8 +32,9 @@ pub use self::{
     quantity::microseconds,
     sink::{GpioLine, Level, OutputLine, RotatedFile, Sink, SinkKind, UPLINK},
     source::{
-        LinesFrom, LinesSource, ModbusLine, ModbusSource, MqttSource, Parity, Replay, SensorSource, SerialLine,
-        SimulatorSource, Slave, Source, SourceKind, SysfsInput, SysfsPlace, SysfsSource, WiredChip,
+        Bias, Edge, Edges, GpioInput, GpioSource, LinesFrom, LinesSource, ModbusLine, ModbusSource, MqttSource, Parity,
+        Replay, SensorSource, SerialLine, SimulatorSource, Slave, Source, SourceKind, SysfsInput, SysfsPlace,
+        SysfsSource, WiredChip,
     },
 };
 use crate::{

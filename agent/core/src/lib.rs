@@ -23,6 +23,7 @@ pub mod output;
 pub mod packet;
 pub mod payload;
 pub mod poll;
+pub mod pulses;
 pub mod rate;
 pub mod record;
 pub mod setup;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use porin_core::config::{Board, Bus, Config, GpioLine, OutputLine, SinkKind, SourceKind, nearest};
+use porin_core::config::{Board, Bus, Config, GpioLine, GpioSource, OutputLine, SinkKind, SourceKind, nearest};
 
 use crate::{
     doctor::{Finding, Findings},
@@ -73,6 +73,11 @@ pub fn check_board(board: &Board, config: &Config) -> Vec<Finding> {
             let found = format!("source `{}`: {} has no {} that is known", source.name, board.name, sensor.bus);
             findings.warning("bus", found, format!("known are: {known}"));
         }
+    }
+    for source in &config.gateway.sources {
+        let SourceKind::Gpio(GpioSource { inputs }) = &source.kind else { continue };
+        let whose = format!("source `{}`", source.name);
+        inputs.iter().for_each(|input| look_at_line(&mut findings, board, &whose, &input.line));
     }
     for sink in &config.gateway.sinks {
         let SinkKind::Gpio(OutputLine { line, .. }) = &sink.kind else { continue };

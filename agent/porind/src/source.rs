@@ -1,5 +1,6 @@
 //! Sources: what makes packets. One file per kind; the compiler asks for the arm.
 
+mod gpio;
 mod lines;
 mod modbus;
 mod mqtt;
@@ -87,7 +88,8 @@ pub(crate) fn window(kind: &SourceKind) -> u64 {
         | SourceKind::Sensor(_)
         | SourceKind::Sysfs(_)
         | SourceKind::Lines(_)
-        | SourceKind::Modbus(_) => SOURCE_WINDOW,
+        | SourceKind::Modbus(_)
+        | SourceKind::Gpio(_) => SOURCE_WINDOW,
     }
 }
 
@@ -103,7 +105,8 @@ pub(crate) fn check(kind: &SourceKind) -> anyhow::Result<()> {
         | SourceKind::Simulator(_)
         | SourceKind::Sysfs(_)
         | SourceKind::Lines(_)
-        | SourceKind::Modbus(_) => Ok(()),
+        | SourceKind::Modbus(_)
+        | SourceKind::Gpio(_) => Ok(()),
     }
 }
 
@@ -112,6 +115,7 @@ pub(crate) fn units(kind: &SourceKind) -> Vec<(String, &'static str)> {
     match kind {
         SourceKind::Sensor(config) => config.chips.iter().flat_map(sensor::streams).collect(),
         SourceKind::Sysfs(config) => config.inputs.iter().filter_map(sysfs::unit).collect(),
+        SourceKind::Gpio(config) => config.inputs.iter().flat_map(gpio::units).collect(),
         SourceKind::Mqtt(_)
         | SourceKind::Replay(_)
         | SourceKind::Simulator(_)
@@ -139,6 +143,7 @@ pub(crate) async fn run(
         SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config)),
         SourceKind::Lines(config) => Running::Lines(lines::Lines::new(config)),
         SourceKind::Modbus(config) => Running::Modbus(modbus::Modbus::new(config)),
+        SourceKind::Gpio(config) => Running::Gpio(gpio::Gpio::new(config)),
     };
     loop {
         let made_before = outlet.made;
@@ -176,6 +181,7 @@ enum Running {
     Sysfs(sysfs::Sysfs),
     Lines(lines::Lines),
     Modbus(modbus::Modbus),
+    Gpio(gpio::Gpio),
 }
 
 impl Running {
@@ -188,6 +194,7 @@ impl Running {
             Self::Sysfs(sysfs) => sysfs.run(outlet).await,
             Self::Lines(lines) => lines.run(outlet).await,
             Self::Modbus(modbus) => modbus.run(outlet).await,
+            Self::Gpio(gpio) => gpio.run(outlet).await,
         }
     }
 }

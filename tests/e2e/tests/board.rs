@@ -34,6 +34,11 @@ calibration = { offset = 0.25 }
 cell = "/usr/lib/porin/cells/threshold.wasm"
 params = { low = -20.0, max_silence_s = 2 }
 outputs = ["{stream}/alarm"]
+[sources.pins.gpio]
+inputs = [
+    { line = "GPIO27", stream = "pins/door", debounce = "5ms", active = "low" },
+    { line = "GPIO22", stream = "pins/pulses", count = "rising", rate = "pins/rate" },
+]
 [sinks.heater.gpio]
 line = "GPIO17"
 safe = "low"
@@ -65,6 +70,11 @@ sinks = ["heater"]
     pi.set_temperature("kitchen", 23.0);
     pi.wait_until("a change that matters", || data.values("kitchen/temperature").last() == Some(&23.0));
     assert!(!data.values("kitchen/temperature").contains(&21.75));
+    // Lines that are inputs are held, and told: QEMU's controller has no edges, so that nothing but their first level can be seen.
+    pi.wait_until("the inputs", || {
+        ["pins/door", "pins/pulses", "pins/rate"].iter().all(|stream| !data.values(stream).is_empty())
+    });
+    assert_eq!(["pins/door", "pins/pulses", "pins/rate"].map(|stream| data.values(stream)[0]), [1.0, 0.0, 0.0]);
     // A line of the board goes by what another cell decides, whether there is a cloud or not: its level is read from outside.
     pi.wait_for_line(17, Level::Low);
     owner.cloud.kill();

@@ -1,4 +1,4 @@
-//! Sources that are asked, with the real agent: files of the kernel's kind that come and go, and a bus that is not there.
+//! Sources that are asked, with the real agent: files of the kernel's kind that come and go, a bus and lines that are not there.
 
 use std::fs;
 
@@ -19,6 +19,8 @@ inputs = [
 [sources.chips.sensor]
 bus = "/dev/i2c-99"
 chips = [{ chip = "bme280", streams = "roof/{channel}", every = "20ms" }]
+[sources.pins.gpio]
+inputs = [{ line = "/dev/gpiochip99:4", stream = "door/open" }, { line = "NOBODY", stream = "water/pulses", count = "rising", rate = "water/rate" }]
 [streams."room/temperature"]
 unit = "Cel"
 calibration = { scale = 0.001, offset = -0.5 }
@@ -43,6 +45,19 @@ streams = ["#"]
     });
     for channel in ["temperature", "pressure", "humidity"] {
         assert!(came(&format!("roof/{channel}"), &is_none) > 0, "{channel}");
+    }
+    // Nor are there lines.
+    for (index, name, expected) in
+        [(0, "/dev/gpiochip99:4", "line 4 of /dev/gpiochip99"), (1, "NOBODY", "a line `NOBODY`")]
+    {
+        wait_until(name, || {
+            let part = lab.part(2, index);
+            let error = part["last_error"].as_str().unwrap_or_default();
+            part["ok"] == false && part["name"] == name && error.contains(expected)
+        });
+    }
+    for stream in ["door/open", "water/pulses", "water/rate"] {
+        wait_until(stream, || came(stream, &is_none) > 0);
     }
     // It is asked less and less often; what answers keeps its rhythm.
     let away = lab.part(1, 1);

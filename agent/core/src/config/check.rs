@@ -2,6 +2,7 @@
 
 mod asked;
 mod broker;
+mod gpio;
 mod lines;
 mod modbus;
 mod sink;

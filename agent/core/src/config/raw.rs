@@ -140,6 +140,7 @@ pub(super) enum Source {
     Sensor(Sensor),
     Sysfs(Sysfs),
     Modbus(Modbus),
+    Gpio(Gpio),
     Udp(Udp),
     File(File),
     Process(Process),
@@ -250,6 +251,26 @@ pub(super) struct Modbus {
     pub(super) timeout: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) slaves: Vec<Slave>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gpio {
+    #[serde(default)]
+    pub(super) inputs: Vec<GpioInput>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GpioInput {
+    pub(super) line: Spanned<String>,
+    pub(super) stream: Spanned<String>,
+    pub(super) active: Option<Spanned<String>>,
+    pub(super) bias: Option<Spanned<String>>,
+    pub(super) debounce: Option<Spanned<String>>,
+    pub(super) count: Option<Spanned<String>>,
+    pub(super) every: Option<Spanned<String>>,
+    pub(super) rate: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

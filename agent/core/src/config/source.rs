@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 use core::net::SocketAddr;
 
-use super::Broker;
+use super::{Broker, GpioLine, Level};
 use crate::{framing::Framing, lines::Lines, mapping::Mapping, modbus::Register, simulator::Behaviour};
 
 /// Where packets come from.
@@ -32,6 +32,8 @@ pub enum SourceKind {
     Lines(LinesSource),
     /// Registers of devices.
     Modbus(ModbusSource),
+    /// Lines of GPIO chips.
+    Gpio(GpioSource),
 }
 
 impl SourceKind {
@@ -45,7 +47,8 @@ impl SourceKind {
             | Self::Sensor(_)
             | Self::Sysfs(_)
             | Self::Lines(_)
-            | Self::Modbus(_) => None,
+            | Self::Modbus(_)
+            | Self::Gpio(_) => None,
         }
     }
 
@@ -55,7 +58,9 @@ impl SourceKind {
         match self {
             Self::Replay(_) => true,
             Self::Simulator(simulator) => simulator.as_fast_as_possible,
-            Self::Mqtt(_) | Self::Sensor(_) | Self::Sysfs(_) | Self::Lines(_) | Self::Modbus(_) => false,
+            Self::Mqtt(_) | Self::Sensor(_) | Self::Sysfs(_) | Self::Lines(_) | Self::Modbus(_) | Self::Gpio(_) => {
+                false
+            }
         }
     }
 }
@@ -200,6 +205,80 @@ pub struct Slave {
     pub every_us: u64,
     /// What is asked for.
     pub registers: Vec<Register>,
+}
+
+/// Lines of GPIO chips that are inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpioSource {
+    /// Each with a stream of its own.
+    pub inputs: Vec<GpioInput>,
+}
+
+/// A line of a GPIO chip that is an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpioInput {
+    /// Which.
+    pub line: GpioLine,
+    /// The stream.
+    pub stream: String,
+    /// The level that counts as 1.
+    pub active: Level,
+    /// What the kernel is to set of resistors in the chip.
+    pub bias: Bias,
+    /// A change that does not last so long is none, in microseconds; 0: each counts.
+    pub debounce_us: u64,
+    /// What is made of its edges.
+    pub edges: Edges,
+}
+
+/// What is made of the edges of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// A reading each: 1 or 0.
+    Told,
+    /// They are counted.
+    Counted {
+        /// Which.
+        which: Edge,
+        /// Between two readings, in microseconds.
+        every_us: u64,
+        /// The stream for how many there are in a second.
+        rate: Option<String>,
+    },
+}
+
+/// Which edges: to the level that counts as 1 is rising.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Edge {
+    #[default]
+    Rising,
+    Falling,
+    Both,
+}
+
+impl Edge {
+    /// Every one, by its word in a configuration.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("rising", Self::Rising), ("falling", Self::Falling), ("both", Self::Both)];
+}
+
+/// Resistors in the chip.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Bias {
+    /// As they are.
+    #[default]
+    AsIs,
+    None,
+    PullUp,
+    PullDown,
+}
+
+impl Bias {
+    /// Every one, by its word in a configuration.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("as-is", Self::AsIs), ("none", Self::None), ("pull-up", Self::PullUp), ("pull-down", Self::PullDown)];
 }
 
 /// Lines that come from somewhere, and what they mean.

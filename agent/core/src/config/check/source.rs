@@ -29,6 +29,7 @@ impl Parser<'_> {
             raw::Source::Sensor(raw) => SourceKind::Sensor(self.sensor(name, raw)?),
             raw::Source::Sysfs(raw) => SourceKind::Sysfs(self.sysfs(name, raw)?),
             raw::Source::Modbus(raw) => SourceKind::Modbus(self.modbus(name, raw)?),
+            raw::Source::Gpio(raw) => SourceKind::Gpio(self.gpio(name, raw)?),
             raw::Source::Udp(raw) => SourceKind::Lines(self.udp(name, raw)?),
             raw::Source::File(raw) => SourceKind::Lines(self.file(name, raw)?),
             raw::Source::Process(raw) => SourceKind::Lines(self.process(name, raw)?),
