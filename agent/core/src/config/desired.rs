@@ -235,10 +235,12 @@ mod tests {
         };
         check("log.file = { path = \"/etc/passwd\" }", "", "only the owner's configuration names files");
         check("log.mqtt = { topic = \"porin/v1/gw/other/log/x\" }", "", "a desired state publishes below");
+        check("", "sinks = [\"siren\"]", "sink `siren`: known is uplink");
         check("", "topic = \"porin/v1/gw/{gw}/state\"", "a desired state publishes below");
         check("", "topic = \"porin/v1/gw/other/data/x\"", "a desired state publishes below");
         let error = |text: &str| parse(text).expect_err(text);
         assert!(error("[sources.x.replay]\nfile = \"/etc/passwd\"\nstreams = \"x\"").contains("unknown field"));
+        assert!(error("[sinks.x.file]\npath = \"/etc/passwd\"").contains("unknown field"));
         for cell in ["/etc/passwd", "release:12", "release:../../x", "localx"] {
             let text =
                 format!("[slots.quiet]\ncell = \"{cell}\"\n[routes.all]\nstreams = [\"#\"]\nslots = [\"quiet\"]");

@@ -14,7 +14,7 @@ use gpiocdev::{Request, line::Value};
 use porin_core::{
     config::{Level, OutputLine},
     output::Output,
-    packet::Packet,
+    packet::{Packet, Reading},
     status::SinkStatus,
     time::Monotonic,
 };
@@ -45,6 +45,13 @@ struct State {
 }
 
 impl State {
+    /// The decision to which the line has not come gives way.
+    fn decide(&mut self, reading: &Reading, now: Monotonic) {
+        self.status.lost += std::mem::replace(&mut self.status.waiting, 1);
+        self.decisions += 1;
+        self.output.decide(reading.value, reading.quality, now);
+    }
+
     /// The line went by this decision.
     fn went_by(&mut self, decision: u64) {
         if decision == self.decisions {
@@ -77,12 +84,7 @@ impl Line {
         let mut state = lock(state);
         state.status.taken += 1;
         match (packet, age) {
-            (Packet::Reading(reading), Age::Now) => {
-                // The one that it has not come to gives way.
-                state.status.lost += std::mem::replace(&mut state.status.waiting, 1);
-                state.decisions += 1;
-                state.output.decide(reading.value, reading.quality, since(self.start));
-            }
+            (Packet::Reading(reading), Age::Now) => state.decide(reading, since(self.start)),
             (Packet::Message(_), Age::Now) | (_, Age::Late) => state.status.lost += 1,
         }
         drop(state);
@@ -171,4 +173,34 @@ fn set(config: &OutputLine, held: Option<(Request, Level)>, level: Level) -> any
     let mut builder = Request::builder();
     builder.on_chip(&chip).with_line(number).as_output(value).with_consumer("porin");
     builder.request().with_context(|| format!("cannot hold line {number} of {chip}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use porin_core::{config::GpioLine, ids::StreamId, packet::Quality, time::Unix};
+
+    use super::*;
+
+    #[test]
+    fn every_decision_was_carried_out_or_overtaken() {
+        let line = GpioLine::Named("NOBODY".into());
+        let config = OutputLine { line, on: Level::High, safe: Level::Low, hold_us: None };
+        let (output, status) = (Output::new(config), SinkStatus::default());
+        let mut state = State { output, decisions: 0, status, stops: false };
+        let counts = |state: &State| (state.status.waiting, state.status.done, state.status.lost);
+        let reading = Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD };
+        let come = |state: &mut State| state.decide(&reading, Monotonic(0));
+        come(&mut state);
+        state.went_by(1);
+        assert_eq!(counts(&state), (0, 1, 0));
+        // One overtakes another that nobody has come to; a third comes while the line goes by the second.
+        come(&mut state);
+        come(&mut state);
+        assert_eq!(counts(&state), (1, 1, 1));
+        come(&mut state);
+        state.went_by(3);
+        assert_eq!(counts(&state), (1, 2, 1));
+        state.went_by(4);
+        assert_eq!(counts(&state), (0, 3, 1));
+    }
 }
