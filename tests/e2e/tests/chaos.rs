@@ -173,7 +173,7 @@ fn sources(folder: &Path, devices: &mut Vec<Process>) -> (Vec<Source>, String) {
         let (name, mode) = (format!("command{number}"), folder.join(format!("command{number}")));
         put(&mode, "good");
         let script = format!(
-            "i=0; while :; do case $(cat {}) in end) exit 3;; good) i=$((i+1)); echo $i;; esac; sleep 0.1; done",
+            "i=0; while :; do case $(cat {}) in end) exit 3;; good) i=$((i+1)); echo $i;; hang) ;; *) exit 4;; esac; sleep 0.1; done",
             mode.display()
         );
         let config = format!("process]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n{}", lines(&name));
