@@ -172,7 +172,8 @@ pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
         agent.step(event);
     }
     agent.pass_on_logs();
-    while !agent.sinks.write(&mut agent.files) {
+    let start = agent.parts.uptime.now();
+    while !agent.sinks.write(&mut agent.files) && agent.parts.uptime.now().since(start) < DRAIN_US {
         thread::sleep(Duration::from_millis(10));
     }
     agent.files.stop();

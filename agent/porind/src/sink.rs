@@ -67,10 +67,10 @@ impl Sinks {
     }
 
     /// Hands a packet over.
-    pub(crate) fn give(&mut self, sink: &str, delivery: &Delivery<'_>) {
+    pub(crate) fn give(&mut self, sink: &str, delivery: &Delivery<'_>, files: &mut Files) {
         let Some(running) = self.0.iter_mut().find(|running| running.config.name == sink) else { return };
         match &mut running.kind {
-            Kind::File(lines) => lines.add(delivery),
+            Kind::File(lines) => lines.add(delivery, files),
             Kind::Gpio(line) => line.decide(delivery),
         }
     }

@@ -25,10 +25,10 @@ use crate::inbox::{Doorbell, FromSource, SOURCE_WINDOW};
 pub(crate) const BATCH: usize = 64;
 
 /// The first pause after a failure; each failure doubles it.
-const MIN_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const MIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// What the loop asks for when the configuration has changed.
 #[derive(Debug)]

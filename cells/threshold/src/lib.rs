@@ -106,7 +106,8 @@ impl Cell for Threshold {
         }
         if changes || self.is_silent(reading.time_us) {
             self.said = Some(reading.time_us);
-            let value = match if changes { wanted } else { now } {
+            let state = if changes { wanted } else { now };
+            let value = match state {
                 Alarm::Off => 0.0,
                 Alarm::High => 1.0,
                 Alarm::Low => -1.0,

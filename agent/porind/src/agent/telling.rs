@@ -97,13 +97,13 @@ impl Agent {
         if self.for_sinks.is_empty() {
             return;
         }
-        let Self { for_sinks, sinks, taps, core: Core { pipeline, .. }, .. } = self;
+        let Self { for_sinks, sinks, files, taps, core: Core { pipeline, .. }, .. } = self;
         for (id, packet) in for_sinks.drain(..) {
             let Some(route) = pipeline.route(id) else { continue };
             let stream = packet.stream();
             let delivery =
                 Delivery { packet: &packet, stream: pipeline.name(stream), unit: pipeline.unit(stream), age };
-            route.sinks.iter().for_each(|sink| sinks.give(sink, &delivery));
+            route.sinks.iter().for_each(|sink| sinks.give(sink, &delivery, files));
             // What goes to the uplink as well is shown with all that does.
             if !route.uplink {
                 taps.iter_mut().for_each(|tap| tap.kept(pipeline, id, &packet));

@@ -7,7 +7,7 @@ use porin_core::{config::RotatedFile, payload, status::SinkStatus};
 use super::{Delivery, Shared, lock};
 use crate::files::Files;
 
-/// Bytes that are gathered of a batch. Beyond it they are written before its end.
+/// Bytes that are gathered of a batch. Beyond it they are written before its end; if the disk is too slow for that, packets are lost.
 const MAX_TEXT: usize = 262_144;
 
 /// A file, and what is gathered for it.
@@ -23,10 +23,11 @@ impl Lines {
         Self { file, status: Arc::new(Mutex::new(status)), text: String::new(), packets: 0 }
     }
 
-    pub(super) fn add(&mut self, Delivery { packet, stream, unit, .. }: &Delivery<'_>) {
+    pub(super) fn add(&mut self, Delivery { packet, stream, unit, .. }: &Delivery<'_>, files: &mut Files) {
+        let has_room = self.text.len() <= MAX_TEXT || self.write(files);
         let mut status = lock(&self.status);
         status.taken += 1;
-        if self.text.len() > MAX_TEXT {
+        if !has_room {
             status.lost += 1;
             return;
         }
@@ -62,5 +63,36 @@ impl Lines {
 
     pub(super) fn status(&self) -> SinkStatus {
         lock(&self.status).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use porin_core::{
+        ids::StreamId,
+        packet::{Message, Packet, Quality},
+        time::Unix,
+    };
+
+    use super::*;
+    use crate::sink::Age;
+
+    #[test]
+    fn a_batch_larger_than_what_is_gathered_is_written_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("all").display().to_string();
+        let file = RotatedFile { path: path.clone(), max_bytes: 1_000_000_000, keep: 0 };
+        let (mut lines, mut files) = (Lines::new(file, SinkStatus::default()), Files::default());
+        let payload = vec![b'x'; 60_000].into();
+        let (time, stream, quality) = (Unix(1), StreamId(0), Quality::GOOD);
+        let packet = Packet::Message(Arc::new(Message { time, stream, quality, topic: "t".into(), payload }));
+        for _ in 0..64 {
+            lines.add(&Delivery { packet: &packet, stream: "s", unit: "", age: Age::Now }, &mut files);
+        }
+        assert!(lines.write(&mut files));
+        files.stop();
+        let SinkStatus { taken, waiting, done, lost, ok, .. } = lines.status();
+        assert_eq!((taken, waiting, done, lost, ok), (64, 0, 64, 0, true));
+        assert_eq!(std::fs::read_to_string(path).expect("it is there").lines().count(), 64);
     }
 }

@@ -21,13 +21,10 @@ use porin_core::{
 use tracing::{info, warn};
 
 use super::{Age, Delivery, lock};
-use crate::gpio::find;
-
-/// The first pause after the line could not be had; each failure doubles it.
-const MIN_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest pause.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+use crate::{
+    gpio::find,
+    source::{MAX_PAUSE, MIN_PAUSE},
+};
 
 /// The line and its thread.
 pub(super) struct Line {
@@ -180,6 +177,21 @@ mod tests {
     use porin_core::{config::GpioLine, ids::StreamId, packet::Quality, time::Unix};
 
     use super::*;
+
+    #[test]
+    fn what_comes_late_moves_nothing() {
+        let line = GpioLine::Named("NOBODY".into());
+        let config = OutputLine { line, on: Level::High, safe: Level::Low, hold_us: None };
+        let line = Line::start(config, SinkStatus::default());
+        let packet =
+            Packet::Reading(Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD });
+        for (age, waiting, lost, level) in [(Age::Late, 0, 1, Level::Low), (Age::Now, 1, 1, Level::High)] {
+            line.decide(&Delivery { packet: &packet, stream: "s", unit: "", age });
+            let state = lock(&line.state.0);
+            assert_eq!((state.status.waiting, state.status.lost), (waiting, lost));
+            assert_eq!(state.output.level(Monotonic(0)), level);
+        }
+    }
 
     #[test]
     fn every_decision_was_carried_out_or_overtaken() {

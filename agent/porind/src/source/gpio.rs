@@ -31,11 +31,8 @@ use crate::{gpio::find, inbox::FromSource, machine::wall_clock};
 /// Edges that the kernel keeps of a line until they are read: as many as it ever does.
 const KERNEL_EDGES: u32 = 1_024;
 
-/// The source.
-pub(crate) struct Gpio {
-    config: Config,
-    status: Vec<PartStatus>,
-}
+/// The source. It never fails: its lines do, each by itself.
+pub(crate) struct Gpio(Config);
 
 /// What a line has to say.
 enum Said {
@@ -47,20 +44,20 @@ enum Said {
 
 impl Gpio {
     pub(crate) fn new(config: Config) -> Self {
-        let status = |input: &GpioInput| PartStatus { name: name(&input.line), ok: true, ..PartStatus::default() };
-        Self { status: config.inputs.iter().map(status).collect(), config }
+        Self(config)
     }
 
     /// Runs for ever.
     pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         let (sender, mut said) = mpsc::channel(BATCH);
         let mut tasks = JoinSet::new();
-        for (index, input) in self.config.inputs.iter().enumerate() {
+        for (index, input) in self.0.inputs.iter().enumerate() {
+            let status = PartStatus { name: name(&input.line), ok: true, ..PartStatus::default() };
             for (local, stream) in (first(index)..).zip(streams(input)) {
                 outlet.send(FromSource::Stream { local, name: stream.to_owned(), kind: Kind::Readings }).await?;
             }
-            outlet.send(FromSource::Part(index, self.status[index].clone())).await?;
-            tasks.spawn_local(watch(index, input.clone(), self.status[index].clone(), sender.clone()));
+            outlet.send(FromSource::Part(index, status.clone())).await?;
+            tasks.spawn_local(watch(index, input.clone(), status, sender.clone()));
         }
         let mut waiting = Vec::with_capacity(BATCH);
         while said.recv_many(&mut waiting, BATCH).await > 0 {
@@ -72,10 +69,7 @@ impl Gpio {
                         let quality = if value.is_nan() { Quality::BAD } else { Quality::GOOD };
                         readings.push(Reading { time, value, stream, quality: quality.with(Quality::OWN_CLOCK) });
                     }
-                    Said::Health(status) => {
-                        self.status[index].clone_from(&status);
-                        outlet.send(FromSource::Part(index, status)).await?;
-                    }
+                    Said::Health(status) => outlet.send(FromSource::Part(index, status)).await?,
                 }
             }
             outlet.hand_over(readings, Vec::new()).await?;

@@ -84,12 +84,7 @@ impl Parser<'_> {
                 }
                 _ => return self.fail(stream.span(), "an input is one of `hwmon`, `iio`, `w1` and `file`".into()),
             };
-            if let Err(error) = check_name(stream.get_ref()) {
-                return self.fail(stream.span(), format!("stream `{}`: it has {error}", stream.get_ref()));
-            }
-            if !seen.insert(stream.get_ref().clone()) {
-                return self.fail(stream.span(), format!("stream `{}`: another input has it", stream.get_ref()));
-            }
+            self.own_stream(&stream, "input", &mut seen)?;
             inputs.push(SysfsInput { place, every_us: self.every(every.as_ref())?, stream: stream.into_inner() });
         }
         Ok(SysfsSource { inputs })
@@ -102,6 +97,18 @@ impl Parser<'_> {
                 Ok((device.into(), channel.into()))
             }
             _ => self.fail(raw.span(), format!("{what} `{}`: DEVICE/CHANNEL, such as {example}", raw.get_ref())),
+        }
+    }
+
+    /// A stream of one part of a source, and of no other of its parts.
+    pub(super) fn own_stream(&self, raw: &Spanned<String>, part: &str, seen: &mut BTreeSet<String>) -> Checked<()> {
+        let stream = raw.get_ref();
+        if let Err(error) = check_name(stream) {
+            return self.fail(raw.span(), format!("stream `{stream}`: it has {error}"));
+        }
+        match seen.insert(stream.clone()) {
+            true => Ok(()),
+            false => self.fail(raw.span(), format!("stream `{stream}`: another {part} has it")),
         }
     }
 

@@ -5,10 +5,7 @@ use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use toml::Spanned;
 
 use super::{Checked, Parser, raw};
-use crate::{
-    config::{Bias, Edge, Edges, GpioInput, GpioSource, Level},
-    stream::check_name,
-};
+use crate::config::{Bias, Edge, Edges, GpioInput, GpioSource, Level};
 
 /// The kernel counts a debounce period in 32 bits of microseconds; a bounce takes some milliseconds.
 const MAX_DEBOUNCE_US: u64 = 10_000_000;
@@ -22,12 +19,7 @@ impl Parser<'_> {
         let mut inputs = Vec::new();
         for raw::GpioInput { line, stream, active, bias, debounce, count, every, rate } in raw.inputs {
             for stream in core::iter::once(&stream).chain(&rate) {
-                if let Err(error) = check_name(stream.get_ref()) {
-                    return self.fail(stream.span(), format!("stream `{}`: it has {error}", stream.get_ref()));
-                }
-                if !seen.insert(stream.get_ref().clone()) {
-                    return self.fail(stream.span(), format!("stream `{}`: another input has it", stream.get_ref()));
-                }
+                self.own_stream(stream, "input", &mut seen)?;
             }
             let debounce_us = match self.time(debounce.as_ref(), "0s")? {
                 debounce_us @ 0..=MAX_DEBOUNCE_US => debounce_us,

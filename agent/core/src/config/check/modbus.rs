@@ -8,7 +8,6 @@ use super::{Checked, Parser, raw};
 use crate::{
     config::{ModbusLine, ModbusSource, Parity, Slave},
     modbus::{Register, Table, Type, WordOrder},
-    stream::check_name,
 };
 
 /// Registers of a source at most.
@@ -54,11 +53,8 @@ impl Parser<'_> {
             }
             let mut list = Vec::new();
             for raw in registers {
-                let register = self.register(raw)?;
-                if !seen.insert(register.stream.clone()) {
-                    return self.fail(name.span(), format!("stream `{}`: another register has it", register.stream));
-                }
-                list.push(register);
+                self.own_stream(&raw.stream, "register", &mut seen)?;
+                list.push(self.register(raw)?);
             }
             checked.push(Slave { unit, every_us, registers: list });
         }
@@ -71,9 +67,6 @@ impl Parser<'_> {
 
     fn register(&self, raw: raw::Register) -> Checked<Register> {
         let raw::Register { stream, table, address, kind, words, scale } = raw;
-        if let Err(error) = check_name(stream.get_ref()) {
-            return self.fail(stream.span(), format!("stream `{}`: it has {error}", stream.get_ref()));
-        }
         let table = self.one_of(table.as_ref(), "table", Table::Holding, &Table::ALL)?;
         if let (true, Some(kind)) = (table.is_bits(), &kind) {
             return self.fail(kind.span(), format!("type `{}`: a bit has none", kind.get_ref()));
