@@ -30,7 +30,7 @@ pub use self::{
     nearest::nearest,
     policy::Policy,
     quantity::microseconds,
-    sink::{GpioLine, Level, OutputLine, RotatedFile, Sink, SinkKind, UPLINK},
+    sink::{GpioLine, Level, LocalBroker, LocalPayload, OutputLine, RotatedFile, Sink, SinkKind, UPLINK},
     source::{
         Bias, Edge, Edges, GpioInput, GpioSource, LinesFrom, LinesSource, ModbusLine, ModbusSource, MqttSource, Parity,
         Replay, SensorSource, SerialLine, SimulatorSource, Slave, Source, SourceKind, SysfsInput, SysfsPlace,
@@ -69,7 +69,7 @@ pub struct GatewayConfig {
     /// `[a-z0-9][a-z0-9-]{0,62}`.
     pub id: String,
     /// The MQTT connection to the cloud side.
-    pub uplink: Uplink,
+    pub uplink: LinkConfig,
     /// Where routes publish that do not say.
     pub topic: TopicTemplate,
     /// From whom updates are taken; `None`: from nobody.
@@ -96,14 +96,14 @@ pub struct GatewayConfig {
     pub streams: BTreeMap<String, StreamConfig>,
 }
 
-/// The MQTT connection to the cloud side.
+/// An MQTT connection on which the agent publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uplink {
+pub struct LinkConfig {
     /// Where it is, and how to be let in.
     pub broker: Broker,
     /// Which MQTT it speaks.
     pub protocol: Protocol,
-    /// `porin-<gateway>` unless set: two clients with one id throw each other out.
+    /// Two clients with one id throw each other out.
     pub client_id: String,
     /// Seconds without traffic after which the connection is probed.
     pub keep_alive_s: u16,
@@ -113,6 +113,8 @@ pub struct Uplink {
     pub max_publish_bytes: usize,
     /// The shortest pause between two attempts to connect, in microseconds.
     pub reconnect_us: u64,
+    /// The longest one, in microseconds: what is in between grows, and is up to chance.
+    pub max_pause_us: u64,
 }
 
 /// From whom updates are taken.
@@ -286,6 +288,11 @@ impl TopicTemplate {
     #[must_use]
     pub fn by_stream(&self) -> bool {
         self.0.contains("{stream}")
+    }
+
+    /// The same for one gateway.
+    pub(crate) fn of(self, gateway: &str) -> Self {
+        Self(self.0.replace("{gw}", gateway))
     }
 }
 

@@ -16,6 +16,7 @@ pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod lines;
+pub mod live;
 pub mod mapping;
 pub mod modbus;
 pub mod outbox;

@@ -177,9 +177,9 @@ pub struct SinkStatus {
     pub taken: u64,
     /// Of them, those that it has not come to yet.
     pub waiting: u64,
-    /// Of them, those written, or those by which a line went.
+    /// Of them, those written, those by which a line went, or those that a local broker has.
     pub done: u64,
-    /// Of them, those that could not be written, or that a line never went by because others came.
+    /// Of them, those that could not be written or published, or that a line never went by because others came.
     pub lost: u64,
     /// The level of an output line: `low` or `high`; `None`: it is none, or nobody holds it.
     pub level: Option<&'static str>,

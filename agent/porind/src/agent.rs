@@ -27,7 +27,7 @@ use std::{collections::VecDeque, sync::Arc, thread, time::Duration};
 
 use porin_core::{
     clock::Clock,
-    config::{Config, Uplink},
+    config::{Config, LinkConfig},
     dead::DeadLetters,
     ids::RouteId,
     outbox::Outbox,
@@ -53,6 +53,7 @@ use crate::{
     committer::Committer,
     files::Files,
     inbox::{Event, FromSource, Inbox, Question},
+    link::{Incoming, Publish, Request},
     machine::{self, Uptime},
     pipeline::{Kept, Pipeline, Routed, To},
     sink::{Age, Sinks},
@@ -60,7 +61,6 @@ use crate::{
     store::{Room, Store},
     tap::Tap,
     trial::Trial,
-    uplink::{Incoming, Publish, Request},
 };
 
 /// Time for what waits to leave after a stop was asked for.
@@ -114,7 +114,7 @@ pub(crate) struct Parts {
     /// The time at which the clock was last believed: certificates are never judged by an earlier one.
     pub(crate) time_floor: watch::Sender<Unix>,
     /// What the link connects to next.
-    pub(crate) uplink: watch::Sender<Uplink>,
+    pub(crate) uplink: watch::Sender<LinkConfig>,
     /// Sources to be started and ended.
     pub(crate) orders: mpsc::Sender<Vec<source::Order>>,
     pub(crate) stop_link: watch::Sender<bool>,
@@ -166,7 +166,7 @@ struct Agent {
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
 pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
     let mut agent = Agent::new(core, parts);
-    agent.sinks.exchange(&agent.parts.config.gateway.sinks);
+    agent.sinks.exchange(&agent.parts.config.gateway.sinks, &agent.parts.time_floor);
     while !agent.link.closed {
         let event = agent.next();
         agent.step(event);
@@ -178,7 +178,7 @@ pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
     }
     agent.files.stop();
     let last = agent.status();
-    agent.sinks.exchange(&[]);
+    agent.sinks.exchange(&[], &agent.parts.time_floor);
     agent.parts.committer.stop();
     last
 }

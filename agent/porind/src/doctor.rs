@@ -81,6 +81,11 @@ pub fn doctor(config: &Config) -> Vec<Finding> {
             broker(&mut findings, &format!("source `{}`", source.name), its);
         }
     }
+    for sink in &config.gateway.sinks {
+        if let Some(its) = sink.kind.broker() {
+            broker(&mut findings, &format!("sink `{}`", sink.name), its);
+        }
+    }
     agent(&mut findings, &config.gateway.socket);
     findings.0
 }

@@ -17,9 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     committer::Committer,
+    link::{Incoming, LinkEvent},
     store::Room,
     tap::Tap,
-    uplink::{Incoming, LinkEvent},
 };
 
 /// Batches of a source that wait for the loop. Beyond it the source waits: 4 × 64 readings are 6 KB.

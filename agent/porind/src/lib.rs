@@ -12,6 +12,7 @@ mod doctor;
 mod files;
 mod gpio;
 mod inbox;
+mod link;
 mod machine;
 mod metrics;
 mod pipeline;
@@ -26,7 +27,6 @@ mod tap;
 mod tls;
 mod trial;
 mod updates;
-mod uplink;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 
@@ -79,6 +79,11 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
         source::check(&source.kind).with_context(in_source)?;
         if let Some(broker) = source.kind.broker() {
             tls::access(broker, Unix(0)).with_context(in_source)?;
+        }
+    }
+    for sink in &gateway.sinks {
+        if let Some(broker) = sink.kind.broker() {
+            tls::access(broker, Unix(0)).with_context(|| format!("sink `{}`", sink.name))?;
         }
     }
     if let Some(config::Updates { root, .. }) = &gateway.updates {
@@ -191,7 +196,7 @@ pub fn run(
         reload,
         turn: 0,
     };
-    let identity = uplink::Identity { gateway: config.gateway.id.clone(), epoch: store.epoch };
+    let identity = link::Identity { gateway: config.gateway.id.clone(), epoch: store.epoch };
     let (uplink, uplinks) = watch::channel(config.gateway.uplink.clone());
     let (orders, mut ordered) = mpsc::channel(1);
     let watchdog_us = watchdog_us();
@@ -251,9 +256,9 @@ pub fn run(
             }
         }
     });
-    tasks.spawn_local(uplink::mqtt::run(
+    tasks.spawn_local(link::mqtt::run(
         uplinks,
-        identity,
+        Some(identity),
         floors,
         link,
         (link_events, came),

@@ -131,8 +131,13 @@ const METRICS: [Metric; 50] = [
     },
     of_sinks!(Gauge, "porin_sink_ok", "Whether the sink does what it is told", ok),
     of_sinks!(Counter, "porin_sink_taken", "Packets that routes gave the sink", taken),
-    of_sinks!(Counter, "porin_sink_done", "Packets written, or by which a line went", done),
-    of_sinks!(Counter, "porin_sink_lost", "Packets that could not be written, or that others overtook", lost),
+    of_sinks!(Counter, "porin_sink_done", "Packets written, by which a line went, or that a local broker has", done),
+    of_sinks!(
+        Counter,
+        "porin_sink_lost",
+        "Packets that could not be written or published, or that others overtook",
+        lost
+    ),
     of_slots!(Counter, "porin_slot_input", "Packets fed in", input),
     of_slots!(Counter, "porin_slot_processed", "Packets that the cell decided about", processed),
     of_slots!(Counter, "porin_slot_faulted", "Packets on which the cell faulted alone", faulted),

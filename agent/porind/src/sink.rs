@@ -4,20 +4,27 @@
 
 mod file;
 mod gpio;
+mod mqtt;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use porin_core::{
     config::{Sink, SinkKind},
     packet::Packet,
     status::SinkStatus,
+    time::{Monotonic, Unix},
 };
+use tokio::sync::watch;
 
 use crate::files::Files;
 
 /// A packet on its way, with what a sink may want to say of it.
 pub(crate) struct Delivery<'a> {
     pub(crate) packet: &'a Packet,
+    pub(crate) route: &'a str,
     pub(crate) stream: &'a str,
     pub(crate) unit: &'a str,
     pub(crate) age: Age,
@@ -39,6 +46,10 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn since(start: Instant) -> Monotonic {
+    Monotonic(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
+}
+
 /// The sinks of a configuration, running.
 #[derive(Default)]
 pub(crate) struct Sinks(Vec<Running>);
@@ -51,16 +62,17 @@ struct Running {
 enum Kind {
     File(file::Lines),
     Gpio(gpio::Line),
+    Mqtt(mqtt::Broker),
 }
 
 impl Sinks {
     /// Keeps those that stay the same, ends the others, and starts what is new.
-    pub(crate) fn exchange(&mut self, sinks: &[Sink]) {
-        // The end comes first: another may want the same line. It takes its safe level.
+    pub(crate) fn exchange(&mut self, sinks: &[Sink], time_floor: &watch::Sender<Unix>) {
+        // The end comes first: another may want the same line, or be the same client of a broker.
         self.0.retain(|running| sinks.contains(&running.config));
         for config in sinks {
             if !self.0.iter().any(|running| running.config == *config) {
-                self.0.push(Running { kind: Kind::start(config), config: config.clone() });
+                self.0.push(Running { kind: Kind::start(config, time_floor), config: config.clone() });
             }
         }
         self.0.sort_by_key(|running| sinks.iter().position(|config| *config == running.config));
@@ -72,14 +84,16 @@ impl Sinks {
         match &mut running.kind {
             Kind::File(lines) => lines.add(delivery, files),
             Kind::Gpio(line) => line.decide(delivery),
+            Kind::Mqtt(broker) => broker.publish(delivery),
         }
     }
 
-    /// The batch is over: what was gathered of it is written together. Whether nothing is left.
+    /// The batch is over: what was gathered of it is written together. Whether nothing is left that could leave.
     pub(crate) fn write(&mut self, files: &mut Files) -> bool {
         self.0.iter_mut().fold(true, |all, running| match &mut running.kind {
             Kind::File(lines) => lines.write(files) && all,
             Kind::Gpio(_) => all,
+            Kind::Mqtt(broker) => broker.is_idle() && all,
         })
     }
 
@@ -87,17 +101,19 @@ impl Sinks {
         let status = |running: &Running| match &running.kind {
             Kind::File(lines) => lines.status(),
             Kind::Gpio(line) => line.status(),
+            Kind::Mqtt(broker) => broker.status(),
         };
         self.0.iter().map(status).collect()
     }
 }
 
 impl Kind {
-    fn start(Sink { name, kind }: &Sink) -> Self {
+    fn start(Sink { name, kind }: &Sink, time_floor: &watch::Sender<Unix>) -> Self {
         let status = SinkStatus { name: name.clone(), ok: true, ..SinkStatus::default() };
         match kind {
             SinkKind::File(file) => Self::File(file::Lines::new(file.clone(), status)),
             SinkKind::Gpio(line) => Self::Gpio(gpio::Line::start(line.clone(), status)),
+            SinkKind::Mqtt(local) => Self::Mqtt(mqtt::Broker::start(local, status, time_floor.subscribe())),
         }
     }
 }

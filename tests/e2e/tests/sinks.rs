@@ -1,8 +1,8 @@
-//! Routes that end here: files, while the cloud is away; and what is said of lines that are not there.
+//! Routes that end here: files and local brokers, while the cloud is away; and what is said of lines that are not there.
 
-use std::{fs, net::UdpSocket};
+use std::{fs, net::UdpSocket, thread::sleep, time::Duration};
 
-use porin_e2e::{Gateway, Lab, free_port, wait_until};
+use porin_e2e::{Broker, Cable, Gateway, Lab, Plugged, Subscriber, free_port, wait_until};
 use serde_json::{Value, json};
 
 /// A source of numbers on `n/x`, through a threshold at 10 to a file, and all of them to another.
@@ -120,4 +120,114 @@ fn an_output_line_that_is_not_there_is_told_and_holds_nobody_up() {
     assert!(error.contains("cannot hold line 4 of /dev/gpiochip99"), "{siren}");
     assert_eq!((&siren["level"], &siren["done"], &siren["waiting"]), (&Value::Null, &json!(0), &json!(1)), "{siren}");
     lab.end();
+}
+
+/// A source of numbers on `n/x`; three ends of routes at one broker.
+fn to_a_broker(numbers: u16, broker: u16) -> String {
+    format!(
+        r##"
+[sources.net.udp]
+listen = "127.0.0.1:{numbers}"
+lines = {{ pattern = '^(?<x>[0-9.]+)', streams = "n/{{channel}}" }}
+[streams."n/x"]
+unit = "Cel"
+[sinks.relay.mqtt]
+broker = "mqtt://127.0.0.1:{broker}"
+topic = "cmnd/relay/POWER"
+payload = "value"
+retain = true
+[sinks.house.mqtt]
+broker = "mqtt://127.0.0.1:{broker}"
+[sinks.fresh.mqtt]
+broker = "mqtt://127.0.0.1:{broker}"
+topic = "fresh/{{stream}}"
+payload = "value"
+expire = "2s"
+[slots.limit]
+cell = "CELLS/threshold.wasm"
+params = {{ high = 10.0 }}
+outputs = ["{{stream}}/alarm"]
+[routes.alarm]
+streams = ["n/x"]
+slots = ["limit"]
+sinks = ["relay"]
+[routes.all]
+streams = ["n/x"]
+sinks = ["house", "fresh"]
+"##
+    )
+}
+
+/// What was published on a topic, as texts.
+fn texts(subscriber: &Subscriber, topic: &str) -> Vec<String> {
+    let publishes = subscriber.publishes().into_iter().filter(|publish| publish.topic == topic);
+    publishes.map(|publish| String::from_utf8(publish.payload).expect("a text")).collect()
+}
+
+#[test]
+fn a_local_broker_gets_what_is_decided_while_the_cloud_is_away_and_nothing_too_late() {
+    let broker = Broker::mosquitto();
+    let cable = Cable::to(broker.port, Plugged::In);
+    let subscriber = Subscriber::start(broker.port, "#");
+    let port = free_port();
+    // The cloud is away all the time.
+    let gateway = Gateway::new("lab", free_port(), &to_a_broker(port, cable.port));
+    let agent = gateway.run(&[]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let send = |value: u32| assert!(socket.send_to(value.to_string().as_bytes(), ("127.0.0.1", port)).is_ok());
+    let sink = |index: usize| gateway.status().map_or(Value::Null, |status| status["sinks"][index].clone());
+    let [fresh, house, relay] = [0, 1, 2];
+    wait_until("the first one", || {
+        send(5);
+        !texts(&subscriber, "cmnd/relay/POWER").is_empty()
+    });
+    for value in [11, 12, 9] {
+        send(value);
+    }
+    wait_until("three states", || texts(&subscriber, "cmnd/relay/POWER").len() == 3);
+    assert_eq!(texts(&subscriber, "cmnd/relay/POWER"), ["0", "1", "0"]);
+    let row = |text: &String| serde_json::from_str::<Value>(text).expect("JSON");
+    let rows = || texts(&subscriber, "porin/lab/n/x").iter().map(row).collect::<Vec<_>>();
+    wait_until("all of them", || rows().last().is_some_and(|row| row["value"] == json!(9.0)));
+    let last = rows().pop().expect("there is one");
+    assert_eq!((&last["stream"], &last["unit"]), (&json!("n/x"), &json!("Cel")));
+    wait_until("they are acknowledged", || [fresh, house, relay].iter().all(|index| sink(*index)["waiting"] == 0));
+
+    // The broker is away: what comes waits, in its order, and the relay's state among it.
+    cable.pull();
+    wait_until("it is noticed", || [fresh, house, relay].iter().all(|index| sink(*index)["ok"] == false));
+    for value in [21, 22, 23] {
+        send(value);
+    }
+    wait_until("they wait", || sink(house)["waiting"] == 3 && sink(relay)["waiting"] == 1);
+    // For longer than `fresh` wants.
+    sleep(Duration::from_millis(2_500));
+    assert_eq!(texts(&subscriber, "cmnd/relay/POWER").len(), 3);
+    cable.plug_in();
+    wait_until("it is back", || rows().last().is_some_and(|row| row["value"] == json!(23.0)));
+    wait_until("the relay, too", || texts(&subscriber, "cmnd/relay/POWER").len() == 4);
+    assert_eq!(texts(&subscriber, "cmnd/relay/POWER"), ["0", "1", "0", "1"]);
+    wait_until("what is new is fresh", || {
+        send(30);
+        texts(&subscriber, "fresh/n/x").last().is_some_and(|value| value == "30")
+    });
+    assert!(!texts(&subscriber, "fresh/n/x").iter().any(|value| ["21", "22", "23"].contains(&value.as_str())));
+    assert_eq!(sink(fresh)["lost"], json!(3));
+    let values: Vec<_> = rows().iter().filter_map(|row| row["value"].as_f64()).filter(|value| *value > 20.0).collect();
+    assert_eq!(values[..3], [21.0, 22.0, 23.0]);
+    for index in [house, relay] {
+        let status = sink(index);
+        assert_eq!((&status["lost"], &status["ok"]), (&json!(0), &json!(true)), "{status}");
+    }
+    // Whoever comes later gets the relay's state, and no other.
+    let late = Subscriber::start(broker.port, "cmnd/#");
+    wait_until("what is retained", || texts(&late, "cmnd/relay/POWER") == ["1"]);
+    // Nothing of this was for the uplink.
+    assert_eq!(gateway.status().expect("it runs")["outbox"]["appended"], json!(0));
+    // What was decided before the end is published before it.
+    send(1);
+    wait_until("it is decided", || sink(relay)["taken"] == 5);
+    agent.terminate();
+    assert!(agent.output().0.success());
+    wait_until("the last one", || texts(&subscriber, "cmnd/relay/POWER").len() == 5);
 }

@@ -21,7 +21,7 @@ use toml::{Spanned, Value as Toml};
 
 use super::{
     Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, LogTo, OutboxConfig,
-    Policy, Recording, Route, Sink, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
+    Policy, Recording, Route, Sink, SinkKind, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
     desired::Origin,
     nearest::{listed, nearest},
     quantity, raw,
@@ -42,6 +42,9 @@ const MAX_TOPIC_BYTES: usize = 256;
 
 /// Slashes in a topic: AWS IoT's limit.
 const MAX_TOPIC_SLASHES: usize = 7;
+
+/// Without traffic for so long a connection is probed, where the configuration does not say.
+const KEEP_ALIVE: &str = "30s";
 
 /// Packets in a publish: as many as the outbox looks through for the next one.
 const MAX_BATCH: usize = 1_000;
@@ -99,7 +102,8 @@ impl Parser<'_> {
         let sources = raw.sources.into_iter().map(|(name, source)| self.source(&name, source, &id));
         let sources = sources.collect::<Checked<Vec<_>>>()?;
         let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
-        let sinks = raw.sinks.into_iter().map(|(name, sink)| self.sink(&name, sink)).collect::<Checked<Vec<_>>>()?;
+        let sinks =
+            raw.sinks.into_iter().map(|(name, sink)| self.sink(&name, sink, &id)).collect::<Checked<Vec<_>>>()?;
         let cells = self.cells(raw.slots, raw.routes, &default_topic, &id, &sinks)?;
         let dead_letter_bytes = raw.dead_letters.max_bytes.as_ref().map_or(Ok(DEAD_LETTER_BYTES), |text| {
             let bytes = self.bytes(text)?;
@@ -152,11 +156,12 @@ impl Parser<'_> {
         cells: &CellSet,
     ) -> Checked<()> {
         let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
-        let place = |broker: &Broker| (broker.host.clone(), broker.port);
-        if place(&mqtt.broker) != place(&gateway.uplink.broker) {
-            return Ok(());
-        }
+        let is_same = |broker: &Broker| (&broker.host, broker.port) == (&mqtt.broker.host, mqtt.broker.port);
         let receives = |topic: &str| mqtt.topics.iter().any(|mapping| mapping.filter.captures(topic).is_some());
+        // A stream's name has one to three levels.
+        let receives_any = |topic: &TopicTemplate, route: &Route| {
+            ["x", "x/x", "x/x/x"].iter().any(|stream| receives(&topic.fill(&gateway.id, &route.name, stream)))
+        };
         let circle = |what: &str, name: &str| {
             let source = &source.name;
             self.fail(
@@ -164,15 +169,22 @@ impl Parser<'_> {
                 format!("source `{source}` would receive what {what} `{name}` publishes on the same broker"),
             )
         };
+        let is_uplink = is_same(&gateway.uplink.broker);
         for route in &cells.routes {
-            // A stream's name has one to three levels.
-            if ["x", "x/x", "x/x/x"].iter().any(|stream| receives(&route.topic.fill(&gateway.id, &route.name, stream)))
-            {
+            if is_uplink && route.uplink && receives_any(&route.topic, route) {
                 return circle("route", &route.name);
             }
             for slot in &route.slots {
-                if matches!(&slot.log, LogTo::Mqtt(topic) if receives(topic)) {
+                if is_uplink && matches!(&slot.log, LogTo::Mqtt(topic) if receives(topic)) {
                     return circle("the log of slot", &slot.name);
+                }
+            }
+            for sink in gateway.sinks.iter().filter(|sink| route.sinks.contains(&sink.name)) {
+                if let SinkKind::Mqtt(local) = &sink.kind
+                    && is_same(&local.link.broker)
+                    && receives_any(&local.topic, route)
+                {
+                    return circle("sink", &sink.name);
                 }
             }
         }
@@ -200,8 +212,8 @@ impl Parser<'_> {
     }
 
     /// Seconds. Below 5 rumqttc refuses; MQTT counts them in 16 bits.
-    fn keep_alive(&self, raw: Option<&Spanned<String>>) -> Checked<u16> {
-        let seconds = self.time(raw, "30s")? / 1_000_000;
+    fn keep_alive(&self, raw: Option<&Spanned<String>>, default: &str) -> Checked<u16> {
+        let seconds = self.time(raw, default)? / 1_000_000;
         match u16::try_from(seconds).ok().filter(|seconds| *seconds >= 5) {
             Some(seconds) => Ok(seconds),
             None => self.fail(raw.map_or(0..0, Spanned::span), "keep_alive: 5s to 18h".into()),

@@ -2,7 +2,7 @@
 //!
 //! No `flatten`, no `untagged`, no `tag`: they lose the position of what is wrong. Names that may dangle are `Spanned`.
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 
 use serde::Deserialize;
 use toml::{Spanned, Value};
@@ -426,12 +426,29 @@ pub(super) struct Policy {
     pub(super) limits: CellLimits,
 }
 
-/// `[sinks.NAME.file]` or `[sinks.NAME.gpio]`.
+/// `[sinks.NAME.file]` and so on: the kind is a table's name, as for sources.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Sink {
     File(RotatedFile),
     Gpio(OutputLine),
+    Mqtt(Box<LocalBroker>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LocalBroker {
+    pub(super) broker: Spanned<String>,
+    pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) login: Option<Login>,
+    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) client_id: Option<Spanned<String>>,
+    pub(super) keep_alive: Option<Spanned<String>>,
+    pub(super) topic: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) retain: bool,
+    pub(super) payload: Option<Spanned<String>>,
+    pub(super) expire: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,8 @@
 //! Where a route ends besides the uplink: what the gateway does by itself, whether there is a cloud or not.
 
-use alloc::string::String;
+use alloc::{boxed::Box, string::String};
+
+use super::{Broker, LinkConfig, TopicTemplate};
 
 /// The name by which routes mean the uplink.
 pub const UPLINK: &str = "uplink";
@@ -12,6 +14,17 @@ pub struct Sink {
     pub name: String,
     /// What it is.
     pub kind: SinkKind,
+}
+
+impl SinkKind {
+    /// The broker that it connects to, if there is one.
+    #[must_use]
+    pub const fn broker(&self) -> Option<&Broker> {
+        match self {
+            Self::Mqtt(local) => Some(&local.link.broker),
+            Self::File(_) | Self::Gpio(_) => None,
+        }
+    }
 }
 
 /// A file that is renamed when it is full, and another begins.
@@ -32,6 +45,38 @@ pub enum SinkKind {
     File(RotatedFile),
     /// A line whose level follows what a cell decides.
     Gpio(OutputLine),
+    /// A broker beside the gateway.
+    Mqtt(Box<LocalBroker>),
+}
+
+/// A broker whose subscribers act on packets now: what is too old is not published any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalBroker {
+    /// How it is reached.
+    pub link: LinkConfig,
+    /// Where each packet is published; the gateway stands in it already.
+    pub topic: TopicTemplate,
+    /// Whether the broker keeps the last packet of each topic for whoever subscribes later.
+    pub retain: bool,
+    /// What is published of a packet.
+    pub payload: LocalPayload,
+    /// A packet that has waited for longer is given up, in microseconds; `None`: only when there are too many.
+    pub expire_us: Option<u64>,
+}
+
+/// What a local broker gets of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalPayload {
+    /// All that is known of it, as JSON.
+    #[default]
+    Json,
+    /// A reading's value as text, a message's own payload.
+    Value,
+}
+
+impl LocalPayload {
+    /// Every one, by its word in a configuration.
+    pub const ALL: [(&'static str, Self); 2] = [("json", Self::Json), ("value", Self::Value)];
 }
 
 /// A line of a GPIO chip that is an output.

@@ -166,9 +166,9 @@ const fn is_good(quality: &u32) -> bool {
     *quality == 0
 }
 
-/// A packet as a line of JSON, with a line feed: `{"time_us":…,"stream":…,"value":…,"unit":…}`, or with a message's `topic` and `payload`.
+/// A packet as JSON, without a line feed: `{"time_us":…,"stream":…,"value":…,"unit":…}`, or with a message's `topic` and `payload`.
 #[must_use]
-pub fn row(stream: &str, unit: &str, packet: &crate::packet::Packet) -> String {
+pub fn object(stream: &str, unit: &str, packet: &crate::packet::Packet) -> String {
     let row = match packet {
         crate::packet::Packet::Reading(reading) => {
             let (value, quality) = (Some(Number(reading.value)), reading.quality.0);
@@ -184,10 +184,7 @@ pub fn row(stream: &str, unit: &str, packet: &crate::packet::Packet) -> String {
             quality: message.quality.0,
         },
     };
-    let mut line =
-        serde_json::to_string(&row).expect("strings and numbers have a JSON form, and memory is the only sink");
-    line.push('\n');
-    line
+    serde_json::to_string(&row).expect("strings and numbers have a JSON form, and memory is the only sink")
 }
 
 /// The payload of a publish of messages.

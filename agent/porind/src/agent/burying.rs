@@ -13,10 +13,10 @@ use super::{Agent, Core, hand_out};
 use crate::{
     cell_log::line_as_json,
     inbox::{DeadQuestion, Which},
+    link::{JSON, Publish, Request},
     pipeline::Replayed,
     sink::Age,
     slot::hex,
-    uplink::{Publish, Request},
 };
 
 impl Agent {
@@ -137,9 +137,10 @@ impl Agent {
                 let Some(connection) = link.connection.filter(|_| parts.link.capacity() > 0) else { return false };
                 let payload = line_as_json(now.unix, slot, line).into_bytes();
                 if payload.len() <= max_payload {
-                    let (topic, content_type) = (topic.clone(), "application/json");
+                    let topic = topic.clone();
                     // There is room.
-                    let publish = Publish { connection, ticket: None, topic, retain: false, content_type, payload };
+                    let publish =
+                        Publish { connection, ticket: None, topic, retain: false, content_type: JSON, payload };
                     let _ = parts.link.try_send(Request::Publish(publish));
                 }
                 true

@@ -11,7 +11,7 @@ use porin_core::{
 use std::sync::Arc;
 
 use super::{Agent, sending::encode};
-use crate::{pipeline::Next, uplink::Publish};
+use crate::{link::Publish, pipeline::Next};
 
 /// The ticket of a piece: the outbox never gives this one.
 pub(super) const RECORDED: Ticket = Ticket(u64::MAX);

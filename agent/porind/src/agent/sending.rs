@@ -17,8 +17,8 @@ use tracing::{error, warn};
 
 use super::{Agent, Core, Parts, recording::RECORDED};
 use crate::{
+    link::{FRAME_BYTES, LinkEvent, Publish, Request},
     pipeline::Pipeline,
-    uplink::{LinkEvent, Publish, Request},
 };
 
 /// Pieces of the backlog that are read in one step at most: others have something to do, too.
@@ -29,9 +29,6 @@ const LOAD_RETRY_US: u64 = 5_000_000;
 
 /// From a connection to the first numbers on it.
 const TELL_AFTER_US: u64 = 3_000_000;
-
-/// Bytes of a publish besides its packets: topic, properties, the payload's frame.
-const FRAME_BYTES: usize = 1_024;
 
 /// Bytes of a payload besides its packets, roughly: what a guess at the next batch's size leaves out.
 const HEAD_BYTES: usize = 80;

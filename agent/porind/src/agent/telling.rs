@@ -11,9 +11,9 @@ use tracing::{debug, warn};
 
 use super::{Agent, Core, Parts, Updating, commits::Commits};
 use crate::{
+    link::{JSON, Publish, Request},
     sink::{Age, Delivery},
     tap::Tap,
-    uplink::{Publish, Request},
 };
 
 /// Between two publishes of the numbers.
@@ -101,8 +101,8 @@ impl Agent {
         for (id, packet) in for_sinks.drain(..) {
             let Some(route) = pipeline.route(id) else { continue };
             let stream = packet.stream();
-            let delivery =
-                Delivery { packet: &packet, stream: pipeline.name(stream), unit: pipeline.unit(stream), age };
+            let (name, unit) = (pipeline.name(stream), pipeline.unit(stream));
+            let delivery = Delivery { packet: &packet, route: &route.name, stream: name, unit, age };
             route.sinks.iter().for_each(|sink| sinks.give(sink, &delivery, files));
             // What goes to the uplink as well is shown with all that does.
             if !route.uplink {
@@ -140,8 +140,7 @@ impl Agent {
         }
         let topic = format!("porin/v1/gw/{}/metrics", self.parts.config.gateway.id);
         // There is room.
-        let content_type = "application/json";
-        self.publish_unkept(Publish { connection, ticket: None, topic, retain: false, content_type, payload });
+        self.publish_unkept(Publish { connection, ticket: None, topic, retain: false, content_type: JSON, payload });
     }
 }
 

@@ -20,7 +20,7 @@ use porin_test_support::counting_cell;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{core_of, inbox::Doorbell, store::medium::Medium, uplink::LinkEvent};
+use crate::{core_of, inbox::Doorbell, link::LinkEvent, store::medium::Medium};
 
 /// Packets of the script.
 const PACKETS: u64 = 70;

@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     cells::Misfit,
+    link::{JSON, Publish, Request},
     trial::{Mark, Trial},
-    uplink::{Publish, Request},
 };
 
 /// Between two looks at the cells on probation.
@@ -393,8 +393,7 @@ impl Agent {
                 "reason": reason.map(|reason| &reason.code), "text": reason.map(|reason| &reason.text),
             });
             let (topic, payload) = (format!("porin/v1/gw/{gateway}/event"), event.to_string().into_bytes());
-            let content_type = "application/json";
-            let publish = Publish { connection, ticket: None, topic, retain: false, content_type, payload };
+            let publish = Publish { connection, ticket: None, topic, retain: false, content_type: JSON, payload };
             let _ = self.parts.link.try_send(Request::Publish(publish));
             updating.told.remove(0);
         }

@@ -32,7 +32,8 @@ impl Lines {
             return;
         }
         status.waiting += 1;
-        self.text.push_str(&payload::json::row(stream, unit, packet));
+        self.text.push_str(&payload::json::object(stream, unit, packet));
+        self.text.push('\n');
         self.packets += 1;
     }
 
@@ -87,7 +88,7 @@ mod tests {
         let (time, stream, quality) = (Unix(1), StreamId(0), Quality::GOOD);
         let packet = Packet::Message(Arc::new(Message { time, stream, quality, topic: "t".into(), payload }));
         for _ in 0..64 {
-            lines.add(&Delivery { packet: &packet, stream: "s", unit: "", age: Age::Now }, &mut files);
+            lines.add(&Delivery { packet: &packet, route: "r", stream: "s", unit: "", age: Age::Now }, &mut files);
         }
         assert!(lines.write(&mut files));
         files.stop();

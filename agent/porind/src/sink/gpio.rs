@@ -20,7 +20,7 @@ use porin_core::{
 };
 use tracing::{info, warn};
 
-use super::{Age, Delivery, lock};
+use super::{Age, Delivery, lock, since};
 use crate::{
     gpio::find,
     source::{MAX_PAUSE, MIN_PAUSE},
@@ -105,10 +105,6 @@ impl Drop for Line {
     }
 }
 
-fn since(start: Instant) -> Monotonic {
-    Monotonic(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
-}
-
 /// Holds the line until it stops.
 fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, Condvar)) {
     let mut line: Option<(Request, Level)> = None;
@@ -186,7 +182,7 @@ mod tests {
         let packet =
             Packet::Reading(Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD });
         for (age, waiting, lost, level) in [(Age::Late, 0, 1, Level::Low), (Age::Now, 1, 1, Level::High)] {
-            line.decide(&Delivery { packet: &packet, stream: "s", unit: "", age });
+            line.decide(&Delivery { packet: &packet, route: "r", stream: "s", unit: "", age });
             let state = lock(&line.state.0);
             assert_eq!((state.status.waiting, state.status.lost), (waiting, lost));
             assert_eq!(state.output.level(Monotonic(0)), level);

@@ -37,7 +37,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::{BATCH, Outlet, Stopping};
-use crate::{inbox::FromSource, machine::wall_clock, tls, uplink::explain_v5};
+use crate::{inbox::FromSource, link::explain_v5, machine::wall_clock, tls};
 
 /// Seconds for which the broker keeps what it has for us: a week.
 const SESSION_S: u32 = 7 * 24 * 3_600;

@@ -7,8 +7,8 @@ use alloc::{
 
 use toml::Spanned;
 
-use super::{Checked, Parser, raw};
-use crate::config::{Broker, Identity, Login, Protocol, Tls, Uplink};
+use super::{Checked, KEEP_ALIVE, Parser, raw};
+use crate::config::{Broker, Identity, LinkConfig, Login, Protocol, Tls};
 
 /// Bytes of a publish, where the broker does not tell: AWS IoT takes 128 KB, Azure and others 256 KB.
 const MAX_PUBLISH_BYTES: u64 = 262_144;
@@ -19,8 +19,20 @@ const MIN_PUBLISH_BYTES: u64 = 2_000;
 /// AWS IoT allows one CONNECT a second for a client id.
 const RECONNECT: &str = "1s";
 
+/// A broker that is back has its gateways back within five minutes, not all at once.
+const MAX_PAUSE_US: u64 = 300_000_000;
+
 impl Parser<'_> {
-    pub(super) fn uplink(&self, raw: raw::Uplink, id: &str) -> Checked<Uplink> {
+    pub(super) fn uplink(&self, raw: raw::Uplink, id: &str) -> Checked<LinkConfig> {
+        self.link(raw, MAX_PAUSE_US, || format!("porin-{id}"))
+    }
+
+    pub(super) fn link(
+        &self,
+        raw: raw::Uplink,
+        max_pause_us: u64,
+        client_id: impl FnOnce() -> String,
+    ) -> Checked<LinkConfig> {
         let default = self.defaults.broker.map(|broker| Spanned::new(0..0, broker.to_string()));
         let Some(broker) = raw.broker.as_ref().or(default.as_ref()) else {
             return self.fail(0..0, "[uplink] names no broker, such as broker = \"mqtt://HOST\"".into());
@@ -36,13 +48,14 @@ impl Parser<'_> {
         if !(1_000..=300_000_000).contains(&reconnect_us) {
             return self.fail(raw.reconnect.map_or(0..0, |at| at.span()), "reconnect: 1ms to 5min".into());
         }
-        Ok(Uplink {
-            client_id: self.client_id(raw.client_id.as_ref(), || format!("porin-{id}"))?,
+        Ok(LinkConfig {
+            client_id: self.client_id(raw.client_id.as_ref(), client_id)?,
             protocol: self.one_of(raw.protocol.as_ref(), "protocol", Protocol::V5, &Protocol::ALL)?,
-            keep_alive_s: self.keep_alive(raw.keep_alive.as_ref())?,
+            keep_alive_s: self.keep_alive(raw.keep_alive.as_ref(), KEEP_ALIVE)?,
             in_flight: self.number(raw.in_flight.as_ref(), 100, 9..=1_000)?,
             max_publish_bytes: usize::try_from(max_publish_bytes).unwrap_or(usize::MAX),
             reconnect_us,
+            max_pause_us,
             broker: self.broker(broker, raw.tls, raw.login)?,
         })
     }

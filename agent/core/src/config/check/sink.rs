@@ -1,4 +1,4 @@
-//! Sinks: files and output lines.
+//! Sinks: files, output lines, local brokers.
 
 use alloc::{format, string::String, vec::Vec};
 
@@ -6,7 +6,9 @@ use toml::Spanned;
 
 use super::{Checked, Parser};
 use crate::{
-    config::{GpioLine, Level, OutputLine, RotatedFile, Sink, SinkKind, UPLINK, raw},
+    config::{
+        GpioLine, Level, LocalBroker, LocalPayload, OutputLine, RotatedFile, Sink, SinkKind, TopicTemplate, UPLINK, raw,
+    },
     stream::check_name,
 };
 
@@ -14,8 +16,23 @@ use crate::{
 const FILE_BYTES: u64 = 1_000_000;
 const FILES_KEPT: u32 = 3;
 
+/// Where a local broker gets packets: a stream's name has two slashes at most.
+const LOCAL_TOPIC: &str = "porin/{gw}/{stream}";
+
+/// A local broker that does not answer is given up after twice this and five seconds.
+const LOCAL_KEEP_ALIVE: &str = "10s";
+
+/// Between two attempts to reach a local broker: it is near, and somebody waits for what it passes on.
+const LOCAL_RECONNECT: &str = "100ms";
+const LOCAL_MAX_PAUSE_US: u64 = 5_000_000;
+
+/// As if the configuration said it.
+fn said(text: &str) -> Spanned<String> {
+    Spanned::new(0..0, text.into())
+}
+
 impl Parser<'_> {
-    pub(super) fn sink(&self, name: &Spanned<String>, raw: raw::Sink) -> Checked<Sink> {
+    pub(super) fn sink(&self, name: &Spanned<String>, raw: raw::Sink, gateway: &str) -> Checked<Sink> {
         let text = name.get_ref();
         if text == UPLINK {
             return self.fail(name.span(), format!("sink `{UPLINK}`: that is the name of the uplink"));
@@ -26,6 +43,7 @@ impl Parser<'_> {
         let kind = match raw {
             raw::Sink::File(file) => SinkKind::File(self.rotated(file, "sink")?),
             raw::Sink::Gpio(gpio) => SinkKind::Gpio(self.output_line(gpio)?),
+            raw::Sink::Mqtt(local) => SinkKind::Mqtt(self.local_broker(text, *local, gateway)?.into()),
         };
         Ok(Sink { name: text.clone(), kind })
     }
@@ -57,6 +75,27 @@ impl Parser<'_> {
             safe: self.one_of(Some(&safe), "safe", Level::Low, &Level::ALL)?,
             hold_us,
         })
+    }
+
+    fn local_broker(&self, name: &str, raw: raw::LocalBroker, gateway: &str) -> Checked<LocalBroker> {
+        let expire_us = match raw.expire.as_ref().map(|expire| self.time(Some(expire), "")).transpose()? {
+            Some(0) => return self.fail(raw.expire.map_or(0..0, |at| at.span()), "expire: more than nothing".into()),
+            expire_us => expire_us,
+        };
+        let topic = self.topic(raw.topic.as_ref(), &TopicTemplate(LOCAL_TOPIC.into()), gateway)?.of(gateway);
+        let payload = self.one_of(raw.payload.as_ref(), "payload", LocalPayload::default(), &LocalPayload::ALL)?;
+        let link = raw::Uplink {
+            broker: Some(raw.broker),
+            tls: raw.tls,
+            login: raw.login,
+            protocol: raw.protocol,
+            client_id: raw.client_id,
+            keep_alive: Some(raw.keep_alive.unwrap_or_else(|| said(LOCAL_KEEP_ALIVE))),
+            reconnect: Some(said(LOCAL_RECONNECT)),
+            ..raw::Uplink::default()
+        };
+        let link = self.link(link, LOCAL_MAX_PAUSE_US, || format!("porin-{gateway}-sink-{name}"))?;
+        Ok(LocalBroker { link, topic, retain: raw.retain, payload, expire_us })
     }
 
     pub(super) fn gpio_line(&self, raw: &Spanned<String>) -> Checked<GpioLine> {
@@ -104,7 +143,7 @@ mod tests {
     use alloc::vec;
 
     use super::*;
-    use crate::config::{Config, Policy, tests::refuses};
+    use crate::config::{Config, LinkConfig, Policy, tests::refuses};
 
     const SINKS: &str = r##"
 [gateway]
@@ -126,6 +165,12 @@ safe = "high"
 path = "/var/lib/porin/history.jsonl"
 max_bytes = "10MB"
 
+[sinks.house.mqtt]
+broker = "mqtt://house.local"
+topic = "cmnd/{stream}"
+payload = "value"
+expire = "1min"
+
 [routes.alarm]
 streams = ["boiler/#"]
 sinks = ["siren", "uplink"]
@@ -146,14 +191,14 @@ sinks = ["history"]
             safe: Level::Low,
             hold_us: Some(10_000_000),
         };
-        assert_eq!(config.gateway.sinks[1], Sink { name: "siren".into(), kind: SinkKind::Gpio(siren) });
+        assert_eq!(config.gateway.sinks[2], Sink { name: "siren".into(), kind: SinkKind::Gpio(siren) });
         let check = |good: &str, bad: &str, expected: &str| refuses(SINKS, good, bad, expected);
         check(
             "\"siren\", \"uplink\"",
             "\"sirene\"",
-            "line 23: sink `sirene`: known is uplink, history, siren, valve; did you mean `siren`?",
+            "line 29: sink `sirene`: known is uplink, history, house, siren, valve; did you mean `siren`?",
         );
-        check("\"siren\", \"uplink\"", "\"siren\", \"siren\"", "line 23: route `alarm` names sink `siren` twice");
+        check("\"siren\", \"uplink\"", "\"siren\", \"siren\"", "line 29: route `alarm` names sink `siren` twice");
         check("[sinks.siren.gpio]", "[sinks.uplink.gpio]", "line 7: sink `uplink`: that is the name of the uplink");
         check("GPIO17", "gpiochip0/17", "line 8: line `gpiochip0/17`: a name such as GPIO17");
         check("/dev/gpiochip1:4", "/dev/gpiochip1:x", "line 13: line `/dev/gpiochip1:x`");
@@ -162,6 +207,47 @@ sinks = ["history"]
         check("hold = \"10s\"", "hold = \"1ms\"", "line 10: hold: 10ms at least");
         check("/var/lib", "var/lib", "line 18: sink file `var/lib/porin/history.jsonl`: it must be an absolute path");
         check("10MB", "1B", "line 19: max_bytes of a sink: 1kB to 1GB");
+        check("mqtt://house.local", "house.local", "line 22: broker `house.local`: it must be mqtt://HOST");
+        check("cmnd/{stream}", "cmnd/#", "line 23: topic `cmnd/#`: a topic to publish on has no wildcards");
+        check("\"value\"", "\"valu\"", "line 24: payload `valu`: known is json, value; did you mean `value`?");
+        check("1min", "0s", "line 25: expire: more than nothing");
+    }
+
+    #[test]
+    fn a_local_broker_is_asked_again_soon_and_has_one_topic_for_each_stream() {
+        let local = |text: &str| {
+            let sinks = Config::parse(text).expect("it is good").gateway.sinks;
+            sinks.into_iter().find_map(|sink| if let SinkKind::Mqtt(local) = sink.kind { Some(local) } else { None })
+        };
+        let house = local(SINKS).expect("there is one");
+        assert_eq!(house.topic.fill("", "alarm", "boiler/temp"), "cmnd/boiler/temp");
+        assert_eq!((house.payload, house.retain, house.expire_us), (LocalPayload::Value, false, Some(60_000_000)));
+        let LinkConfig { broker, client_id, keep_alive_s, reconnect_us, max_pause_us, .. } = house.link;
+        assert_eq!((&*broker.host, broker.port, &*client_id), ("house.local", 1883, "porin-kitchen-sink-house"));
+        assert_eq!((keep_alive_s, reconnect_us, max_pause_us), (10, 100_000, 5_000_000));
+        let plain = SINKS.replace("topic = \"cmnd/{stream}\"\npayload = \"value\"\nexpire = \"1min\"\n", "");
+        let plain = local(&plain).expect("there is one");
+        assert_eq!(plain.topic.fill("", "alarm", "boiler/temp"), "porin/kitchen/boiler/temp");
+        assert_eq!((plain.payload, plain.expire_us), (LocalPayload::Json, None));
+    }
+
+    #[test]
+    fn what_a_sink_publishes_does_not_come_back_as_a_source() {
+        let source = |filter: &str| {
+            format!(
+                "{SINKS}\n[sources.house.mqtt]\nbroker = \"mqtt://house.local\"\n\
+                 topics = [{{ filter = \"{filter}\", payload = \"number\", stream = \"a\" }}]\n"
+            )
+            .replace("\"siren\", \"uplink\"", "\"house\", \"uplink\"")
+        };
+        assert!(Config::parse(&source("stat/#")).is_ok());
+        let error = Config::parse(&source("cmnd/#")).expect_err("a circle").to_string();
+        assert!(
+            error.contains("source `house` would receive what sink `house` publishes on the same broker"),
+            "{error}"
+        );
+        // Nothing goes there.
+        assert!(Config::parse(&source("cmnd/#").replace("[\"house\", \"uplink\"]", "[\"uplink\"]")).is_ok());
     }
 
     #[test]

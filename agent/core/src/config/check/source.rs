@@ -9,7 +9,7 @@ use alloc::{
 
 use toml::{Spanned, Value as Toml};
 
-use super::{Checked, Parser, did_you_mean, nearest, raw};
+use super::{Checked, KEEP_ALIVE, Parser, did_you_mean, nearest, raw};
 use crate::{
     config::{MqttSource, Replay, SimulatorSource, Source, SourceKind},
     mapping::{Field, Form, Mapping, TimeField, TimeUnit, TopicFilter},
@@ -104,7 +104,7 @@ impl Parser<'_> {
     fn mqtt_source(&self, name: &Spanned<String>, raw: raw::Mqtt, gateway: &str) -> Checked<MqttSource> {
         let broker = self.broker(&raw.broker, raw.tls, raw.login)?;
         let client_id = self.client_id(raw.client_id.as_ref(), || format!("porin-{gateway}-{}", name.get_ref()))?;
-        let keep_alive_s = self.keep_alive(raw.keep_alive.as_ref())?;
+        let keep_alive_s = self.keep_alive(raw.keep_alive.as_ref(), KEEP_ALIVE)?;
         let window = self.number(raw.window.as_ref(), MQTT_WINDOW, 1..=10_000)?;
         let acknowledged = match raw.qos.as_ref().map(|qos| (*qos.get_ref(), qos.span())) {
             None | Some((1, _)) => true,

@@ -3,7 +3,7 @@
 mod v311;
 pub(super) mod v5;
 
-use porin_core::{config::Protocol, config::Uplink};
+use porin_core::config::{LinkConfig, Protocol};
 
 use super::Identity;
 use crate::tls::Access;
@@ -51,7 +51,7 @@ pub(super) enum Listener {
 }
 
 /// A client and its event loop for one connection.
-pub(super) fn connection(config: &Uplink, identity: &Identity, access: Access) -> (Client, Listener) {
+pub(super) fn connection(config: &LinkConfig, identity: Option<&Identity>, access: Access) -> (Client, Listener) {
     match config.protocol {
         Protocol::V5 => {
             let (client, listener) = v5::connection(config, identity, access);

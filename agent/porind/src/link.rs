@@ -1,8 +1,8 @@
-//! The uplink: a stateless pipe to the broker.
+//! A link: a stateless pipe to a broker, the uplink's or that of a sink.
 //!
 //! A link owns the only copy of nothing. It gets publishes with tickets and says what became of each; when the
-//! connection is lost it says so, and whatever was under way comes again from the outbox. The seam is this file:
-//! another protocol is another file in `uplink/protocol/`.
+//! connection is lost it says so, and whatever was under way comes again from whoever keeps it. The seam is this file:
+//! another protocol is another file in `link/protocol/`.
 
 pub(crate) mod mqtt;
 mod protocol;
@@ -19,6 +19,12 @@ const REQUESTS: usize = 16;
 
 /// Bytes of a payload that is passed on: the largest document.
 const MAX_INCOMING_PAYLOAD: usize = porin_core::trust::MAX_ENVELOPE;
+
+/// Bytes of a publish besides its packets: topic, properties, the payload's frame.
+pub(crate) const FRAME_BYTES: usize = 1_024;
+
+/// The content type of what is JSON.
+pub(crate) const JSON: &str = "application/json";
 
 /// Seconds for name, TCP, TLS and the broker's answer together: links by radio are slow.
 const CONNECT_S: u64 = 30;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use porin_core::config::Uplink;
+use porin_core::config::LinkConfig;
 use rumqttc::{
     NetworkOptions, Outgoing, TlsError,
     v5::{
@@ -16,8 +16,8 @@ use rumqttc::{
 
 use super::{Answer, Heard};
 use crate::{
+    link::{CONNECT_S, Identity, MAX_INCOMING_BYTES, REQUESTS},
     tls::{self, Access},
-    uplink::{CONNECT_S, Identity, MAX_INCOMING_BYTES, REQUESTS},
 };
 
 pub(crate) struct Listener {
@@ -26,18 +26,20 @@ pub(crate) struct Listener {
     is_up: bool,
 }
 
-pub(super) fn connection(config: &Uplink, identity: &Identity, access: Access) -> (AsyncClient, Listener) {
+pub(super) fn connection(config: &LinkConfig, identity: Option<&Identity>, access: Access) -> (AsyncClient, Listener) {
     let host = config.broker.host.clone();
     let mut options = MqttOptions::new(&config.client_id, &host, config.broker.port);
-    let will = LastWill::new(identity.topic(), identity.payload("offline"), QoS::AtLeastOnce, true, None);
     options
         .set_clean_start(true)
         .set_keep_alive(Duration::from_secs(config.keep_alive_s.into()))
         .set_max_packet_size(Some(MAX_INCOMING_BYTES))
         .set_outgoing_inflight_upper_limit(config.in_flight)
         .set_connection_timeout(CONNECT_S)
-        .set_last_will(will)
         .set_transport(access.transport);
+    if let Some(identity) = identity {
+        let payload = identity.payload("offline");
+        options.set_last_will(LastWill::new(identity.topic(), payload, QoS::AtLeastOnce, true, None));
+    }
     if let Some((username, password)) = access.login {
         options.set_credentials(username, password);
     }

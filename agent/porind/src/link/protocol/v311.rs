@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use porin_core::config::Uplink;
+use porin_core::config::LinkConfig;
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS,
     StateError, SubscribeReasonCode, TlsError, mqttbytes::Error,
@@ -13,8 +13,8 @@ use rumqttc::{
 
 use super::{Answer, Heard};
 use crate::{
+    link::{CONNECT_S, Identity, MAX_INCOMING_BYTES, REQUESTS},
     tls::{self, Access},
-    uplink::{CONNECT_S, Identity, MAX_INCOMING_BYTES, REQUESTS},
 };
 
 pub(crate) struct Listener {
@@ -22,18 +22,20 @@ pub(crate) struct Listener {
     host: String,
 }
 
-pub(super) fn connection(config: &Uplink, identity: &Identity, access: Access) -> (AsyncClient, Listener) {
+pub(super) fn connection(config: &LinkConfig, identity: Option<&Identity>, access: Access) -> (AsyncClient, Listener) {
     let host = config.broker.host.clone();
     let mut options = MqttOptions::new(&config.client_id, &host, config.broker.port);
-    let will = LastWill::new(identity.topic(), identity.payload("offline"), QoS::AtLeastOnce, true);
     options
         .set_clean_session(true)
         .set_keep_alive(Duration::from_secs(config.keep_alive_s.into()))
         // A publish over the second would end the connection; the loop makes none.
         .set_max_packet_size(MAX_INCOMING_BYTES as usize, config.max_publish_bytes)
         .set_inflight(config.in_flight)
-        .set_last_will(will)
         .set_transport(access.transport);
+    if let Some(identity) = identity {
+        let payload = identity.payload("offline");
+        options.set_last_will(LastWill::new(identity.topic(), payload, QoS::AtLeastOnce, true));
+    }
     if let Some((username, password)) = access.login {
         options.set_credentials(username, password);
     }

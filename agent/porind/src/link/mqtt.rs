@@ -1,4 +1,4 @@
-//! The uplink over rumqttc, used in the one way that loses nothing.
+//! A link over rumqttc, used in the one way that loses nothing.
 //!
 //! rumqttc forgets unacknowledged publishes when a session is lost, so it never owns one: every connection gets a new
 //! client and a clean start, and packet ids are mapped to tickets within one connection. Its `poll` is called in a
@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_core::{config::Uplink, outbox::Ticket, time::Unix};
+use porin_core::{config::LinkConfig, outbox::Ticket, time::Unix};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::{
-    CONNECT_S, Identity, Incoming, LinkEvent, MAX_INCOMING_PAYLOAD, Publish, Request,
+    CONNECT_S, Identity, Incoming, JSON, LinkEvent, MAX_INCOMING_PAYLOAD, Publish, Request,
     protocol::{self, Answer, Client, Heard, Listener},
 };
 use crate::{inbox::Doorbell, tls};
@@ -24,17 +24,11 @@ use crate::{inbox::Doorbell, tls};
 /// A broker must take this much: one packet with the longest names there are.
 const MIN_OUTGOING_BYTES: usize = 1_600;
 
-/// The content type of birth and farewell.
-const JSON: &str = "application/json";
-
 /// Packet ids wrap at the window; subscribes and the birth burn ids of the same counter.
 const RESERVED_IDS: u16 = 8;
 
 /// So many of them before everything that is under way has to be acknowledged, or an id could be given twice.
 const MAX_BURNT: u16 = RESERVED_IDS - 2;
-
-/// The longest pause between attempts: a broker that is back has its gateways back within five minutes, not all at once.
-const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// After this rumqttc itself gives up to connect.
 const CONNECTED: Duration = Duration::from_secs(CONNECT_S + 5);
@@ -68,10 +62,10 @@ impl Events {
     }
 }
 
-/// Connects, and connects again, until `stop` becomes true.
+/// Connects, and connects again, until `stop` becomes true. Who has an `identity` tells of birth and death.
 pub(crate) async fn run(
-    mut configs: watch::Receiver<Uplink>,
-    identity: Identity,
+    mut configs: watch::Receiver<LinkConfig>,
+    identity: Option<Identity>,
     time_floor: watch::Receiver<Unix>,
     mut requests: mpsc::Receiver<Request>,
     (queue, incoming): (mpsc::Sender<LinkEvent>, mpsc::Sender<Incoming>),
@@ -81,8 +75,11 @@ pub(crate) async fn run(
     let events = Events { queue, incoming, doorbell };
     let mut connection = 0;
     let mut pause = Duration::ZERO;
+    // Of the same kind, one after the other.
+    let (mut failures, mut last) = (0_u32, String::new());
     while !*stop.borrow() {
         let config = configs.borrow_and_update().clone();
+        let broker = format!("{}:{}", config.broker.host, config.broker.port);
         let shortest = Duration::from_micros(config.reconnect_us);
         pause = pause.max(shortest * 2);
         connection += 1;
@@ -90,7 +87,8 @@ pub(crate) async fn run(
         let (reason, took_some) = match access {
             Ok(access) => {
                 events.tell(LinkEvent::Certificates(access.certificates.clone())).await;
-                let (link, listener) = Connection::new(&config, &identity, access, connection, &events);
+                let (link, listener) =
+                    Connection::new(&config, identity.as_ref(), access, (&broker, connection), &events);
                 let changed = configs.changed();
                 let reason = tokio::select! {
                     reason = link.run(listener, &mut requests, &mut stop) => reason,
@@ -106,13 +104,19 @@ pub(crate) async fn run(
         // Connected is not enough: two clients with one id connect for ever, and throw each other out.
         if took_some {
             pause = shortest * 2;
+            failures = 0;
         }
         // Meant for the connection that is gone: they come again from the outbox.
         while requests.try_recv().is_ok() {}
-        warn!(broker = %format!("{}:{}", config.broker.host, config.broker.port), reason, "no connection to the broker");
+        failures = if reason == last { failures + 1 } else { 1 };
+        // A broker that is away for days does not fill the journal.
+        if failures.is_power_of_two() {
+            warn!(broker, reason, failures, "no connection to the broker");
+        }
+        last.clone_from(&reason);
         events.tell(LinkEvent::Down(reason)).await;
         let jittered = jitter(shortest, pause);
-        pause = (pause * 2).min(MAX_PAUSE);
+        pause = (pause * 2).min(Duration::from_micros(config.max_pause_us));
         tokio::select! {
             () = tokio::time::sleep(jittered) => {}
             Ok(()) = configs.changed() => pause = Duration::ZERO,
@@ -135,6 +139,7 @@ fn jitter(shortest: Duration, pause: Duration) -> Duration {
 
 /// One connection: a client, its event loop, and which packet id is which ticket.
 struct Connection<'a> {
+    broker: &'a str,
     number: u64,
     in_flight: u16,
     max_publish_bytes: usize,
@@ -153,20 +158,22 @@ struct Connection<'a> {
     asked: Cell<bool>,
     /// Whether the broker has acknowledged a publish.
     took_some: Cell<bool>,
-    identity: &'a Identity,
+    /// `None`: nobody is told of the connection.
+    identity: Option<&'a Identity>,
     events: &'a Events,
 }
 
 impl<'a> Connection<'a> {
     fn new(
-        config: &Uplink,
-        identity: &'a Identity,
+        config: &LinkConfig,
+        identity: Option<&'a Identity>,
         access: tls::Access,
-        number: u64,
+        (broker, number): (&'a str, u64),
         events: &'a Events,
     ) -> (Self, Listener) {
         let (client, listener) = protocol::connection(config, identity, access);
         let connection = Self {
+            broker,
             number,
             in_flight: config.in_flight,
             max_publish_bytes: config.max_publish_bytes,
@@ -270,7 +277,7 @@ impl<'a> Connection<'a> {
                 "the broker takes packets of at most {max_bytes} bytes, porin needs {MIN_OUTGOING_BYTES}"
             ));
         }
-        info!(window, max_bytes, "connected to the broker");
+        info!(broker = self.broker, window, max_bytes, "connected to the broker");
         let connection = self.number;
         self.events.tell(LinkEvent::Up { connection, window: window.into(), max_bytes }).await;
         None
@@ -351,8 +358,8 @@ impl<'a> Connection<'a> {
 
     /// Birth or farewell.
     async fn tell_state(&self, state: &str) {
-        let payload = self.identity.payload(state).into();
-        self.hand_over(None, self.identity.topic(), true, payload, JSON).await;
+        let Some(identity) = self.identity else { return };
+        self.hand_over(None, identity.topic(), true, identity.payload(state).into(), JSON).await;
     }
 
     async fn hand_over(
