@@ -65,11 +65,11 @@ test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its po
 	@$(CARGO) build --locked -p porin
 	PORIN_CUTS=$(CUTS) $(CARGO) test --locked --workspace --test image -- --ignored --nocapture --test-threads 1
 
-test-board: broker ## Read chips on the I2C bus of an emulated Pi 3B, by a newer QEMU
+test-board: broker ## Read chips on the I2C bus of an emulated Pi 3B, and edges of the lines of another board
 	@sh cross/qemu.sh $(TARGET_DIR)/qemu
 	@$(MAKE) -s image BOARD=rpi-3b
 	@$(CARGO) build --locked -p porin
-	$(CARGO) test --locked --workspace --test board -- --ignored --nocapture
+	$(CARGO) test --locked --workspace --test board -- --ignored --nocapture --test-threads 1
 
 test-package: deb broker ## Install, upgrade under traffic and purge the armhf package in a Debian of that architecture
 	@sh cross/apt.sh qemu-user-static binfmt-support && update-binfmts --enable qemu-arm

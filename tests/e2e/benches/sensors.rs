@@ -1,9 +1,11 @@
 //! What asking costs: 1,000 registers of Modbus devices once a second by the real agent, and 20 chips on a bus of usual speed by the drivers
-//! alone, since nothing stands in for `/dev/i2c-1` of a machine that has none.
+//! alone, since nothing stands in for `/dev/i2c-1` of a machine that has none. PORIN_SECONDS=3600 measures for an hour; a name as argument
+//! (`registers`, `chips`, `reaction`) runs that alone.
 
 #![allow(clippy::print_stdout, clippy::cast_precision_loss)] // a benchmark prints, and rounds
 
 use std::{
+    env,
     fmt::Write as _,
     fs,
     io::{Read, Write},
@@ -19,8 +21,11 @@ use porin_drivers::{Options, open_i2c};
 use porin_e2e::{Broker, Gateway, free_port, wait_until};
 use serde_json::Value;
 
-/// Seconds of each measurement.
-const SECONDS: u64 = 60;
+/// How long each measurement takes.
+fn duration() -> Duration {
+    let seconds = env::var("PORIN_SECONDS").map_or(60, |seconds| seconds.parse().expect("PORIN_SECONDS: a number"));
+    Duration::from_secs(seconds)
+}
 
 /// Clock ticks of a second, as Linux counts the time of processes: `USER_HZ`.
 const TICKS: f64 = 100.0;
@@ -93,7 +98,7 @@ fn registers() {
     wait_until("all are asked", || sum(&status(), "polls") >= 2 * count);
     let process = agent.id().to_string();
     let (first, used, start) = (status(), used_ms(&process), Instant::now());
-    thread::sleep(Duration::from_secs(SECONDS));
+    thread::sleep(duration());
     let (used, elapsed, last) = (used_ms(&process) - used, start.elapsed().as_secs_f64(), status());
     let (polls, missed) = (sum(&last, "polls") - sum(&first, "polls"), sum(&last, "missed") - sum(&first, "missed"));
     println!(
@@ -155,7 +160,8 @@ fn chips() {
     let mut schedules: Vec<_> = (0..CHIPS).map(|_| Schedule::new(Monotonic(0), 1_000_000)).collect();
     let (start, used) = (Instant::now(), used_ms("self"));
     let mut polls = 0;
-    while start.elapsed() < Duration::from_secs(SECONDS) {
+    let duration = duration();
+    while start.elapsed() < duration {
         let (index, due) = schedules.iter().map(Schedule::due).enumerate().min_by_key(|(_, due)| *due).expect("some");
         thread::sleep((start + Duration::from_micros(due.0)).saturating_duration_since(Instant::now()));
         let measured = chips[index].measure().expect("it answers").expect("it has data");
@@ -211,7 +217,10 @@ fn reaction() {
 }
 
 fn main() {
-    registers();
-    chips();
-    reaction();
+    let wanted: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    for (name, run) in [("registers", registers as fn()), ("chips", chips), ("reaction", reaction)] {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            run();
+        }
+    }
 }

@@ -1,15 +1,21 @@
-//! Sensors on a real kernel's buses: the appliance in an emulated Pi 3B whose I²C controller QEMU emulates, with thermometers on it.
-//! Everything between a temperature and mosquitto is what a board has: the kernel's driver, `/dev/i2c-1`, the agent, a cell, TLS.
+//! Sensors on a real kernel's buses and lines: the appliance in an emulated Pi 3B whose I²C controller QEMU emulates, with thermometers on it;
+//! and a board with a button. Everything between a temperature and mosquitto is what a board has: the kernel's driver, `/dev/i2c-1`, the agent, a cell, TLS.
 
-use std::fs;
+use std::{
+    fs,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use porin_core::config::Level;
 use porin_e2e::{
     Subscriber,
-    appliance::{ID, Owner, PASSWORD},
-    emulator::Pi,
+    appliance::{ID, Owner, PASSWORD, image},
+    emulator::{BUTTON, Board},
     time_server,
 };
+use porin_test_support::target_dir;
+use serde_json::Value;
 
 #[test]
 #[ignore = "boots a board: make test-board"]
@@ -51,7 +57,7 @@ sinks = ["heater"]
     );
     fs::write(owner.place("porin.toml"), config).expect("written");
     let card = owner.card_with_login("card");
-    let mut pi = Pi::boot_with_thermometers(&card, &[("kitchen", 0x48), ("cellar", 0x49)]);
+    let mut pi = Board::pi_with_thermometers(&card, &[("kitchen", 0x48), ("cellar", 0x49)]);
     pi.wait_for("root A, data");
     pi.set_temperature("kitchen", 21.5);
     pi.set_temperature("cellar", -10.0);
@@ -94,4 +100,136 @@ sinks = ["heater"]
     let said = pi.ask("porind check --board rpi-3b");
     assert!(said.contains("i2c-1: /dev/i2c-1") && said.contains("spi0.0 is off"), "{said}");
     assert!(!pi.console().contains("panicked"), "{}", pi.console());
+}
+
+/// The line of a lamp: an output.
+const LAMP: u32 = 4;
+
+/// Longer than anything takes on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A gateway with one button, which a cell decides about; the lamp follows, and what the source says is written down.
+fn with_a_button(input: &str) -> String {
+    format!(
+        r#"
+[gateway]
+id = "edges"
+socket = "/tmp/porind.sock"
+[uplink]
+broker = "mqtt://127.0.0.1"
+[outbox]
+path = "/tmp/porin.redb"
+[sources.pins.gpio]
+inputs = [{{ line = "/dev/gpiochip0:{BUTTON}", stream = "pins/button", {input} }}]
+[sinks.lamp.gpio]
+line = "/dev/gpiochip0:{LAMP}"
+safe = "low"
+[sinks.history.file]
+path = "/tmp/history.jsonl"
+[slots.pressed]
+cell = "/threshold.wasm"
+params = {{ high = 0.5 }}
+outputs = ["{{stream}}/on"]
+[routes.act]
+streams = ["pins/button"]
+slots = ["pressed"]
+sinks = ["lamp"]
+[routes.keep]
+streams = ["pins/#"]
+sinks = ["history"]
+"#
+    )
+}
+
+/// Looks as often as it can until the line has this level. Gives how long that took.
+fn await_line(board: &Board, line: u32, level: Level, mut meanwhile: impl FnMut(&Board)) -> Duration {
+    let start = Instant::now();
+    while board.line(line) != level {
+        assert!(start.elapsed() < PATIENCE, "line {line} is not {}: {}", level.word(), board.console());
+        meanwhile(board);
+    }
+    start.elapsed()
+}
+
+/// Values of a stream that was written down.
+fn values(board: &mut Board, stream: &str) -> Vec<f64> {
+    let said = board.ask("cat /tmp/history.jsonl");
+    let rows = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    rows.filter(|row| row["stream"] == stream).filter_map(|row| row["value"].as_f64()).collect()
+}
+
+#[test]
+#[ignore = "boots a board: make test-board"]
+fn edges_of_a_line_are_told_counted_debounced_and_acted_upon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inputs =
+        [("told", ""), ("counted", "count = \"rising\", rate = \"pins/rate\""), ("debounced", "debounce = \"300ms\"")];
+    let configs = inputs.map(|(name, input)| (format!("{name}.toml"), folder.path().join(name), with_a_button(input)));
+    configs.iter().for_each(|(_, path, text)| fs::write(path, text).expect("written"));
+    let porind = target_dir().join("dist/porind-aarch64-unknown-linux-musl");
+    let threshold = target_dir().join("cells/threshold.wasm");
+    let mut files = vec![("porind", porind.as_path()), ("threshold.wasm", &threshold)];
+    files.extend(configs.iter().map(|(name, path, _)| (name.as_str(), path.as_path())));
+    let mut board = Board::virt(&image("rpi-3b"), &files);
+    let run = |board: &mut Board, name: &str| {
+        board.ask(&format!(
+            "rm -f /tmp/history.jsonl /tmp/porin.redb; {{ /porind run --config /{name}.toml >/tmp/log 2>&1 & }}"
+        ));
+        // The first level is decided about, and the line is held.
+        let start = Instant::now();
+        let runs =
+            |said: &str| said.contains("lamp: works (low)") && said.contains(": answers") && !said.contains(" 0 taken");
+        loop {
+            let said = board.ask(&format!("/porind status --config /{name}.toml"));
+            if runs(&said) {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{said}\n{}", board.ask("cat /tmp/log"));
+        }
+    };
+    let end = |board: &mut Board| board.ask("kill $!; wait");
+    let press = |board: &Board| {
+        board.press();
+        await_line(board, BUTTON, Level::High, |_| ());
+        await_line(board, BUTTON, Level::Low, |_| ());
+    };
+
+    // Each edge is told, and the lamp follows it. How soon is for whoever reads: it is an emulator's time.
+    run(&mut board, "told");
+    let mut took = Vec::new();
+    for _ in 0..100 {
+        board.press();
+        took.push(await_line(&board, LAMP, Level::High, |_| ()));
+        await_line(&board, LAMP, Level::Low, |_| ());
+    }
+    took.sort();
+    println!(
+        "in the emulated board, from an edge to an output line: p50 {:?}, p99 {:?}, longest {:?}",
+        took[50], took[98], took[99]
+    );
+    end(&mut board);
+    let expected: Vec<_> = (0..201).map(|number| f64::from(number % 2)).collect();
+    assert_eq!(values(&mut board, "pins/button"), expected);
+
+    // Each is counted.
+    run(&mut board, "counted");
+    (0..10).for_each(|_| press(&board));
+    let start = Instant::now();
+    while values(&mut board, "pins/button").last() != Some(&10.0) {
+        assert!(start.elapsed() < PATIENCE, "{:?}", values(&mut board, "pins/button"));
+    }
+    assert!(values(&mut board, "pins/rate").iter().any(|rate| *rate > 0.0));
+    end(&mut board);
+
+    // A level that does not last is none; one that does is one.
+    run(&mut board, "debounced");
+    (0..5).for_each(|_| press(&board));
+    assert_eq!((values(&mut board, "pins/button"), board.line(LAMP)), (vec![0.0], Level::Low));
+    await_line(&board, LAMP, Level::High, |board| {
+        board.press();
+        sleep(Duration::from_millis(20));
+    });
+    await_line(&board, LAMP, Level::Low, |_| ());
+    end(&mut board);
+    assert_eq!(values(&mut board, "pins/button"), [0.0, 1.0, 0.0]);
 }

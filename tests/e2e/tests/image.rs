@@ -11,7 +11,7 @@ use porin_core::{payload, trust::Reported};
 use porin_e2e::{
     Accounts, Numbers, Random, Subscriber,
     appliance::{ID, Owner, PASSWORD, image},
-    emulator::{Medium, Pi, fat_file, partition, read_part},
+    emulator::{Board, Medium, fat_file, partition, read_part},
     time_server,
     write_log::{rebuild, rebuild_at, recorded},
 };
@@ -55,7 +55,7 @@ fn the_appliance_sends_takes_updates_and_survives_power_cuts() {
     assert_eq!(fs::metadata(&card).expect("it is there").len(), 512 << 20);
 
     // First boot: the data partition takes the rest of the card, the clock comes over the network, it says that it is there.
-    let mut pi = Pi::boot(&card, &Medium::Slot);
+    let mut pi = Board::pi(&card, &Medium::Slot);
     pi.wait_for("first boot: making a data partition of 300 MB");
     pi.wait_until("birth", || birth.received().iter().any(|(_, state)| state["state"] == "online"));
     pi.wait_until("an account", || accounts.last(ID).is_some());
@@ -108,7 +108,7 @@ fn the_appliance_sends_takes_updates_and_survives_power_cuts() {
             copy_sparse(&card, &before);
         }
         let accounts_before = accounts.all(ID).len();
-        pi = Pi::boot(&card, &medium);
+        pi = Board::pi(&card, &medium);
         pi.wait_until("an account after the cut", || accounts.all(ID).len() > accounts_before);
         let said = pi.console();
         assert!(!said.contains("1970-01-01T"), "the clock began before the image was built: {said}");
@@ -143,7 +143,7 @@ fn the_first_boot_may_be_cut_at_any_write() {
     let (fresh, log) = (owner.place("fresh"), owner.place("log"));
     copy_sparse(&card, &fresh);
     let medium = Medium::Recorded(log.clone());
-    let mut pi = Pi::boot(&card, &medium);
+    let mut pi = Board::pi(&card, &medium);
     pi.wait_for("porin: first boot");
     pi.wait_for("root A, data 2");
     pi.cut(&medium);
@@ -172,7 +172,7 @@ fn the_first_boot_may_be_cut_at_any_write() {
     // The latest cut at which it is not made: it is made anew.
     assert!(unmade.is_some(), "some cut is before the link");
     copy_sparse(&kept, &card);
-    let mut pi = Pi::boot(&card, &Medium::Slot);
+    let mut pi = Board::pi(&card, &Medium::Slot);
     pi.wait_for("porin: first boot");
     pi.wait_for("root A, data 2");
     pi.cut(&Medium::Slot);
@@ -269,7 +269,7 @@ fn the_appliance_is_small_idle_and_under_load() {
         let config = fs::read_to_string(owner.place("porin.toml")).expect("there");
         fs::write(owner.place("porin.toml"), config + more).expect("written");
         let card = owner.card_with_login("card");
-        let mut pi = Pi::boot(&card, &Medium::Slot);
+        let mut pi = Board::pi(&card, &Medium::Slot);
         pi.wait_for("connected to the broker");
         if !more.is_empty() {
             pi.wait_until("packets arrive", || data.publishes().len() > 30);
