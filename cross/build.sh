@@ -23,9 +23,14 @@ RUSTFLAGS="$RUSTFLAGS --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --r
 # ring's C and assembler name their sources, too.
 CFLAGS="-ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo -ffile-prefix-map=${CARGO_TARGET_DIR:-$PWD/target}=/target -g0"
 export RUSTFLAGS CFLAGS CARGO_INCREMENTAL=0
+# Where Rust's own linker links: the standard library's tables for walking the stack, too, are left out, and functions that came out the same are one.
+case $built in
+    *-musl*) set -- -C link-arg=--no-eh-frame-hdr -C "link-arg=-T$here/discard.ld" -C link-arg=--icf=all ;;
+    *) set -- ;;
+esac
 echo "building porind for $built (some minutes)" >&2
 # shellcheck disable=SC2016
-sh "$here/with.sh" "$target" sh -c '"${CARGO:-cargo}" build -q --locked --release -p porind --target "$PORIN_TARGET"'
+sh "$here/with.sh" "$target" sh -c '"${CARGO:-cargo}" rustc -q --locked --release -p porind --bin porind --target "$PORIN_TARGET" -- "$@"' sh "$@"
 mkdir -p "$out"
 cp "${CARGO_TARGET_DIR:-target}/$built/release/porind" "$out/porind-$built"
 # Who asked for musl and got glibc finds it under the name that he asked for as well.

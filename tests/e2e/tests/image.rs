@@ -292,8 +292,8 @@ fn the_appliance_is_small_idle_and_under_load() {
             "in the emulated Pi, {what}: porind {resident} KB resident, {own} KB of it its own; all programs {used} KB"
         );
     }
-    // The goal for an idle one is 5,000, of which the program's own pages, all of them, are more than four fifths: see docs/flashing.md.
-    assert!(found[0].0 <= 5_300 && found[1].0 <= 10_000, "{found:?}");
+    // The goal for an idle one is 5,000, which it is just within (4,950 to 4,970): a page more or less is no failure.
+    assert!(found[0].0 <= 5_050 && found[1].0 <= 10_000, "{found:?}");
     assert!(found.iter().all(|found| found.2 <= 40_000), "{found:?}");
 }
 
