@@ -234,12 +234,20 @@ fn every_board_is_read_and_says_what_is_missing_here() {
     let odd = Gateway::new(
         "lab",
         free_port(),
-        "[sources.s.sensor]\nbus = \"/dev/i2c-7\"\nchips = [{ chip = \"lm75\", streams = \"a\" }]\n",
+        "[sources.s.sensor]\nbus = \"/dev/i2c-7\"\nchips = [{ chip = \"lm75\", streams = \"a\" }]\n\
+         [sources.pins.gpio]\ninputs = [{ line = \"GPIO27\", stream = \"b\" }]\n\
+         [sinks.siren.gpio]\nline = \"GPIO177\"\nsafe = \"low\"\n",
     );
     let folder = top().join("board-configs");
     let with_boards = |args: &[&str]| output(porind(&odd.config()).env("PORIN_BOARDS", &folder).args(args));
     let (code, stdout, stderr) = with_boards(&["check", "--board", "rpi-5"]);
     assert!(code == Some(0) && stdout.contains("rpi-5 has no /dev/i2c-7 that is known"), "{stdout}{stderr}");
+    // A line that the board does not have, and one that this machine does not.
+    assert!(
+        stdout.contains("sink `siren`: rpi-5 has no pin `GPIO177`") && stdout.contains("did you mean `GPIO17`?"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("source `pins`: no chip that can be opened has a line `GPIO27`"), "{stdout}");
     let (code, stdout, _) = with_boards(&["boards", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!((code, listed.as_array().map(Vec::len)), (Some(0), Some(9)));

@@ -100,6 +100,36 @@ fn a_release_takes_over_and_outlives_a_restart() {
     drop(agent);
 }
 
+#[test]
+fn a_set_on_probation_moves_nothing_here_until_it_takes_over() {
+    let broker = Broker::mosquitto();
+    let sink = format!("{SIMULATOR}[sinks.here.file]\npath = \"HERE/here.jsonl\"\nmax_bytes = \"1GB\"\n");
+    let with_sink =
+        |set: &str| set.replace("slots = [\"mark\"]\n", "slots = [\"mark\"]\nsinks = [\"here\", \"uplink\"]\n");
+    let gateway = gateway(&broker, &sink);
+    let config = fs::read_to_string(gateway.config()).expect("it is there");
+    fs::write(gateway.config(), with_sink(&config)).expect("written");
+    let accounts = Accounts::of(&broker);
+    let subscriber = Subscriber::start(broker.port, "porin/v1/gw/gw1/data/#");
+    let agent = gateway.run(&["--json"]);
+    let new = published(&marking_cell(4), 1);
+    accounts.retain(&new.publishes);
+    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &with_sink(&set(&new, "min_seq = 1", QUICK)))]);
+    assert_eq!(accounts.end_of("gw1", 1), ("confirmed".into(), String::new()));
+    wait_until("the new cell decides", || {
+        packets(&subscriber).values().next_back().is_some_and(|(_, quality)| *quality == 4)
+    });
+    end_without_loss(agent, &subscriber);
+    // What was written here is what was sent, packet for packet: both sets had each while they ran side by side, and one wrote it.
+    let text = fs::read_to_string(gateway.path("here.jsonl")).expect("it is there");
+    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let written: Vec<_> = rows.map(|row| (row["value"].as_f64(), row["quality"].as_u64().unwrap_or(0))).collect();
+    let packets = packets(&subscriber);
+    let sent: Vec<_> = packets.values().map(|(value, quality)| (Some(*value), u64::from(*quality))).collect();
+    assert!(written == sent, "{} written, {} sent", written.len(), sent.len());
+    assert!([0, 4].iter().all(|quality| sent.iter().any(|(_, sent)| sent == quality)));
+}
+
 /// How a bad release ends.
 struct Bad<'a> {
     what: &'a str,
