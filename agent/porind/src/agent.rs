@@ -23,7 +23,7 @@ mod sources;
 mod telling;
 mod updating;
 
-use std::{collections::VecDeque, sync::Arc, thread, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use porin_core::{
     clock::Clock,
@@ -166,19 +166,16 @@ struct Agent {
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
 pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
     let mut agent = Agent::new(core, parts);
-    agent.sinks.exchange(&agent.parts.config.gateway.sinks, &agent.parts.time_floor);
+    agent.sinks.exchange(&agent.parts.config.gateway.sinks, &agent.parts.time_floor, &mut agent.files);
     while !agent.link.closed {
         let event = agent.next();
         agent.step(event);
     }
     agent.pass_on_logs();
-    let start = agent.parts.uptime.now();
-    while !agent.sinks.write(&mut agent.files) && agent.parts.uptime.now().since(start) < DRAIN_US {
-        thread::sleep(Duration::from_millis(10));
-    }
+    agent.sinks.drain(&mut agent.files);
     agent.files.stop();
     let last = agent.status();
-    agent.sinks.exchange(&[], &agent.parts.time_floor);
+    agent.sinks.exchange(&[], &agent.parts.time_floor, &mut agent.files);
     agent.parts.committer.stop();
     last
 }

@@ -8,7 +8,8 @@ mod mqtt;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use porin_core::{
@@ -20,6 +21,9 @@ use porin_core::{
 use tokio::sync::watch;
 
 use crate::files::Files;
+
+/// Time for what a sink has to leave when it goes.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// A packet on its way, with what a sink may want to say of it.
 pub(crate) struct Delivery<'a> {
@@ -66,10 +70,14 @@ enum Kind {
 }
 
 impl Sinks {
-    /// Keeps those that stay the same, ends the others, and starts what is new.
-    pub(crate) fn exchange(&mut self, sinks: &[Sink], time_floor: &watch::Sender<Unix>) {
+    /// Keeps those that stay the same, ends the others once what they have has left, and starts what is new.
+    pub(crate) fn exchange(&mut self, sinks: &[Sink], time_floor: &watch::Sender<Unix>, files: &mut Files) {
+        let (stay, go) = std::mem::take(&mut self.0).into_iter().partition(|running| sinks.contains(&running.config));
+        self.0 = stay;
         // The end comes first: another may want the same line, or be the same client of a broker.
-        self.0.retain(|running| sinks.contains(&running.config));
+        let mut go = Self(go);
+        go.drain(files);
+        drop(go);
         for config in sinks {
             if !self.0.iter().any(|running| running.config == *config) {
                 self.0.push(Running { kind: Kind::start(config, time_floor), config: config.clone() });
@@ -85,6 +93,14 @@ impl Sinks {
             Kind::File(lines) => lines.add(delivery, files),
             Kind::Gpio(line) => line.decide(delivery),
             Kind::Mqtt(broker) => broker.publish(delivery),
+        }
+    }
+
+    /// Waits until all that can leave has left, but not for ever.
+    pub(crate) fn drain(&mut self, files: &mut Files) {
+        let start = Instant::now();
+        while !self.write(files) && start.elapsed() < DRAIN {
+            thread::sleep(Duration::from_millis(10));
         }
     }
 

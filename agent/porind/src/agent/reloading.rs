@@ -66,7 +66,7 @@ impl Agent {
             self.parts.uplink.send_replace(uplink.clone());
         }
         orders.send(self.exchange_sources(&before.gateway));
-        self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.time_floor);
+        self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.time_floor, &mut self.files);
         self.learn_route_names();
         self.mark_dirty();
         Ok(())

@@ -5,7 +5,7 @@
 use std::{
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Context;
@@ -29,9 +29,6 @@ use crate::{
 /// Packets that wait for the broker, and their bytes together: ten minutes of a decision a second, and some.
 const PACKETS: usize = 1_000;
 const BYTES: usize = 1 << 20;
-
-/// Time for what waits to leave after the end was asked for.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// A broker, and the thread that is connected to it.
 pub(super) struct Broker {
@@ -112,7 +109,7 @@ impl Broker {
 }
 
 impl Drop for Broker {
-    /// What waits has a moment to leave.
+    /// What still waits, waits for a broker that is away.
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
@@ -140,48 +137,24 @@ fn connect(
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime")?;
-    let (events, mut heard) = mpsc::channel(LINK_QUEUE);
+    let (events, heard) = mpsc::channel(LINK_QUEUE);
     let (requests, asked) = mpsc::channel(usize::from(config.link.in_flight));
     // Nothing is subscribed to.
     let (came, _) = mpsc::channel(1);
-    // It is closed when the link's task ends with it.
     let (_configs, config_of_link) = watch::channel(config.link.clone());
-    let (stop_link, link_stops) = watch::channel(false);
-    let link = link::mqtt::run(
-        config_of_link,
-        None,
-        time_floor,
-        asked,
-        (events, came),
-        Doorbell::of_this_thread(),
-        link_stops,
-    );
-    let hand_over = async {
-        let mut stopping = stopped.clone();
-        let until = async {
-            let _ = stopping.wait_for(|stop| *stop).await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        tokio::select! {
-            () = hand_over(config, start, shared, &requests, &mut heard, stopped) => {}
-            () = until => {}
-        }
-        stop_link.send_replace(true);
-        // Until the link has ended, too: it would wait for somebody who hears what it says.
-        while heard.recv().await.is_some() {}
-    };
-    runtime.block_on(async { tokio::join!(link, hand_over) });
+    let bell = Doorbell::of_this_thread();
+    let link = link::mqtt::run(config_of_link, None, time_floor, asked, (events, came), bell, stopped);
+    runtime.block_on(async { tokio::join!(link, hand_over(config, start, shared, &requests, heard)) });
     Ok(())
 }
 
-/// Hands packets over as the link takes them, until all that can leave has left after the end was asked for.
+/// Hands packets over as the link takes them, until the link has ended.
 async fn hand_over(
     config: &LocalBroker,
     start: Instant,
     (state, changed): &(Mutex<State>, Notify),
     requests: &mpsc::Sender<Request>,
-    heard: &mut mpsc::Receiver<LinkEvent>,
-    mut stopped: watch::Receiver<bool>,
+    mut heard: mpsc::Receiver<LinkEvent>,
 ) {
     loop {
         loop {
@@ -189,17 +162,12 @@ async fn hand_over(
             let Some(publish) = next else { break };
             let _ = requests.send(Request::Publish(publish)).await;
         }
-        let stopping = *stopped.borrow();
-        if stopping && lock(state).live.is_idle() {
-            return;
-        }
         tokio::select! {
             event = heard.recv() => match event {
                 Some(event) => lock(state).learn(event),
                 None => return,
             },
             () = changed.notified() => {}
-            _ = stopped.changed(), if !stopping => {}
         }
     }
 }
