@@ -114,12 +114,6 @@ impl<T> Live<T> {
         self.lost
     }
 
-    /// Whether all that can leave has left: nothing waits, or nobody takes it.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() || self.window == 0
-    }
-
     /// Whether one that is under way is settled now.
     fn leave(&mut self, ticket: Ticket) -> bool {
         let Ok(index) = self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket) else { return false };
@@ -169,7 +163,7 @@ mod tests {
         for item in 0..6 {
             live.add(item, 10, Monotonic(u64::from(item)));
         }
-        assert_eq!((live.waiting(), live.lost(), live.is_idle()), (4, 2, true));
+        assert_eq!((live.waiting(), live.lost()), (4, 2));
         assert!(live.take(Monotonic(5)).is_none(), "nobody is there");
         live.up(3);
         let first = all(&mut live, 5);
@@ -192,7 +186,7 @@ mod tests {
         live.add(9, 100, Monotonic(14));
         assert_eq!((live.waiting(), live.lost()), (1, 5));
         live.acked(Ticket(5));
-        assert_eq!((live.waiting(), live.done(), live.is_idle()), (0, 2, true));
+        assert_eq!((live.waiting(), live.done()), (0, 2));
     }
 
     proptest! {
