@@ -35,6 +35,8 @@ chips = [
 ]
 [streams."cellar/temperature"]
 calibration = { offset = 0.25 }
+[sources.kernel.sysfs]
+inputs = [{ hwmon = "cpu_thermal/temp1", stream = "cpu/temperature" }]
 
 [slots.frost]
 cell = "/usr/lib/porin/cells/threshold.wasm"
@@ -81,6 +83,7 @@ sinks = ["heater"]
         ["pins/door", "pins/pulses", "pins/rate"].iter().all(|stream| !data.values(stream).is_empty())
     });
     assert_eq!(["pins/door", "pins/pulses", "pins/rate"].map(|stream| data.values(stream)[0]), [1.0, 0.0, 0.0]);
+    pi.wait_until("the processor", || !data.values("cpu/temperature").is_empty());
     // A line of the board goes by what another cell decides, whether there is a cloud or not: its level is read from outside.
     pi.wait_for_line(17, Level::Low);
     owner.cloud.kill();
@@ -90,6 +93,12 @@ sinks = ["heater"]
     pi.wait_for_line(17, Level::Low);
     pi.set_temperature("cellar", -25.0);
     pi.wait_for_line(17, Level::High);
+    // What the kernel measures, by the driver that the image brings: QEMU's processor has 25 degrees.
+    assert!(
+        data.values("cpu/temperature").iter().all(|celsius| (24.0..26.0).contains(celsius)),
+        "{:?}",
+        data.values("cpu/temperature")
+    );
     // An address at which nobody answers is told, by the register, and holds nobody up.
     pi.wait_for("tmp105 at 0x4b on /dev/i2c-1\" error=\"register CONFIGURATION (0x01): no answer");
     assert!(data.values("nobody/temperature").iter().all(|value| value.is_nan()));
