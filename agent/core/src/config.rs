@@ -16,6 +16,7 @@ mod source;
 
 use alloc::{
     collections::BTreeMap,
+    format,
     string::{String, ToString},
     sync::Arc,
     vec::Vec,
@@ -326,6 +327,14 @@ impl GatewayConfig {
     #[must_use]
     pub fn is_replay(&self) -> bool {
         !self.sources.is_empty() && self.sources.iter().all(|source| source.kind.is_replay())
+    }
+
+    /// Every broker that is connected to, and whose it is.
+    pub fn brokers(&self) -> impl Iterator<Item = (String, &Broker)> {
+        let sources =
+            self.sources.iter().filter_map(|source| Some((format!("source `{}`", source.name), source.kind.broker()?)));
+        let sinks = self.sinks.iter().filter_map(|sink| Some((format!("sink `{}`", sink.name), sink.kind.broker()?)));
+        core::iter::once(("the uplink".to_string(), &self.uplink.broker)).chain(sources).chain(sinks)
     }
 }
 

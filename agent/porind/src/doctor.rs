@@ -75,16 +75,8 @@ pub fn doctor(config: &Config) -> Vec<Finding> {
         Err(error) => findings.wrong("cells", format!("{error:#}"), "`porind run` does not start with this"),
     }
     disk(&mut findings, &config.gateway.outbox.path);
-    broker(&mut findings, "the uplink", &config.gateway.uplink.broker);
-    for source in &config.gateway.sources {
-        if let Some(its) = source.kind.broker() {
-            broker(&mut findings, &format!("source `{}`", source.name), its);
-        }
-    }
-    for sink in &config.gateway.sinks {
-        if let Some(its) = sink.kind.broker() {
-            broker(&mut findings, &format!("sink `{}`", sink.name), its);
-        }
+    for (whose, its) in config.gateway.brokers() {
+        broker(&mut findings, &whose, its);
     }
     agent(&mut findings, &config.gateway.socket);
     findings.0

@@ -73,18 +73,11 @@ use crate::{
 pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     let gateway = &config.gateway;
     // The clock may be wrong, and certificates are then judged at each connection; here they are only read.
-    tls::access(&gateway.uplink.broker, Unix(0)).context("[uplink]")?;
-    for source in &gateway.sources {
-        let in_source = || format!("source `{}`", source.name);
-        source::check(&source.kind).with_context(in_source)?;
-        if let Some(broker) = source.kind.broker() {
-            tls::access(broker, Unix(0)).with_context(in_source)?;
-        }
+    for (whose, broker) in gateway.brokers() {
+        tls::access(broker, Unix(0)).context(whose)?;
     }
-    for sink in &gateway.sinks {
-        if let Some(broker) = sink.kind.broker() {
-            tls::access(broker, Unix(0)).with_context(|| format!("sink `{}`", sink.name))?;
-        }
+    for source in &gateway.sources {
+        source::check(&source.kind).with_context(|| format!("source `{}`", source.name))?;
     }
     if let Some(config::Updates { root, .. }) = &gateway.updates {
         let bytes = updates::read_root(root).context("[updates]")?;

@@ -3,13 +3,14 @@
 //! Owns the cells and the table of streams. No I/O; called by the loop on its own thread, so there is no lock. In
 //! steady state a numeric packet costs no allocation: every buffer is kept and used again.
 
+mod counts;
 mod declare;
 mod recorder;
+mod rehearsal;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use porin_core::{
@@ -17,7 +18,6 @@ use porin_core::{
     dead::DeadLetter,
     ids::{QueueId, RouteId, StreamId},
     packet::{Kind, Message, Packet, Reading},
-    status::{RouteStatus, SlotStatus, StreamStatus},
     stream::NameTable,
     time::{Now, Unix},
 };
@@ -30,9 +30,6 @@ use crate::{
     slot::{AnySlot, Line},
     store::Digest,
 };
-
-/// For all of a rehearsal: live packets wait, and the watchdog is not fed.
-const REHEARSAL: Duration = Duration::from_secs(2);
 
 /// Routes with their slots, and what is known of each stream.
 pub struct Pipeline {
@@ -125,12 +122,6 @@ struct Route {
     /// What is on its way through the slots, and where the next slot puts it.
     readings: Flow<Reading>,
     messages: Flow<Message>,
-}
-
-impl Route {
-    fn appended(&self) -> u64 {
-        if self.config.uplink { self.forwarded } else { 0 }
-    }
 }
 
 /// Packets between two slots. Both buffers are used again and again.
@@ -370,19 +361,6 @@ impl Pipeline {
         }
     }
 
-    /// Packets that its routes have appended to the outbox since their counters began.
-    pub(crate) fn appended(&self) -> u64 {
-        self.routes.iter().map(Route::appended).sum()
-    }
-
-    /// Counters of routes and slots begin anew.
-    pub(crate) fn begin_counts(&mut self) {
-        for route in &mut self.routes {
-            (route.received, route.forwarded) = (0, 0);
-            route.slots.iter_mut().for_each(AnySlot::begin_counts);
-        }
-    }
-
     /// Gives what is known of streams to another pipeline, and takes what that one knows: of two that run, one knows all of it.
     pub(crate) fn exchange_names(&mut self, other: &mut Self) {
         std::mem::swap(&mut self.names, &mut other.names);
@@ -403,59 +381,6 @@ impl Pipeline {
                 slot.set_last_tick(same.last_tick());
             }
         }
-    }
-
-    /// What has entered its routes lately, by route.
-    pub(crate) fn recordings(&self) -> BTreeMap<&str, &Recorder> {
-        self.routes.iter().map(|route| (route.config.name.as_str(), &route.recorder)).collect()
-    }
-
-    /// Streams that a route's first slot knows.
-    fn declares(&self, route: usize, stream: StreamId) -> bool {
-        self.routes[route].declared.contains(&stream)
-    }
-
-    /// Goes on with what another pipeline has recorded of routes with the same names.
-    pub(crate) fn take_recordings(&mut self, other: &mut Self) {
-        for route in &mut self.routes {
-            let same = other
-                .routes
-                .iter_mut()
-                .find(|old| old.config.name == route.config.name && old.config.input == route.config.input);
-            if let (Some(old), Some(_)) = (same.filter(|old| !old.recorder.is_empty()), route.config.record) {
-                route.recorder = std::mem::take(&mut old.recorder);
-            }
-        }
-    }
-
-    /// Tries its cells on what was recorded, and gives what they did. What they put out goes nowhere. A fault ends it for a route, and time for all of
-    /// them: live packets wait meanwhile.
-    pub(crate) fn rehearse(&mut self, recordings: &BTreeMap<&str, &Recorder>) -> Vec<SlotStatus> {
-        let start = Instant::now();
-        for index in 0..self.routes.len() {
-            let Some(recorder) = recordings.get(self.routes[index].config.name.as_str()) else { continue };
-            recorder.batches(|now, readings, messages| {
-                // What the route wants now may be less than what it wanted then.
-                let readings: Vec<_> =
-                    readings.iter().filter(|packet| self.declares(index, packet.stream)).copied().collect();
-                let messages: Vec<_> =
-                    messages.iter().filter(|packet| self.declares(index, packet.stream)).cloned().collect();
-                let Route { readings: flow, messages: others, config, .. } = &mut self.routes[index];
-                match config.input {
-                    Kind::Readings => flow.input.extend(readings),
-                    Kind::Messages => others.input.extend(messages),
-                }
-                self.run(index, 0, now, &mut |_, _| {});
-                let faulted = self.routes[index].slots.iter().any(|slot| slot.faults() > 0);
-                if faulted || start.elapsed() > REHEARSAL { Next::Stop } else { Next::More }
-            });
-        }
-        self.slot_status()
-    }
-
-    /// Numbers of its slots.
-    pub(crate) fn slot_status(&self) -> Vec<SlotStatus> {
-        self.routes.iter().flat_map(|route| &route.slots).map(AnySlot::status).collect()
     }
 
     /// Saves every cell and gives all states, by slot.
@@ -492,23 +417,5 @@ impl Pipeline {
     /// The route's configuration, if it is one of today's.
     pub(crate) fn route(&self, id: RouteId) -> Option<&RouteConfig> {
         self.routes.iter().find(|route| route.id == id).map(|route| &route.config)
-    }
-
-    /// Numbers for the status.
-    #[must_use]
-    pub fn status(&self) -> (Vec<RouteStatus>, Vec<StreamStatus>) {
-        let routes = self.routes.iter().map(|route| RouteStatus {
-            name: route.config.name.clone(),
-            received: route.received,
-            slots: route.slots.iter().map(AnySlot::status).collect(),
-            forwarded: route.forwarded,
-            appended: route.appended(),
-        });
-        let streams = self.streams.iter().zip(self.names.names()).map(|(stream, name)| StreamStatus {
-            name: name.clone(),
-            received: stream.received,
-            forwarded: stream.forwarded,
-        });
-        (routes.collect(), streams.collect())
     }
 }

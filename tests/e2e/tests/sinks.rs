@@ -5,25 +5,35 @@ use std::{fs, net::UdpSocket, thread::sleep, time::Duration};
 use porin_e2e::{Broker, Cable, Gateway, Lab, Plugged, Subscriber, free_port, wait_until};
 use serde_json::{Value, json};
 
-/// A source of numbers on `n/x`, through a threshold at 10 to a file, and all of them to another.
-fn rest(port: u16) -> String {
-    format!(
+/// A source of numbers on `n/x` and a slot with a threshold at 10, and what sends it a number.
+fn numbers() -> (String, impl Fn(u32)) {
+    let port = free_port();
+    let text = format!(
         r##"
 [sources.net.udp]
 listen = "127.0.0.1:{port}"
 lines = {{ pattern = '^(?<x>[0-9.]+)', streams = "n/{{channel}}" }}
 [streams."n/x"]
 unit = "Cel"
+[slots.limit]
+cell = "CELLS/threshold.wasm"
+params = {{ high = 10.0 }}
+outputs = ["{{stream}}/alarm"]
+"##
+    );
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let send = move |value: u32| assert!(socket.send_to(value.to_string().as_bytes(), ("127.0.0.1", port)).is_ok());
+    (text, send)
+}
+
+/// Through the threshold to a file, and all of them to another.
+const TO_FILES: &str = r##"
 [sinks.alarms.file]
 path = "HERE/sinks/alarms.jsonl"
 [sinks.history.file]
 path = "HERE/sinks/history.jsonl"
 max_bytes = "1kB"
 keep = 100
-[slots.limit]
-cell = "CELLS/threshold.wasm"
-params = {{ high = 10.0 }}
-outputs = ["{{stream}}/alarm"]
 [routes.alarm]
 streams = ["n/x"]
 slots = ["limit"]
@@ -31,9 +41,7 @@ sinks = ["alarms", "uplink"]
 [routes.keep]
 streams = ["n/x"]
 sinks = ["history"]
-"##
-    )
-}
+"##;
 
 fn rows(gateway: &Gateway, name: &str) -> Vec<Value> {
     let text = fs::read_to_string(gateway.path(&format!("sinks/{name}"))).unwrap_or_default();
@@ -42,12 +50,10 @@ fn rows(gateway: &Gateway, name: &str) -> Vec<Value> {
 
 #[test]
 fn a_gateway_acts_while_the_cloud_is_away() {
-    let port = free_port();
+    let (source, send) = numbers();
     // Nobody is there.
-    let gateway = Gateway::new("lab", free_port(), &rest(port));
+    let gateway = Gateway::new("lab", free_port(), &(source + TO_FILES));
     let agent = gateway.run(&[]);
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let send = |value: u32| assert!(socket.send_to(value.to_string().as_bytes(), ("127.0.0.1", port)).is_ok());
     wait_until("the first one", || {
         send(5);
         !rows(&gateway, "alarms.jsonl").is_empty()
@@ -122,15 +128,10 @@ fn an_output_line_that_is_not_there_is_told_and_holds_nobody_up() {
     lab.end();
 }
 
-/// A source of numbers on `n/x`; three ends of routes at one broker.
-fn to_a_broker(numbers: u16, broker: u16) -> String {
+/// Three ends of routes at one broker.
+fn to_a_broker(broker: u16) -> String {
     format!(
         r##"
-[sources.net.udp]
-listen = "127.0.0.1:{numbers}"
-lines = {{ pattern = '^(?<x>[0-9.]+)', streams = "n/{{channel}}" }}
-[streams."n/x"]
-unit = "Cel"
 [sinks.relay.mqtt]
 broker = "mqtt://127.0.0.1:{broker}"
 topic = "cmnd/relay/POWER"
@@ -143,10 +144,6 @@ broker = "mqtt://127.0.0.1:{broker}"
 topic = "fresh/{{stream}}"
 payload = "value"
 expire = "2s"
-[slots.limit]
-cell = "CELLS/threshold.wasm"
-params = {{ high = 10.0 }}
-outputs = ["{{stream}}/alarm"]
 [routes.alarm]
 streams = ["n/x"]
 slots = ["limit"]
@@ -169,12 +166,10 @@ fn a_local_broker_gets_what_is_decided_while_the_cloud_is_away_and_nothing_too_l
     let broker = Broker::mosquitto();
     let cable = Cable::to(broker.port, Plugged::In);
     let subscriber = Subscriber::start(broker.port, "#");
-    let port = free_port();
+    let (source, send) = numbers();
     // The cloud is away all the time.
-    let gateway = Gateway::new("lab", free_port(), &to_a_broker(port, cable.port));
+    let gateway = Gateway::new("lab", free_port(), &(source + &to_a_broker(cable.port)));
     let agent = gateway.run(&[]);
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let send = |value: u32| assert!(socket.send_to(value.to_string().as_bytes(), ("127.0.0.1", port)).is_ok());
     let sink = |index: usize| gateway.status().map_or(Value::Null, |status| status["sinks"][index].clone());
     let [fresh, house, relay] = [0, 1, 2];
     wait_until("the first one", || {
@@ -222,6 +217,14 @@ fn a_local_broker_gets_what_is_decided_while_the_cloud_is_away_and_nothing_too_l
     // Whoever comes later gets the relay's state, and no other.
     let late = Subscriber::start(broker.port, "cmnd/#");
     wait_until("what is retained", || texts(&late, "cmnd/relay/POWER") == ["1"]);
+    // Another topic, without a restart.
+    let text = fs::read_to_string(gateway.config()).expect("it is there");
+    fs::write(gateway.config(), text.replace("fresh/{stream}", "fresher/{stream}")).expect("written");
+    agent.signal("HUP");
+    wait_until("it is published there", || {
+        send(30);
+        !texts(&subscriber, "fresher/n/x").is_empty()
+    });
     // Nothing of this was for the uplink.
     assert_eq!(gateway.status().expect("it runs")["outbox"]["appended"], json!(0));
     // What was decided before the end is published before it.

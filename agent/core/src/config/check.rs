@@ -301,13 +301,7 @@ impl Parser<'_> {
             let publish = self.one_of(raw.publish.as_ref(), "publish", Publish::AtOnce, &publishes)?;
             let priority = self.one_of(raw.priority.as_ref(), "priority", Priority::Normal, &Priority::ALL)?;
             let overflow = self.one_of(raw.overflow.as_ref(), "overflow", Overflow::DropOldest, &Overflow::ALL)?;
-            let expire_us = match raw.expire.as_ref().map(|expire| self.time(Some(expire), "")).transpose()? {
-                None => u64::MAX,
-                Some(0) => {
-                    return self.fail(raw.expire.map_or(0..0, |at| at.span()), "expire: more than nothing".into());
-                }
-                Some(expire_us) => expire_us,
-            };
+            let expire_us = self.expire(raw.expire.as_ref())?.unwrap_or(u64::MAX);
             let encoding = self.one_of(raw.encoding.as_ref(), "encoding", Encoding::Json, &Encoding::ALL)?;
             if flowing == Kind::Messages && encoding != Encoding::Json {
                 let span = raw.encoding.as_ref().map_or(0..0, Spanned::span);
@@ -413,6 +407,15 @@ impl Parser<'_> {
         let text = raw.map_or(default, |text| text.get_ref());
         let span = raw.map_or(0..0, Spanned::span);
         quantity::microseconds(text).or_else(|message| self.fail(span, format!("`{text}`: {message}")))
+    }
+
+    /// After how long a packet is given up, in microseconds.
+    fn expire(&self, raw: Option<&Spanned<String>>) -> Checked<Option<u64>> {
+        let Some(expire) = raw else { return Ok(None) };
+        match self.time(Some(expire), "")? {
+            0 => self.fail(expire.span(), "expire: more than nothing".into()),
+            expire_us => Ok(Some(expire_us)),
+        }
     }
 
     pub(super) fn bytes(&self, text: &Spanned<String>) -> Checked<u64> {

@@ -42,11 +42,10 @@ pub(super) struct Broker {
 
 struct State {
     live: Live<Item>,
-    /// Packets that the broker was never to get.
-    kept_back: u64,
     /// Bytes of a publish that the broker takes at most.
     max_bytes: usize,
     connection: u64,
+    /// Of its counts only `lost` is used: packets that the broker was never to get.
     status: SinkStatus,
 }
 
@@ -60,7 +59,7 @@ impl Broker {
     pub(super) fn start(config: &LocalBroker, status: SinkStatus, time_floor: watch::Receiver<Unix>) -> Self {
         let start = Instant::now();
         let live = Live::new(Bounds { packets: PACKETS, bytes: BYTES, age_us: config.expire_us });
-        let state = State { live, kept_back: 0, max_bytes: 0, connection: 0, status };
+        let state = State { live, max_bytes: 0, connection: 0, status };
         let state = Arc::new((Mutex::new(state), Notify::new()));
         let (stop, stopped) = watch::channel(false);
         let (shared, local) = (state.clone(), config.clone());
@@ -81,7 +80,7 @@ impl Broker {
     pub(super) fn publish(&self, Delivery { packet, route, stream, unit, age }: &Delivery<'_>) {
         let (state, changed) = &*self.state;
         if *age == Age::Late {
-            lock(state).kept_back += 1;
+            lock(state).status.lost += 1;
             return;
         }
         let topic = self.topic.fill("", route, stream);
@@ -104,7 +103,7 @@ impl Broker {
     pub(super) fn status(&self) -> SinkStatus {
         let state = lock(&self.state.0);
         let (waiting, done) = (state.live.waiting() as u64, state.live.done());
-        let lost = state.live.lost() + state.kept_back;
+        let lost = state.live.lost() + state.status.lost;
         SinkStatus { taken: waiting + done + lost, waiting, done, lost, ..state.status.clone() }
     }
 }
@@ -143,6 +142,7 @@ fn connect(
     // Nothing is subscribed to.
     let (came, _) = mpsc::channel(1);
     let (_configs, config_of_link) = watch::channel(config.link.clone());
+    // Nobody sleeps by it here: what the link says wakes who hears it.
     let bell = Doorbell::of_this_thread();
     let link = link::mqtt::run(config_of_link, None, time_floor, asked, (events, came), bell, stopped);
     runtime.block_on(async { tokio::join!(link, hand_over(config, start, shared, &requests, heard)) });
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_packet_larger_than_the_broker_takes_is_lost_alone() {
         let live = Live::new(Bounds { packets: PACKETS, bytes: BYTES, age_us: None });
-        let mut state = State { live, kept_back: 0, max_bytes: 0, connection: 0, status: SinkStatus::default() };
+        let mut state = State { live, max_bytes: 0, connection: 0, status: SinkStatus::default() };
         for (topic, bytes) in [("a", 10), ("b", 5_000), ("c", 10)] {
             let item = Item { topic: topic.into(), content_type: JSON, payload: vec![b'x'; bytes] };
             state.live.add(item, bytes, Monotonic(0));

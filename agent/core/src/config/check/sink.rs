@@ -78,10 +78,7 @@ impl Parser<'_> {
     }
 
     fn local_broker(&self, name: &str, raw: raw::LocalBroker, gateway: &str) -> Checked<LocalBroker> {
-        let expire_us = match raw.expire.as_ref().map(|expire| self.time(Some(expire), "")).transpose()? {
-            Some(0) => return self.fail(raw.expire.map_or(0..0, |at| at.span()), "expire: more than nothing".into()),
-            expire_us => expire_us,
-        };
+        let expire_us = self.expire(raw.expire.as_ref())?;
         let topic = self.topic(raw.topic.as_ref(), &TopicTemplate(LOCAL_TOPIC.into()), gateway)?.of(gateway);
         let payload = self.one_of(raw.payload.as_ref(), "payload", LocalPayload::default(), &LocalPayload::ALL)?;
         let link = raw::Uplink {
