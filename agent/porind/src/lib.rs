@@ -140,6 +140,7 @@ pub fn run(
     reload: mpsc::Receiver<Config>,
     ready: impl FnOnce(),
 ) -> anyhow::Result<Snapshot> {
+    machine::small_pages_only();
     let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
     let store = Arc::new(store);
     let (mut config, mut updating) = updates::recall(config, &store)?;

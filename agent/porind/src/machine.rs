@@ -71,6 +71,17 @@ pub(crate) fn clock_is_kept() -> Kept {
     if (0..libc::TIME_ERROR).contains(&state) { Kept::Right } else { Kept::Free }
 }
 
+/// Keeps the kernel from giving this process, and its children, transparent huge pages. Where they are the default, as in Debian's kernel,
+/// the first byte of a region that spans an aligned 2 MB makes all of it resident: some starts had 2 MB more than others, by where regions come to lie.
+pub(crate) fn small_pages_only() {
+    let (on, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    // SAFETY: sets a flag of the process; no memory is passed. A kernel without it has no such pages to give.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::prctl(libc::PR_SET_THP_DISABLE, on, unused, unused, unused);
+    }
+}
+
 /// Gives the kernel back what is only zeroes. The interpreter fills a cell's memory with them, so that every page of it is resident;
 /// most cells touch few. Whoever reads such a page again finds zeroes, whoever writes to it gets a new one.
 pub(crate) fn release_zeroes(memory: &[u8]) {
