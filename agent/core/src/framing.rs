@@ -69,15 +69,21 @@ pub struct Framer {
     done: usize,
     /// Bytes that were skipped and not told.
     noise: usize,
-    /// Whether a line is too long, and what comes is its rest.
-    in_long_line: bool,
+    /// Whether what comes is the rest of a line that is not wanted: it is too long, or its beginning was not heard.
+    skips_line: bool,
 }
 
 impl Framer {
     /// Nothing has come.
     #[must_use]
     pub const fn new(framing: Framing) -> Self {
-        Self { framing, bytes: Vec::new(), done: 0, noise: 0, in_long_line: false }
+        Self { framing, bytes: Vec::new(), done: 0, noise: 0, skips_line: false }
+    }
+
+    /// Somebody may be in the middle of a line: its rest, which might look like a line of its own, is none, and is not told. Where a counted
+    /// frame begins is found in any case.
+    pub const fn join_midway(&mut self) {
+        self.skips_line = matches!(self.framing, Framing::Lines);
     }
 
     /// Takes bytes. What [`Framer::next`] gives is to be taken first, all of it.
@@ -127,16 +133,16 @@ impl Framer {
             let rest = &self.bytes[self.done..];
             let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
                 let is_too_long = rest.len() > MAX_FRAME;
-                if is_too_long || self.in_long_line {
+                if is_too_long || self.skips_line {
                     self.done = self.bytes.len();
                 }
-                let first = is_too_long && !self.in_long_line;
-                self.in_long_line |= is_too_long;
+                let first = is_too_long && !self.skips_line;
+                self.skips_line |= is_too_long;
                 return first.then_some(Err(NoFrame::TooLong));
             };
             let start = self.done;
             self.done += end + 1;
-            if core::mem::take(&mut self.in_long_line) {
+            if core::mem::take(&mut self.skips_line) {
                 continue;
             }
             if end > MAX_FRAME {
@@ -213,6 +219,22 @@ mod tests {
                 Ok(b"last".to_vec()),
             ];
             assert_eq!(found, expected, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_line_whose_beginning_was_not_heard_is_no_line() {
+        for piece in [1, 3, 100] {
+            let mut framer = Framer::new(Framing::Lines);
+            framer.join_midway();
+            let mut all = Vec::new();
+            for piece in b"2.34\r\n0012.35\r\n".chunks(piece) {
+                framer.push(piece);
+                while let Some(frame) = framer.next() {
+                    all.push(frame.map(<[u8]>::to_vec));
+                }
+            }
+            assert_eq!(all, [Ok(b"0012.35".to_vec())], "in pieces of {piece}");
         }
     }
 

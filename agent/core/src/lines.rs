@@ -120,8 +120,9 @@ impl Reader {
         let mut numbers = Vec::new();
         for value in &self.values {
             let Some(text) = group(value) else { continue };
-            let number: f64 =
-                text.trim().parse().map_err(|_| format!("`{value}` is `{}`, no number", text.escape_debug()))?;
+            // What cannot measure often prints `nan`.
+            let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+            let number = number.ok_or_else(|| format!("`{value}` is `{}`, no number", text.escape_debug()))?;
             let stream = self.stream(value, group);
             check_name(&stream).map_err(|error| format!("the stream `{}` has {error}", stream.escape_debug()))?;
             numbers.push((stream, number));

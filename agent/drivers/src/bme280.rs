@@ -10,6 +10,12 @@ use embedded_hal::{delay::DelayNs, i2c::I2c};
 
 use crate::{Channel, Chip, Error, Options, Place, Sensor, Wiring};
 
+const CTRL: Place = Place::register("ctrl_hum", 0xf2);
+
+/// Each quantity once, asleep between two conversions (sections 5.4.3 and 5.4.5).
+const CTRL_HUM: u8 = 0x01;
+const CTRL_MEAS: u8 = 0x24;
+
 const ID: Place = Place::register("id", 0xd0);
 
 /// What `id` holds (section 5.4.1). A BMP280 has 0x58, and no humidity.
@@ -63,6 +69,12 @@ impl<I: I2c, D: DelayNs> Sensor for Bme280<I, D> {
     }
 
     fn measure(&mut self) -> Result<Option<Vec<f64>>, Error> {
+        // After a reset it would measure nothing, and say what looks like a warm room: ctrl_hum, status, ctrl_meas.
+        let mut told = [0; 3];
+        self.i2c.write_read(self.address, &[0xf2], &mut told).map_err(|error| Error::i2c(CTRL, &error))?;
+        if told[0] & 0x07 != CTRL_HUM || told[2] != CTRL_MEAS {
+            return Err(Error::Forgotten { at: CTRL });
+        }
         let measured = self.driver.measure(&mut self.delay).map_err(failed(Place::register("press_msb", 0xf7)))?;
         let of = |value: f32| f64::from(value);
         Ok(Some(vec![of(measured.temperature), of(measured.pressure), of(measured.humidity)]))

@@ -8,11 +8,13 @@ use embedded_hal::{delay::DelayNs, i2c::I2c};
 use ina219::{
     SyncIna219,
     address::Address,
-    calibration::{IntCalibration, MicroAmpere},
+    calibration::{Calibration, IntCalibration, MicroAmpere},
     errors::{InitializationErrorReason, MeasurementError},
 };
 
 use crate::{Channel, Chip, Error, Options, Place, Sensor, Setting, Wiring};
+
+const CALIBRATION: Place = Place::register("calibration", 0x05);
 
 const CONFIGURATION: Place = Place::register("configuration", 0x00);
 
@@ -44,7 +46,8 @@ pub(crate) struct Ina219<I> {
     address: u8,
     shunt: f64,
     current: f64,
-    driver: Option<SyncIna219<I, IntCalibration>>,
+    /// With what the calibration register was told.
+    driver: Option<(SyncIna219<I, IntCalibration>, u16)>,
 }
 
 impl<I: I2c> Ina219<I> {
@@ -55,7 +58,6 @@ impl<I: I2c> Ina219<I> {
 
 impl<I: I2c> Sensor for Ina219<I> {
     fn begin(&mut self) -> Result<(), Error> {
-        const CALIBRATION: Place = Place::register("calibration", 0x05);
         let absurd = |what| Error::Absurd { at: CALIBRATION, what };
         // 15 bits of current (SBOS448 section 8.5.1), in whole µA.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // both are within their bounds
@@ -64,7 +66,7 @@ impl<I: I2c> Sensor for Ina219<I> {
         let calibration = calibration.ok_or(absurd("shunt and current do not fit each other"))?;
         let address = Address::from_byte(self.address).map_err(|_| absurd("no INA219 has this address"))?;
         let driver = SyncIna219::new_calibrated((self.share)(), address, calibration);
-        self.driver = Some(driver.map_err(|mut error| match error.reason {
+        let driver = driver.map_err(|mut error| match error.reason {
             InitializationErrorReason::I2cError(error) => Error::i2c(CONFIGURATION, &error),
             InitializationErrorReason::ConfigurationNotDefaultAfterReset
             | InitializationErrorReason::RegisterNotZeroAfterReset(_)
@@ -74,13 +76,21 @@ impl<I: I2c> Sensor for Ina219<I> {
                 let _ = error.device.write_read(self.address, &[0], &mut found);
                 Error::Identity { at: CONFIGURATION, expected: AFTER_RESET, found: u16::from_be_bytes(found) }
             }
-        })?);
+        })?;
+        self.driver = Some((driver, calibration.register_bits()));
         Ok(())
     }
 
     fn measure(&mut self) -> Result<Option<Vec<f64>>, Error> {
         const AT: Place = Place::register("bus voltage", 0x02);
-        let driver = self.driver.as_mut().ok_or(Error::Absurd { at: AT, what: "it was not made ready" })?;
+        let (driver, told) = self.driver.as_mut().ok_or(Error::Absurd { at: AT, what: "it was not made ready" })?;
+        // After a reset it computes no current, and says that none flows.
+        let mut holds = [0; 2];
+        let mut bus = (self.share)();
+        bus.write_read(self.address, &[0x05], &mut holds).map_err(|error| Error::i2c(CALIBRATION, &error))?;
+        if u16::from_be_bytes(holds) != *told {
+            return Err(Error::Forgotten { at: CALIBRATION });
+        }
         let measured = driver.next_measurement().map_err(|error| match error {
             MeasurementError::I2cError(error) => Error::i2c(AT, &error),
             MeasurementError::MathOverflow(_) => {
@@ -94,6 +104,8 @@ impl<I: I2c> Sensor for Ina219<I> {
         #[allow(clippy::cast_precision_loss)]
         let micro = |value: i64| value as f64 / 1e6;
         let volts = f64::from(measured.bus_voltage.voltage_mv()) / 1e3;
-        Ok(Some(vec![volts, micro(measured.current.0), micro(measured.power.0)]))
+        let amperes = micro(measured.current.0);
+        // As the chip does (section 8.5.1). Its register has no sign and 16 bits, where the driver takes one for the sign.
+        Ok(Some(vec![volts, amperes, volts * amperes.abs()]))
     }
 }

@@ -194,6 +194,12 @@ pub enum Error {
         /// How long it was waited for.
         after_ms: u32,
     },
+    /// It does not hold any more what it was told.
+    #[error("{at} does not hold what it was told: was the chip without power?")]
+    Forgotten {
+        /// Where.
+        at: Place,
+    },
     /// What it says cannot be.
     #[error("{at}: what it says cannot be: {what}")]
     Absurd {

@@ -116,8 +116,14 @@ fn bme280_begins() -> Vec<Transaction> {
     script
 }
 
-fn bme280_measures(data: &[u8]) -> [Transaction; 4] {
-    [ask(0x76, 0xf4, &[0x24]), ask(0x76, 0xf4, &[0x24]), write(0x76, &[0xf4, 0x25]), ask(0x76, 0xf7, data)]
+fn bme280_measures(data: &[u8]) -> [Transaction; 5] {
+    [
+        ask(0x76, 0xf2, &[1, 0, 0x24]),
+        ask(0x76, 0xf4, &[0x24]),
+        ask(0x76, 0xf4, &[0x24]),
+        write(0x76, &[0xf4, 0x25]),
+        ask(0x76, 0xf7, data),
+    ]
 }
 
 #[test]
@@ -138,6 +144,14 @@ fn bme280_that_is_absurd_stands_at_the_end_of_its_range_and_is_beyond_it() {
     let channels = chip("bme280").expect("known").channels;
     assert!(!channels[0].is_within(values[0]) && !channels[1].is_within(values[1]), "{values:?}");
     mock.done();
+}
+
+#[test]
+fn bme280_that_was_without_power_is_not_believed() {
+    let mut script = bme280_begins();
+    script.push(ask(0x76, 0xf2, &[0, 0, 0]));
+    let expected = "register ctrl_hum (0xf2) does not hold what it was told: was the chip without power?";
+    check("bme280", 0x76, &[], &script, &[Err(expected)]);
 }
 
 #[test]
@@ -229,17 +243,32 @@ fn scd4x_has_no_data_between_its_measurements() {
 #[test]
 fn ina219_computes_the_datasheets_example() {
     let word = |register: u8, value: u16| ask(0x40, register, &value.to_be_bytes());
-    let mut script = vec![write(0x40, &[0, 0xb9, 0x9f]), word(0, 0x399f), write(0x40, &[5, 0x50, 0x00])];
+    let begins = vec![write(0x40, &[0, 0xb9, 0x9f]), word(0, 0x399f), write(0x40, &[5, 0x50, 0x00])];
+    let measures = |voltage: u16, power: u16| {
+        [word(5, 0x5000), word(2, voltage), word(3, power), word(1, 0x07d0), word(4, 0x2710)]
+    };
     // SBOS448 table 8: 20 mV at 2 mΩ, 11.98 V; then no new conversion; then more than it can compute.
-    script.extend([word(2, 0x5d9a), word(3, 0x1766), word(1, 0x07d0), word(4, 0x2710)]);
-    script.extend([word(2, 0x5d98), word(3, 0x1766), word(1, 0x07d0), word(4, 0x2710)]);
-    script.extend([word(2, 0x5d9b), word(3, 0x1766), word(1, 0x07d0), word(4, 0x2710)]);
+    let mut script = begins.clone();
+    script.extend(measures(0x5d9a, 0x1766));
+    script.extend(measures(0x5d98, 0x1766));
+    script.extend(measures(0x5d9b, 0x1766));
     let expected = [
         Ok(Some(&[11.98, 10.0, 119.8][..])),
         Ok(None),
         Err(
             "register bus voltage (0x02): what it says cannot be: more than `current` flows: its calculation overflowed",
         ),
+    ];
+    check("ina219", 0x40, &[("shunt", 0.002), ("current", 32.75)], &script, &expected);
+
+    // 24 V and 30 A: the power register is above half of its range, and has no sign. 24 V is 6000 × 4 mV.
+    let mut script = begins.clone();
+    script.extend([word(5, 0x5000), word(2, 6_000 << 3 | 2), word(3, 36_000), word(1, 6_000), word(4, 30_000)]);
+    // Without power for a moment: it would say that no current flows.
+    script.push(word(5, 0));
+    let expected = [
+        Ok(Some(&[24.0, 30.0, 720.0][..])),
+        Err("register calibration (0x05) does not hold what it was told: was the chip without power?"),
     ];
     check("ina219", 0x40, &[("shunt", 0.002), ("current", 32.75)], &script, &expected);
 }

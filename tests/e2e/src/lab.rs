@@ -1,6 +1,6 @@
 //! A gateway `lab` with sources of its own, running, and what of them arrives.
 
-use std::ops::Deref;
+use std::{fs, ops::Deref, path::Path};
 
 use serde_json::Value;
 
@@ -64,6 +64,15 @@ impl Lab {
         wait_until("lines that mean nothing", || self.source(0)["bad_rows"].as_u64() == Some(count));
         let said = self.source(0)["last_bad_row"].clone();
         assert!(said.as_str().is_some_and(|said| said.contains(expected)), "{said}");
+    }
+
+    /// Waits until the agent has a file open.
+    pub fn wait_for_open(&self, path: &Path) {
+        let folder = format!("/proc/{}/fd", self.agent.id());
+        wait_until("it is open", || {
+            let mut links = fs::read_dir(&folder).into_iter().flatten().flatten();
+            links.any(|link| fs::read_link(link.path()).is_ok_and(|opened| opened == path))
+        });
     }
 
     /// Stops the agent, which ends well and has lost nothing.

@@ -4,6 +4,11 @@ use std::{
     fs::{self, File},
     io::Write,
     net::UdpSocket,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -96,6 +101,99 @@ fn a_file_that_was_not_there_is_read_from_its_beginning() {
     wait_until("it is looked for", || lab.source(0)["restarts"].as_u64() >= Some(1));
     fs::write(&path, "1\n2\n").expect("written");
     lab.wait_for("later/v", &[1.0, 2.0]);
+    lab.end();
+}
+
+#[test]
+fn a_file_is_not_believed_from_the_middle_of_a_line_and_is_gone_on_with_after_a_failure() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("meter.log");
+    // Whoever writes is in the middle of `12345`.
+    fs::write(&path, "1\n12").expect("written");
+    let lab = Lab::start(&format!(
+        "[sources.log.file]\npath = \"{}\"\nlines = {{ pattern = '^(?<v>[0-9a-z]+)', streams = \"meter/v\" }}",
+        path.display()
+    ));
+    let append = |text: &str| {
+        let mut file = File::options().append(true).open(&path).expect("it is there");
+        file.write_all(text.as_bytes()).expect("written");
+    };
+    lab.wait_for_open(&path);
+    append("345\n6\n");
+    lab.wait_for("meter/v", &[6.0]);
+    // What cannot be a measurement is none.
+    append("nan\ninf\n7\n");
+    lab.wait_for_bad(2, "`v` is `inf`, no number");
+    lab.wait_for("meter/v", &[6.0, 7.0]);
+    // Its place is taken by what cannot be read; what has come when it can be again is new.
+    fs::rename(&path, folder.path().join("meter.log.1")).expect("renamed");
+    fs::create_dir(&path).expect("made");
+    wait_until("it fails", || lab.source(0)["restarts"].as_u64() >= Some(1));
+    let error = lab.source(0)["last_error"].clone();
+    assert!(error.as_str().is_some_and(|error| error.ends_with("no regular file, which is what can be followed")));
+    let new = folder.path().join("new");
+    fs::write(&new, "8\n9\n").expect("written");
+    fs::remove_dir(&path).expect("removed");
+    fs::rename(&new, &path).expect("renamed");
+    lab.wait_for("meter/v", &[6.0, 7.0, 8.0, 9.0]);
+    lab.end();
+}
+
+#[test]
+fn a_pipe_instead_of_a_file_is_refused_and_holds_nothing_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()));
+    let lab = Lab::start(&format!(
+        "[sources.pipe.file]\npath = \"{0}\"\nlines = {{ pattern = '^(?<v>[0-9]+)', streams = \"pipe/v\" }}\n\
+         [sources.number.sysfs]\ninputs = [{{ file = \"{0}\", every = \"100ms\", stream = \"pipe/n\" }}]",
+        path.display()
+    ));
+    wait_until("it fails", || lab.source(1)["restarts"].as_u64() >= Some(1));
+    wait_until("it has no number", || lab.part(0, 0)["ok"] == false);
+    let error = lab.part(0, 0)["last_error"].clone();
+    assert!(error.as_str().is_some_and(|error| error.ends_with("no regular file")), "{error}");
+    lab.end();
+}
+
+#[test]
+fn a_command_that_closes_its_output_and_stays_is_ended_and_started_again() {
+    let lab = Lab::start(
+        "[sources.command.process]\ncommand = [\"/bin/sh\", \"-c\", \"echo t=1; exec sleep 1000 >&-\"]\n\
+         lines = { pattern = '^t=(?<t>[0-9]+)', streams = \"command/t\" }",
+    );
+    wait_until("twice", || lab.values("command/t").len() >= 2);
+    assert_eq!(lab.source(0)["last_error"], "/bin/sh has closed its output and goes on: it is killed");
+    lab.end();
+}
+
+#[test]
+fn a_serial_line_is_not_believed_from_the_middle_of_a_line() {
+    let pair = native_pty_system().openpty(PtySize::default()).expect("a pty");
+    let device = pair.master.tty_name().expect("a name");
+    let mut line = pair.master.take_writer().expect("its other end");
+    // Nobody listens yet: the scale says what it weighs without end.
+    let stop = Arc::new(AtomicBool::new(false));
+    let until = stop.clone();
+    let scale = thread::spawn(move || {
+        // Never a whole line at a time, and never a pause.
+        for piece in b"0012.34\r\n".chunks(4).cycle() {
+            line.write_all(piece).expect("written");
+            thread::sleep(Duration::from_millis(5));
+            if until.load(Ordering::Relaxed) {
+                return line;
+            }
+        }
+        unreachable!("a cycle has no end")
+    });
+    let lab = Lab::start(&format!(
+        "[sources.scale.serial]\ndevice = \"{}\"\nlines = {{ pattern = '^(?<weight>[0-9.]+)$', streams = \"scale/{{channel}}\" }}",
+        device.display()
+    ));
+    wait_until("some", || lab.values("scale/weight").len() > 20);
+    assert!(lab.values("scale/weight").iter().all(|weight| (weight - 12.34).abs() < 1e-9));
+    stop.store(true, Ordering::Relaxed);
+    drop(scale.join().expect("it has ended"));
     lab.end();
 }
 

@@ -3,15 +3,19 @@
 use std::{
     fs,
     io::{Read, Write},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
+use porin_core::packet::Quality;
 use porin_e2e::{Lab, Process, free_port, wait_until};
 use porin_test_support::{skip, target_dir, top};
 use portable_pty::{MasterPty, PtySize, native_pty_system};
+
+const BAD: u32 = Quality::BAD.0;
 
 /// Devices of an independent library; `None`: it is not there, and the test is skipped.
 struct Devices {
@@ -147,6 +151,49 @@ fn registers_over_a_serial_line_are_read_and_damaged_answers_are_not_believed() 
     assert!(!damaged(last(&lab, "one/float")));
     devices.mode("good");
     answers(&lab);
+    lab.end();
+}
+
+/// Answers questions for two holding registers, and closes each connection soon after its first answer, as devices do that are asked seldom.
+fn hangs_up_after_each_answer(answers: [u16; 2]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("it has one").port();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.expect("accepted");
+            let mut asked = [0; 12];
+            if connection.read_exact(&mut asked).is_err() {
+                continue;
+            }
+            // Transaction and protocol as asked; seven bytes follow: unit, function, four bytes of data.
+            let mut answer = asked[..4].to_vec();
+            answer.extend([0, 7, asked[6], asked[7], 4]);
+            answer.extend(answers.iter().flat_map(|word| word.to_be_bytes()));
+            let _ = connection.write_all(&answer);
+        }
+    });
+    port
+}
+
+#[test]
+fn a_device_that_hangs_up_between_two_polls_is_asked_again_and_not_told_to_be_away() {
+    let source = |name: &str, port: u16| {
+        format!(
+            "[sources.{name}.modbus]\ntcp = \"127.0.0.1:{port}\"\n[[sources.{name}.modbus.slaves]]\nunit = 255\nevery = \"100ms\"\n\
+             registers = [{{ stream = \"{name}\", address = 0, type = \"f32\" }}, {{ stream = \"{name}/too\", address = 500, type = \"f32\" }}]\n"
+        )
+    };
+    // The second one says that it has no measurement, as IEEE 754 writes it.
+    let lab = Lab::start(
+        &(source("good", hangs_up_after_each_answer([0x41ac, 0]))
+            + &source("none", hangs_up_after_each_answer([0x7fc0, 0]))),
+    );
+    wait_until("some", || lab.values("good").len() > 10 && lab.values("none").len() > 10);
+    for source in [0, 1] {
+        assert_eq!(lab.part(source, 0)["failures"], 0, "{}", lab.part(source, 0));
+    }
+    assert!(lab.readings("good").iter().all(|(value, quality)| (value - 21.5).abs() < 1e-9 && quality & BAD == 0));
+    assert!(lab.readings("none").iter().all(|(value, quality)| value.is_nan() && quality & BAD == BAD));
     lab.end();
 }
 

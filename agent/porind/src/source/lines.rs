@@ -8,13 +8,13 @@ use std::{
     fmt::Display,
     fs::File,
     io::{ErrorKind, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use porin_core::{
     config::{LinesFrom, LinesSource as Config, SerialLine},
     framing::{Framer, Framing},
@@ -46,19 +46,80 @@ const CHUNK: usize = 65_536;
 /// A counted frame whose bytes stop coming for so long has lost some: the next ones begin another.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A serial line that says something so soon after it was opened was in the middle of a line.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// A command that has closed its output has so long to end.
+const LAST_BREATH: Duration = Duration::from_secs(5);
+
 /// The source with what outlives its failures.
 pub(crate) struct Lines {
     config: Config,
     streams: HashMap<String, u32>,
     readings: Vec<Reading>,
     messages: Vec<Message>,
-    /// Whether the file was not there when it was looked for: all that it then has is new.
-    was_missing: bool,
+    followed: Followed,
+}
+
+/// A file that is followed.
+struct Followed {
+    next: Next,
+    framer: Framer,
+}
+
+/// Where the next byte of a file is.
+enum Next {
+    /// What is added to it: nobody has read it before.
+    AtTheEnd,
+    /// It was not there, or has taken another's place: all that it has is new.
+    AtTheBeginning,
+    /// After what was read of this one, which its device and number name.
+    After { file: (u64, u64), position: u64 },
+}
+
+impl Followed {
+    const fn new(next: Next) -> Self {
+        Self { next, framer: Framer::new(Framing::Lines) }
+    }
+
+    /// Opens the file, at the next byte.
+    fn open(&mut self, path: &str) -> anyhow::Result<(File, (u64, u64), u64)> {
+        let cannot = || format!("cannot read {path}");
+        // A pipe that nobody writes to would hold up all sources.
+        let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).with_context(cannot)?;
+        let found = file.metadata().with_context(cannot)?;
+        ensure!(found.is_file(), "{path} is no regular file, which is what can be followed");
+        let this = (found.dev(), found.ino());
+        let position = match self.next {
+            Next::AtTheEnd => {
+                let end = found.len();
+                let mut last = [b'\n'];
+                if end > 0 {
+                    file.read_exact_at(&mut last, end - 1).with_context(cannot)?;
+                }
+                if last != [b'\n'] {
+                    self.framer.join_midway();
+                }
+                end
+            }
+            Next::After { file, position } if file == this && position <= found.len() => position,
+            Next::AtTheBeginning => 0,
+            Next::After { .. } => {
+                warn!(path, "it is another file than before the failure, or shorter: it is read from its beginning");
+                self.framer = Framer::new(Framing::Lines);
+                0
+            }
+        };
+        file.seek(SeekFrom::Start(position)).with_context(cannot)?;
+        self.next = Next::After { file: this, position };
+        Ok((file, this, position))
+    }
 }
 
 impl Lines {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, streams: HashMap::new(), readings: Vec::new(), messages: Vec::new(), was_missing: false }
+        let followed = Followed::new(Next::AtTheEnd);
+        Self { config, streams: HashMap::new(), readings: Vec::new(), messages: Vec::new(), followed }
     }
 
     /// Runs until something fails.
@@ -82,8 +143,12 @@ impl Lines {
             LinesFrom::Serial(SerialLine { device, baud, framing }) => {
                 let opened = tokio_serial::new(&device, baud).open_native_async();
                 let line = opened.with_context(|| format!("cannot open {device}"))?;
+                let mut framer = Framer::new(framing);
+                if timeout(QUIET, line.readable()).await.is_ok() {
+                    framer.join_midway();
+                }
                 // Half a line at the end is half a line.
-                self.read_all(line, &mut Framer::new(framing), &device, outlet).await?;
+                self.read_all(line, &mut framer, &device, outlet).await?;
                 bail!("{device} has ended: was it unplugged?")
             }
         }
@@ -103,8 +168,12 @@ impl Lines {
         self.read_all(output, &mut framer, program, outlet).await?;
         framer.end();
         self.take(&mut framer, &program, outlet).await?;
-        let status = child.wait().await.with_context(|| format!("cannot wait for {program}"))?;
-        bail!("{program} has ended: {status}")
+        match timeout(LAST_BREATH, child.wait()).await {
+            Ok(status) => {
+                bail!("{program} has ended: {}", status.with_context(|| format!("cannot wait for {program}"))?)
+            }
+            Err(_) => bail!("{program} has closed its output and goes on: it is killed"),
+        }
     }
 
     async fn read_all(
@@ -133,24 +202,21 @@ impl Lines {
 
     /// Reads what is added to a file. When it is renamed and another begins, the old one is read to its end first, which is not before
     /// something stands in the new one: whoever writes may go on with the old one for a while. One that is cut is seen to be so while it
-    /// is shorter than it was.
+    /// is shorter than it was. What fails is gone on with where it failed.
     async fn follow(&mut self, path: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
+        if matches!(self.followed.next, Next::AtTheEnd) && !Path::new(path).exists() {
+            self.followed.next = Next::AtTheBeginning;
+        }
         let cannot = || format!("cannot read {path}");
-        let opened = |from: SeekFrom| -> anyhow::Result<File> {
-            let mut file = File::open(path).with_context(cannot)?;
-            file.seek(from).with_context(cannot)?;
-            Ok(file)
-        };
-        self.was_missing |= !Path::new(path).exists();
-        let mut file = opened(if self.was_missing { SeekFrom::Start(0) } else { SeekFrom::End(0) })?;
-        self.was_missing = false;
-        let mut framer = Framer::new(Framing::Lines);
+        let (mut file, mut this, mut position) = self.followed.open(path)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let bytes = file.read(&mut chunk).with_context(cannot)?;
             if bytes > 0 {
-                framer.push(&chunk[..bytes]);
-                self.take(&mut framer, &path, outlet).await?;
+                position += bytes as u64;
+                self.followed.next = Next::After { file: this, position };
+                self.followed.framer.push(&chunk[..bytes]);
+                self.take_followed(path, outlet).await?;
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -158,18 +224,25 @@ impl Lines {
             // While it is being renamed there is none for a moment.
             let Ok(new) = std::fs::metadata(path) else { continue };
             let old = file.metadata().with_context(cannot)?;
-            let position = file.stream_position().with_context(cannot)?;
-            let is_another = (new.dev(), new.ino()) != (old.dev(), old.ino());
+            let is_another = (new.dev(), new.ino()) != this;
             if is_another && new.len() > 0 && old.len() <= position {
-                framer.end();
-                self.take(&mut framer, &path, outlet).await?;
-                file = opened(SeekFrom::Start(0))?;
+                self.followed.framer.end();
+                self.take_followed(path, outlet).await?;
             } else if !is_another && new.len() < position {
                 warn!(path, "the file has become shorter: it is read from its beginning");
-                framer = Framer::new(Framing::Lines);
-                file.seek(SeekFrom::Start(0)).with_context(cannot)?;
+            } else {
+                continue;
             }
+            self.followed = Followed::new(Next::AtTheBeginning);
+            (file, this, position) = self.followed.open(path)?;
         }
+    }
+
+    async fn take_followed(&mut self, path: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
+        let mut framer = std::mem::replace(&mut self.followed.framer, Framer::new(Framing::Lines));
+        let outcome = self.take(&mut framer, &path, outlet).await;
+        self.followed.framer = framer;
+        outcome
     }
 
     /// Takes the lines that are whole, and hands them over.

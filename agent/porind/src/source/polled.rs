@@ -17,7 +17,10 @@ use porin_core::{
     status::PartStatus,
     time::{Monotonic, Unix},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use super::Outlet;
 use crate::{inbox::FromSource, machine::wall_clock};
@@ -112,10 +115,16 @@ impl Polled {
     }
 }
 
+/// How long a thread is waited for. The slowest answer is one of a chip that begins on a stuck bus, where the kernel takes a second for each try.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// A thread that does what may block, one thing at a time. It ends when its owner does, after what it is at.
 pub(super) struct Worker {
     questions: Sender<usize>,
     answers: mpsc::Receiver<(Unix, Answer)>,
+    patience: Duration,
+    /// Whether an answer is due that nobody waits for any more.
+    is_late: bool,
 }
 
 impl Worker {
@@ -136,12 +145,54 @@ impl Worker {
             }
         };
         thread::Builder::new().name("bus".into()).spawn(work).context("a thread for what may block")?;
-        Ok(Self { questions, answers })
+        Ok(Self { questions, answers, patience: PATIENCE, is_late: false })
     }
 
+    /// What the thread says. When the kernel keeps it, that is said instead, and nothing else is asked before it is there again.
     pub(super) async fn ask(&mut self, part: usize) -> anyhow::Result<(Unix, Answer)> {
-        let gone = "the thread of the bus has ended";
+        let (patience, gone) = (self.patience, "the thread of the bus has ended");
+        let kept = || Ok((wall_clock(), Err(format!("the kernel has not answered for {patience:?}"))));
+        if self.is_late {
+            let Ok(late) = timeout(patience, self.answers.recv()).await else { return kept() };
+            let _nobody_waits_for_it = late.context(gone)?;
+        }
         self.questions.send(part).context(gone)?;
-        self.answers.recv().await.context(gone)
+        let answer = timeout(patience, self.answers.recv()).await;
+        self.is_late = answer.is_err();
+        answer.map_or_else(|_| kept(), |answer| answer.context(gone))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_the_kernel_keeps_is_told_and_its_late_answer_is_not_taken_for_another() {
+        let (let_go, held) = channel();
+        let begin = move || {
+            move |part: usize| {
+                if part == 1 {
+                    held.recv().map_err(|_| "the test has ended")?;
+                }
+                #[allow(clippy::cast_precision_loss)]
+                Ok(Some(vec![Sample { value: part as f64, quality: Quality::GOOD }]))
+            }
+        };
+        let mut worker = Worker::start(begin).expect("a thread");
+        worker.patience = Duration::from_millis(50);
+        let mut ask = async |part| {
+            let (_, answer) = worker.ask(part).await.expect("it is there");
+            answer.map(|samples| samples.map(|samples| samples[0].value))
+        };
+        let kept = Err("the kernel has not answered for 50ms".to_owned());
+        assert_eq!(ask(1).await, kept);
+        assert_eq!(ask(2).await, kept);
+        let_go.send(()).expect("it waits");
+        let mut answer = ask(3).await;
+        while answer == kept {
+            answer = ask(3).await;
+        }
+        assert_eq!(answer, Ok(Some(3.0)));
     }
 }

@@ -3,7 +3,11 @@
 //! A bus is one thread, since its calls block: for a conversion, or (a chip that holds the bus) until the kernel gives up, which is
 //! one second on most boards. Chips of one bus wait for each other that long; nobody else does.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow, bail};
 use embedded_hal_bus::i2c::RcDevice;
@@ -22,6 +26,9 @@ use super::{
     Outlet,
     polled::{Answer, Part, Polled, Sample, Worker},
 };
+
+/// The slowest chip has data every 5 seconds. One that has none for so long has forgotten what it was told.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// The source with its counters.
 pub(crate) struct Sensors {
@@ -120,7 +127,15 @@ struct Bus {
     /// Opened when it is first needed.
     i2c: Option<Rc<RefCell<I2cdev>>>,
     /// Those that have begun.
-    chips: Vec<Option<(&'static Chip, Box<dyn Sensor>)>>,
+    chips: Vec<Option<Begun>>,
+}
+
+/// A chip that was made ready.
+struct Begun {
+    chip: &'static Chip,
+    sensor: Box<dyn Sensor>,
+    /// When it was, or had data since.
+    heard: Instant,
 }
 
 impl Bus {
@@ -139,15 +154,24 @@ impl Bus {
     }
 
     fn measure(&mut self, part: usize) -> anyhow::Result<Option<Vec<Sample>>> {
-        let (chip, sensor) = match &mut self.chips[part] {
+        let begun = match &mut self.chips[part] {
             Some(begun) => begun,
             None => {
                 let (chip, mut sensor) = self.open(part)?;
                 sensor.begin()?;
-                self.chips[part].insert((chip, sensor))
+                self.chips[part].insert(Begun { chip, sensor, heard: Instant::now() })
             }
         };
-        Ok(sensor.measure()?.map(|values| values.into_iter().zip(chip.channels).map(judge).collect()))
+        match begun.sensor.measure()? {
+            Some(values) => {
+                begun.heard = Instant::now();
+                Ok(Some(values.into_iter().zip(begun.chip.channels).map(judge).collect()))
+            }
+            None if begun.heard.elapsed() > SILENCE => {
+                bail!("no data for more than {SILENCE:?}: was it without power?")
+            }
+            None => Ok(None),
+        }
     }
 
     fn open(&mut self, part: usize) -> anyhow::Result<(&'static Chip, Box<dyn Sensor>)> {
@@ -184,6 +208,40 @@ fn judge((value, channel): (f64, &Channel)) -> Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A chip that has no data, as one that is not told to measure.
+    struct Mute;
+
+    impl Sensor for Mute {
+        fn begin(&mut self) -> Result<(), porin_drivers::Error> {
+            Ok(())
+        }
+
+        fn measure(&mut self) -> Result<Option<Vec<f64>>, porin_drivers::Error> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_chip_that_has_no_data_for_long_is_made_ready_anew_and_said_to_fail() {
+        let wired = WiredChip {
+            chip: "lis3dh".into(),
+            address: None,
+            every_us: 1_000_000,
+            streams: "a/{channel}".into(),
+            options: Vec::default(),
+        };
+        let mut bus = Bus::new(Config { bus: "/dev/no-bus".into(), chips: vec![wired] });
+        let heard =
+            |ago: u64| Instant::now().checked_sub(Duration::from_secs(ago)).expect("this machine is not that new");
+        let chip = chip("lis3dh").expect("there is one");
+        bus.chips[0] = Some(Begun { chip, sensor: Box::new(Mute), heard: heard(10) });
+        assert_eq!(bus.ask(0), Ok(None));
+        bus.chips[0] = Some(Begun { chip, sensor: Box::new(Mute), heard: heard(16) });
+        let error = bus.ask(0).expect_err("it fails");
+        assert_eq!(error, "no data for more than 15s: was it without power?");
+        assert!(bus.chips[0].is_none());
+    }
 
     #[test]
     fn a_value_beyond_what_a_chip_can_measure_is_told_to_be_so() {

@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File},
     io::Read,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -89,35 +90,69 @@ fn processed(folder: &Path, channel: &str) -> Result<f64, String> {
     if file("input").exists() {
         return number(&file("input"));
     }
-    // A scale or an offset may be that of all channels of the type: in_voltage_scale for in_voltage0_raw.
-    let shared = channel.trim_end_matches(|c: char| c.is_ascii_digit());
-    let or_shared = |kind: &str, otherwise: f64| {
-        let own = [file(kind), folder.join(format!("{shared}_{kind}"))];
-        own.iter().find(|path| path.exists()).map_or(Ok(otherwise), |path| number(path))
+    // A scale or an offset may be that of all channels of the type: in_voltage_scale for in_voltage0_raw, in_accel_scale for in_accel_x_raw,
+    // in_voltage-voltage_scale for in_voltage0-voltage1_raw.
+    let (direction, rest) = channel.split_once('_').unwrap_or(("in", channel));
+    let kind_of_channel: String =
+        rest.split('_').next().unwrap_or(rest).chars().filter(|c| !c.is_ascii_digit()).collect();
+    let or_shared = |kind: &str| {
+        let own = [file(kind), folder.join(format!("{direction}_{kind_of_channel}_{kind}"))];
+        own.iter().find(|path| path.exists()).map(|path| number(path)).transpose()
     };
-    Ok((number(&file("raw"))? + or_shared("offset", 0.0)?) * or_shared("scale", 1.0)?)
+    let (raw, offset) = (number(&file("raw"))?, or_shared("offset")?.unwrap_or(0.0));
+    match or_shared("scale")? {
+        Some(scale) => Ok((raw + offset) * scale),
+        None if iio(channel).is_none() => Ok(raw + offset),
+        // It would pass for one in the unit.
+        None => Err(format!(
+            "{} has no {channel}_scale: what a count is, is not known (as a plain number: `file`)",
+            folder.display()
+        )),
+    }
 }
 
-/// The device of this name.
+/// The device of this name, or of this name and parent: `bme280@1-0077`.
 fn find(folder: &Path, device: &str) -> Result<PathBuf, String> {
     let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut names = Vec::new();
+    let (wanted, at) = device.split_once('@').map_or((device, None), |(name, parent)| (name, Some(parent)));
+    let (mut found, mut names) = (Vec::new(), Vec::new());
     for entry in entries.flatten() {
         let path = entry.path();
         let Ok(name) = fs::read_to_string(path.join("name")) else { continue };
-        if name.trim_end() == device {
-            return Ok(path);
+        let name = format!("{}@{}", name.trim_end(), parent(&path).unwrap_or_default());
+        if name.split_once('@').is_some_and(|(name, parent)| name == wanted && at.is_none_or(|at| at == parent)) {
+            found.push((path, name));
+        } else {
+            names.push(name.split('@').next().unwrap_or_default().to_owned());
         }
-        names.push(name.trim_end().to_owned());
     }
     names.sort();
-    Err(format!("{} has no device `{device}` (there are: {})", folder.display(), names.join(", ")))
+    names.dedup();
+    found.sort();
+    let list = || found.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
+    match found.as_slice() {
+        [(path, _)] => Ok(path.clone()),
+        [] => Err(format!("{} has no device `{device}` (there are: {})", folder.display(), names.join(", "))),
+        [..] => Err(format!("{} has more than one device `{device}`: say which of {}", folder.display(), list())),
+    }
+}
+
+/// What a device is part of: `1-0077` is address 0x77 on bus 1.
+fn parent(device: &Path) -> Option<String> {
+    // hwmon says it; of IIO it is the folder above.
+    let place = fs::canonicalize(device.join("device")).ok();
+    let place = place.or_else(|| Some(fs::canonicalize(device).ok()?.parent()?.to_owned()))?;
+    Some(place.file_name()?.to_string_lossy().into_owned())
 }
 
 fn number(path: &Path) -> Result<f64, String> {
     let said = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| said(&error))?;
+    // A pipe that nobody writes to would be waited for without end.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| said(&error))?;
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return Err(said(&"it is no regular file"));
+    }
     file.take(MAX_BYTES).read_to_string(&mut text).map_err(|error| said(&error))?;
     if text.len() as u64 >= MAX_BYTES {
         return Err(said(&format!("it has {MAX_BYTES} bytes or more: no number")));
@@ -143,8 +178,8 @@ fn hwmon(channel: &str) -> Option<(&'static str, f64)> {
 /// What a channel of IIO measures: its unit, and what one count is in it.
 fn iio(channel: &str) -> Option<(&'static str, f64)> {
     let name = channel.strip_prefix("in_").unwrap_or(channel);
-    // in_temp, in_voltage0, in_accel_x, in_concentration_co2.
-    match name.split('_').next().unwrap_or(name).trim_end_matches(|c: char| c.is_ascii_digit()) {
+    // in_temp, in_voltage0, in_voltage0-voltage1, in_accel_x, in_concentration_co2.
+    match name.split(['_', '-']).next().unwrap_or(name).trim_end_matches(|c: char| c.is_ascii_digit()) {
         "temp" => Some(("Cel", 1e-3)),
         "humidityrelative" => Some(("%RH", 1e-3)),
         "pressure" => Some(("Pa", 1e3)),
@@ -162,6 +197,8 @@ fn iio(channel: &str) -> Option<(&'static str, f64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     /// A tree as a Pi 4 with a BME280 (IIO), an ADS1015 (IIO) and a DS18B20 (1-wire) has it.
@@ -183,6 +220,31 @@ mod tests {
         write("bus/iio/devices/iio:device1/name", "ads1015\n");
         write("bus/iio/devices/iio:device1/in_voltage0_raw", "1000\n");
         write("bus/iio/devices/iio:device1/in_voltage_scale", "2.000000000\n");
+        // An accelerometer, whose scale is that of its three axes, and an object's temperature with an offset.
+        write("bus/iio/devices/iio:device2/name", "mma8452\n");
+        write("bus/iio/devices/iio:device2/in_accel_x_raw", "-1024\n");
+        write("bus/iio/devices/iio:device2/in_accel_scale", "0.009576\n");
+        write("bus/iio/devices/iio:device3/name", "mlx90614\n");
+        write("bus/iio/devices/iio:device3/in_temp_object_raw", "14958\n");
+        write("bus/iio/devices/iio:device3/in_temp_offset", "-13657.500000\n");
+        write("bus/iio/devices/iio:device3/in_temp_scale", "20\n");
+        write("bus/iio/devices/iio:device1/in_voltage0-voltage1_raw", "-500\n");
+        write("bus/iio/devices/iio:device1/in_voltage-voltage_scale", "3.000000000\n");
+        write("bus/iio/devices/iio:device1/in_current0_raw", "7\n");
+        write("bus/iio/devices/iio:device1/in_proximity_raw", "7\n");
+        // Two of a kind, as the kernel has them: links into the tree of devices.
+        for address in ["0076", "0077"] {
+            let device = format!("devices/i2c-1/1-{address}");
+            write(&format!("{device}/iio:device9{address}/name"), "twin\n");
+            write(&format!("{device}/iio:device9{address}/in_temp_input"), &format!("2{address}\n"));
+            let link = sys.path().join(format!("bus/iio/devices/iio:device9{address}"));
+            symlink(sys.path().join(format!("{device}/iio:device9{address}")), link).expect("linked");
+            write(&format!("{device}/hwmon/hwmon9{address}/name"), "twin\n");
+            write(&format!("{device}/hwmon/hwmon9{address}/temp1_input"), &format!("3{address}\n"));
+            symlink("../..", sys.path().join(format!("{device}/hwmon/hwmon9{address}/device"))).expect("linked");
+            let link = sys.path().join(format!("class/hwmon/hwmon9{address}"));
+            symlink(sys.path().join(format!("{device}/hwmon/hwmon9{address}")), link).expect("linked");
+        }
         write("bus/w1/devices/28-0316a4b2d9ff/temperature", "-1250\n");
         write("value", "17.5\n");
         sys
@@ -201,6 +263,13 @@ mod tests {
         check(SysfsPlace::Iio("bme280".into(), "in_pressure".into()), 101_325.039_062);
         check(SysfsPlace::Iio("bme280".into(), "in_humidityrelative".into()), 41.253);
         check(SysfsPlace::Iio("ads1015".into(), "in_voltage0".into()), 2.0);
+        check(SysfsPlace::Iio("ads1015".into(), "in_voltage0-voltage1".into()), -1.5);
+        check(SysfsPlace::Iio("ads1015".into(), "in_proximity".into()), 7.0);
+        check(SysfsPlace::Iio("mma8452".into(), "in_accel_x".into()), -9.805_824);
+        check(SysfsPlace::Iio("mlx90614".into(), "in_temp_object".into()), 26.01);
+        check(SysfsPlace::Iio("twin@1-0076".into(), "in_temp".into()), 20.076);
+        check(SysfsPlace::Iio("twin@1-0077".into(), "in_temp".into()), 20.077);
+        check(SysfsPlace::Hwmon("twin@1-0077".into(), "temp1".into()), 30.077);
         check(SysfsPlace::OneWire("28-0316a4b2d9ff".into()), -1.25);
         assert_eq!(hwmon("fan1"), Some(("1/min", 1.0)));
         assert_eq!(iio("in_concentration_co2"), Some(("ppm", 1e4)));
@@ -214,13 +283,22 @@ mod tests {
             let error = answer(sys.path(), &place).expect_err("no number");
             assert!(error.contains(expected), "{error}");
         };
-        says(SysfsPlace::Hwmon("cpu".into(), "temp1".into()), "no device `cpu` (there are: cpu_thermal, rpi_volt)");
+        says(
+            SysfsPlace::Hwmon("cpu".into(), "temp1".into()),
+            "no device `cpu` (there are: cpu_thermal, rpi_volt, twin)",
+        );
+        says(
+            SysfsPlace::Iio("twin".into(), "in_temp".into()),
+            "more than one device `twin`: say which of twin@1-0076, twin@1-0077",
+        );
+        says(SysfsPlace::Iio("twin@1-0078".into(), "in_temp".into()), "no device `twin@1-0078`");
+        says(SysfsPlace::Iio("ads1015".into(), "in_current0".into()), "has no in_current0_scale");
         says(SysfsPlace::Hwmon("rpi_volt".into(), "in0".into()), "in0_input: `garbage` is no number");
         says(SysfsPlace::OneWire("28-1".into()), "28-1/temperature: No such file");
         let file = sys.path().join("value");
         let path = |path: &Path| SysfsPlace::File(path.to_str().expect("text").into());
         assert!(answer(sys.path(), &path(&file)).is_ok());
-        says(path(sys.path()), "Is a directory");
+        says(path(sys.path()), "it is no regular file");
         fs::write(&file, "1".repeat(1_000)).expect("written");
         says(path(&file), "128 bytes or more");
         fs::write(&file, "nan").expect("written");

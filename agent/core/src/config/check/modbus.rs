@@ -46,7 +46,9 @@ impl Parser<'_> {
         let mut seen = BTreeSet::new();
         let mut checked = Vec::new();
         for raw::Slave { unit, every, registers } in slaves {
-            let unit = self.number(unit.as_ref(), 1, 0..=247)?;
+            // On a line 0 is everybody, whom nobody answers; 255 is whoever is at the other end of a connection.
+            let units = if matches!(line, ModbusLine::Tcp(_)) { 0..=255 } else { 1..=247 };
+            let unit = self.number(unit.as_ref(), 1, units)?;
             let every_us = self.every(every.as_ref())?;
             if registers.is_empty() {
                 return self.fail(name.span(), format!("slave {unit} of source `{}` has no registers", name.get_ref()));
@@ -123,6 +125,12 @@ mod tests {
             let error = parse(line, registers).expect_err(expected).to_string();
             assert!(error.contains(expected), "{error}");
         };
+        let unit = |line: &str, unit: u8| {
+            let text = format!("{line}\n[[sources.s.modbus.slaves]]\nunit = {unit}\nregisters = [{{ {plain} }}]");
+            parse(&text, "stream = \"b\", address = 1").is_ok()
+        };
+        assert!(unit(tcp, 255) && unit(tcp, 0) && unit("serial = \"/dev/x\"", 247));
+        assert!(!unit("serial = \"/dev/x\"", 248) && !unit("serial = \"/dev/x\"", 0), "nobody answers for everybody");
         check("tcp = \"h\"", plain, "line 6: tcp `h`: HOST:PORT");
         check("tcp = \"h:0\"", plain, "tcp `h:0`");
         check("baud = 9600", plain, "source `s`: either `tcp` or `serial`");
