@@ -19,6 +19,7 @@ chmod 755 "$root"
 put() { install -D -m "$1" "$2" "$root/$3"; }
 put 755 "$porind" usr/bin/porind
 put 644 "$here/deb/porind.service" usr/lib/systemd/system/porind.service
+put 644 "$here/deb/modules-load.conf" usr/lib/modules-load.d/porind.conf
 put 644 "$here/deb/porin.toml" usr/share/porin/porin.toml
 for board in "$here"/../board-configs/*.toml; do put 644 "$board" "usr/share/porin/boards/${board##*/}"; done
 for cell in "$cells"/*.wasm; do put 644 "$cell" "usr/lib/porin/cells/${cell##*/}"; done

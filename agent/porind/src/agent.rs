@@ -175,7 +175,7 @@ pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
     agent.sinks.drain(&mut agent.files);
     agent.files.stop();
     let last = agent.status();
-    agent.sinks.exchange(&[], &agent.parts.time_floor, &mut agent.files);
+    std::mem::take(&mut agent.sinks).hang_up();
     agent.parts.committer.stop();
     last
 }
@@ -319,14 +319,13 @@ impl Agent {
         let outcome = match &mut self.trial {
             None => call(pipeline, &mut keep),
             Some(trial) => {
-                let canary = trial.is_canary();
+                let was_canary = trial.is_canary();
                 let outcome = trial.both(pipeline, call, &mut keep, &mut self.earlier);
                 // With the set whose output was sent, before the next call may be the other's.
-                let fell_back = canary && !trial.is_canary();
+                let fell_back = (was_canary && !trial.is_canary()).then(|| trial.cells.clone());
                 self.bury();
-                if fell_back {
-                    // The old set's routes are the ones that count again.
-                    self.learn_who_may_block();
+                if let Some(new) = fell_back {
+                    self.others_decide(&new);
                 }
                 outcome
             }
@@ -365,6 +364,7 @@ impl Agent {
             notify(&[NotifyState::Stopping]);
             info!(waiting = self.core.outbox.waiting(), "stopping: what waits is sent and made durable");
             self.stopping = Some(self.now.mono);
+            self.sinks.stop_lines();
             self.commit.due = self.now.mono;
         }
     }

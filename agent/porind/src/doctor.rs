@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::Write,
     net::{TcpStream, ToSocketAddrs},
     path::Path,
     time::Duration,
@@ -103,7 +104,10 @@ fn clock(findings: &mut Findings) {
 fn disk(findings: &mut Findings, path: &str) {
     let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let probe = folder.join(".porin-doctor");
-    match fs::write(&probe, [0; 4_096]).and_then(|()| fs::File::open(&probe)?.sync_all()) {
+    // Only a file of its own, never what somebody has put in its place: root may be asking.
+    let _ = fs::remove_file(&probe);
+    let written = fs::File::create_new(&probe).and_then(|mut file| file.write_all(&[0; 4_096]).and(file.sync_all()));
+    match written {
         Ok(()) => {
             let size = fs::metadata(path).map_or(0, |file| file.len());
             findings
@@ -213,6 +217,26 @@ fn agent(findings: &mut Findings, socket: &str) {
                 "compare `streams` of the routes with `porin tap '#'`",
             );
         }
+    }
+    for sink in status["sinks"].as_array().into_iter().flatten() {
+        let name = text(&sink["name"]);
+        let (done, lost) = (sink["done"].as_u64().unwrap_or(0), sink["lost"].as_u64().unwrap_or(0));
+        if sink["ok"] == false {
+            findings.wrong("sink", format!("`{name}` fails: {}", text(&sink["last_error"])), "");
+        } else if lost > 0 {
+            let why =
+                sink["last_error"].as_str().map(|error| format!("; the last trouble: {error}")).unwrap_or_default();
+            findings.warning("sink", format!("`{name}`: {done} packets, {lost} lost or overtaken{why}"), "");
+        } else {
+            findings.ok("sink", format!("`{name}`: {done} packets"));
+        }
+    }
+    for slot in status["slots"].as_array().into_iter().flatten().filter(|slot| slot["state"] == "quarantined") {
+        findings.wrong(
+            "slot",
+            format!("`{}` is in quarantine: {}", text(&slot["name"]), text(&slot["last_fault"])),
+            "its cell faulted too often and is not called; another cell, or a restart, ends that",
+        );
     }
     if let Some(error) = status["outbox"]["disk_error"].as_str() {
         findings.wrong("disk", format!("commits fail: {error}"), "packets wait in memory, within a bound");

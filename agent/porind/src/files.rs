@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::Path,
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread::{self, JoinHandle},
@@ -88,7 +89,11 @@ fn append(open: &mut BTreeMap<String, (File, u64)>, file: &RotatedFile, text: &s
         rotate(file)?;
         (out, has) = start(&file.path)?;
     }
-    out.write_all(text.as_bytes())?;
+    if let Err(error) = out.write_all(text.as_bytes()) {
+        // What has been written of it is not counted as written: nothing is to be glued to half a line.
+        let _ = out.set_len(has);
+        return Err(error);
+    }
     open.insert(file.path.clone(), (out, has + bytes));
     Ok(())
 }
@@ -97,8 +102,17 @@ fn start(path: &str) -> io::Result<(File, u64)> {
     if let Some(folder) = Path::new(path).parent() {
         fs::create_dir_all(folder)?;
     }
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    let has = file.metadata()?.len();
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let mut has = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if has > 0 {
+        file.read_exact_at(&mut last, has - 1)?;
+    }
+    // A power cut has left half a line: the next one is another.
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+        has += 1;
+    }
     Ok((file, has))
 }
 
@@ -139,9 +153,10 @@ mod tests {
         assert_eq!(numbers(&format!("{path}.1")), [6, 7, 8]);
         assert_eq!(numbers(&format!("{path}.2")), [3, 4, 5]);
         assert!(!Path::new(&format!("{path}.3")).exists());
-        // The next run goes on with the file that is there.
-        assert!(files.write(&file, &mut "10\n".into(), Box::new(drop)));
+        // The next run goes on with the file that is there, even where it was left in the middle of a line.
+        File::options().append(true).open(&path).and_then(|mut file| file.write_all(b"10")).expect("written");
+        assert!(files.write(&file, &mut "11\n".into(), Box::new(drop)));
         files.stop();
-        assert_eq!(numbers(&path), [9, 10]);
+        assert_eq!(numbers(&path), [9, 10, 11]);
     }
 }

@@ -13,7 +13,8 @@ use std::{
 };
 
 use porin_core::{
-    config::{Sink, SinkKind},
+    config::{CellSet, Route, Sink, SinkKind},
+    ids::RouteId,
     packet::Packet,
     status::SinkStatus,
     time::{Monotonic, Unix},
@@ -22,12 +23,14 @@ use tokio::sync::watch;
 
 use crate::files::Files;
 
-/// Time for what a sink has to leave when it goes.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Time for what sinks have to leave, at the end of the agent; and at a reload, for which the loop waits.
+const LAST_DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// A packet on its way, with what a sink may want to say of it.
 pub(crate) struct Delivery<'a> {
     pub(crate) packet: &'a Packet,
+    pub(crate) id: RouteId,
     pub(crate) route: &'a str,
     pub(crate) stream: &'a str,
     pub(crate) unit: &'a str,
@@ -75,9 +78,7 @@ impl Sinks {
         let (stay, go) = std::mem::take(&mut self.0).into_iter().partition(|running| sinks.contains(&running.config));
         self.0 = stay;
         // The end comes first: another may want the same line, or be the same client of a broker.
-        let mut go = Self(go);
-        go.drain(files);
-        drop(go);
+        Self(go).end(files, DRAIN);
         for config in sinks {
             if !self.0.iter().any(|running| running.config == *config) {
                 self.0.push(Running { kind: Kind::start(config, time_floor), config: config.clone() });
@@ -96,11 +97,52 @@ impl Sinks {
         }
     }
 
-    /// Waits until all that can leave has left, but not for ever.
+    /// Other cells decide from now on. Output lines are safe until they have, where the routes that end at them are not the same: what was decided
+    /// may be the last thing to hear of a stream that is no more, and what the new ones said to nobody is not said again.
+    pub(crate) fn forget_decisions(&self, before: &CellSet, after: &CellSet) {
+        for Running { config: Sink { name, .. }, kind } in &self.0 {
+            let ends_here = |route: &&Route| route.sinks.contains(name);
+            let same = before.routes.iter().filter(ends_here).eq(after.routes.iter().filter(ends_here));
+            if let (Kind::Gpio(line), false) = (kind, same) {
+                line.forget();
+            }
+        }
+    }
+
+    /// Nothing is decided any more: output lines take their safe levels, before anything else is waited for.
+    pub(crate) fn stop_lines(&self) {
+        for running in &self.0 {
+            if let Kind::Gpio(line) = &running.kind {
+                line.stop();
+            }
+        }
+    }
+
+    /// Lets everything leave that can within the time of the agent's end.
     pub(crate) fn drain(&mut self, files: &mut Files) {
+        self.drain_within(files, LAST_DRAIN);
+    }
+
+    fn drain_within(&mut self, files: &mut Files, time: Duration) {
         let start = Instant::now();
-        while !self.write(files) && start.elapsed() < DRAIN {
+        while !self.write(files) && start.elapsed() < time {
             thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends them all, once what they have has left.
+    fn end(mut self, files: &mut Files, time: Duration) {
+        self.stop_lines();
+        self.drain_within(files, time);
+        self.hang_up();
+    }
+
+    /// Ends them all as they are. Brokers are told together, since each may take its time for the farewell.
+    pub(crate) fn hang_up(self) {
+        for running in &self.0 {
+            if let Kind::Mqtt(broker) = &running.kind {
+                broker.stop();
+            }
         }
     }
 
@@ -131,5 +173,49 @@ impl Kind {
             SinkKind::Gpio(line) => Self::Gpio(gpio::Line::start(line.clone(), status)),
             SinkKind::Mqtt(local) => Self::Mqtt(mqtt::Broker::start(local, status, time_floor.subscribe())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use porin_core::{
+        config::Config,
+        ids::StreamId,
+        packet::{Quality, Reading},
+    };
+
+    use super::*;
+
+    const TEXT: &str = "[gateway]\nid = \"x\"\n[uplink]\nbroker = \"mqtt://localhost\"\n[sinks.siren.gpio]\nline = \"NOBODY\"\nsafe = \"low\"\n\
+                        [routes.alarm]\nstreams = [\"boiler/#\"]\nsinks = [\"siren\"]\n[routes.all]\nstreams = [\"#\"]\n";
+
+    #[test]
+    fn a_line_is_safe_when_others_decide_about_it_and_stays_as_it_is_when_they_do_not() {
+        let parse = |good: &str, other: &str| Config::parse(&TEXT.replace(good, other)).expect("it is good");
+        let config = parse("", "");
+        let (floor, mut files) = (watch::channel(Unix(0)).0, Files::default());
+        let mut sinks = Sinks::default();
+        sinks.exchange(&config.gateway.sinks, &floor, &mut files);
+        let packet =
+            Packet::Reading(Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD });
+        let delivery =
+            Delivery { packet: &packet, id: RouteId(0), route: "alarm", stream: "s", unit: "", age: Age::Now };
+        sinks.give("siren", &delivery, &mut files);
+        let is_on = |sinks: &Sinks| match &sinks.0[0].kind {
+            Kind::Gpio(line) => line.level() == porin_core::config::Level::High,
+            Kind::File(_) | Kind::Mqtt(_) => false,
+        };
+        assert!(is_on(&sinks));
+        sinks.forget_decisions(&config.cells, &parse("streams = [\"#\"]", "streams = [\"a/#\"]").cells);
+        assert!(is_on(&sinks), "the other route is none of its business");
+        sinks.forget_decisions(&config.cells, &parse("boiler/#", "kettle/#").cells);
+        assert!(!is_on(&sinks));
+        // The same, but nothing decides any more.
+        sinks.give("siren", &delivery, &mut files);
+        assert!(is_on(&sinks));
+        sinks.stop_lines();
+        assert!(!is_on(&sinks));
+        sinks.give("siren", &delivery, &mut files);
+        assert!(!is_on(&sinks));
     }
 }

@@ -1033,7 +1033,7 @@ pub mod porin {
                 pub value: f64,
                 /// The id that `stream-info` gave; stable for the life of the gateway's store.
                 pub stream: u32,
-                /// Bits: 0 good, 1 uncertain, 2 bad.
+                /// Bits: 0 good, 1 time-uncertain, 2 bad (the value may be NaN), 4 stale, 8 out-of-range.
                 pub quality: u32,
             }
             impl ::core::fmt::Debug for Reading {

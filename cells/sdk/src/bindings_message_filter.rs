@@ -1146,7 +1146,7 @@ pub mod porin {
                 pub time_us: u64,
                 /// The id that `stream-info` gave; stable for the life of the gateway's store.
                 pub stream: u32,
-                /// Bits: 0 good, 1 uncertain, 2 bad.
+                /// Bits: 0 good, 1 time-uncertain, 2 bad (the value may be NaN), 4 stale, 8 out-of-range.
                 pub quality: u32,
                 /// Where it was published.
                 pub topic: _rt::String,

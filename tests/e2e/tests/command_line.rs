@@ -161,6 +161,15 @@ fn every_example_of_a_sensor_and_a_sink_is_good_and_every_chip_is_documented() {
     let blocks: Vec<_> =
         all.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(blocks.len() >= 5);
+    // The first one stands in the place of what the package's own file has below its broker, as the text says.
+    let packaged = fs::read_to_string(top().join("cross/deb/porin.toml")).expect("it is there");
+    let (kept, _) = packaged.split_once("# Made-up readings").expect("it has some");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("porin.toml");
+    let cells = target_dir().join("cells").display().to_string();
+    fs::write(&path, kept.to_owned() + &blocks[0].replace("/usr/lib/porin/cells", &cells)).expect("written");
+    let (code, _, stderr) = output(porind(&path).arg("check"));
+    assert_eq!(code, Some(0), "{stderr}");
     for block in &blocks {
         let gateway = Gateway::new("lab", free_port(), &block.replace("/usr/lib/porin/cells", "CELLS"));
         let (code, _, stderr) = output(porind(&gateway.config()).arg("check"));

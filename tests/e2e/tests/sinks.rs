@@ -2,7 +2,7 @@
 
 use std::{fs, net::UdpSocket, thread::sleep, time::Duration};
 
-use porin_e2e::{Broker, Cable, Gateway, Lab, Plugged, Subscriber, free_port, wait_until};
+use porin_e2e::{Broker, Cable, Gateway, Lab, Plugged, Subscriber, free_port, porind, wait_until};
 use serde_json::{Value, json};
 
 /// A source of numbers on `n/x` and a slot with a threshold at 10, and what sends it a number.
@@ -125,6 +125,12 @@ fn an_output_line_that_is_not_there_is_told_and_holds_nobody_up() {
     let error = siren["last_error"].as_str().unwrap_or_default();
     assert!(error.contains("cannot hold line 4 of /dev/gpiochip99"), "{siren}");
     assert_eq!((&siren["level"], &siren["done"], &siren["waiting"]), (&Value::Null, &json!(0), &json!(1)), "{siren}");
+    let doctor = porind(&lab.gateway.config()).arg("doctor").output().expect("it runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        !doctor.status.success() && said.contains("`siren` fails: cannot hold line 4 of /dev/gpiochip99"),
+        "{said}"
+    );
     lab.end();
 }
 

@@ -2,6 +2,7 @@
 
 mod asked;
 mod broker;
+mod clash;
 mod gpio;
 mod lines;
 mod modbus;
@@ -20,8 +21,8 @@ use core::{net::SocketAddr, ops::Range};
 use toml::{Spanned, Value as Toml};
 
 use super::{
-    Broker, CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, LogTo, OutboxConfig,
-    Policy, Recording, Route, Sink, SinkKind, Source, SourceKind, StreamConfig, TopicTemplate, Updates, desired,
+    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, OutboxConfig, Policy,
+    Recording, Route, Sink, StreamConfig, TopicTemplate, Updates, desired,
     desired::Origin,
     nearest::{listed, nearest},
     quantity, raw,
@@ -102,6 +103,7 @@ impl Parser<'_> {
         let sources = raw.sources.into_iter().map(|(name, source)| self.source(&name, source, &id));
         let sources = sources.collect::<Checked<Vec<_>>>()?;
         let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
+        let sink_places: Vec<_> = raw.sinks.keys().map(Spanned::span).collect();
         let sinks =
             raw.sinks.into_iter().map(|(name, sink)| self.sink(&name, sink, &id)).collect::<Checked<Vec<_>>>()?;
         let cells = self.cells(raw.slots, raw.routes, &default_topic, &id, &sinks)?;
@@ -128,6 +130,7 @@ impl Parser<'_> {
             streams,
             id,
         };
+        self.no_clash(&gateway, &cells, &sink_places)?;
         for (source, place) in gateway.sources.iter().zip(places) {
             self.no_circle(source, place, &gateway, &cells)?;
         }
@@ -145,50 +148,6 @@ impl Parser<'_> {
         });
         let groups = groups.collect::<Checked<_>>()?;
         Ok(Updates { root: raw.root, groups, board: raw.board.map(|board| name("board", board)).transpose()? })
-    }
-
-    /// A source that receives what a route publishes, or a slot's cell logs, on the same broker would never come to rest.
-    pub(super) fn no_circle(
-        &self,
-        source: &Source,
-        span: Range<usize>,
-        gateway: &GatewayConfig,
-        cells: &CellSet,
-    ) -> Checked<()> {
-        let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
-        let is_same = |broker: &Broker| (&broker.host, broker.port) == (&mqtt.broker.host, mqtt.broker.port);
-        let receives = |topic: &str| mqtt.topics.iter().any(|mapping| mapping.filter.captures(topic).is_some());
-        // A stream's name has one to three levels.
-        let receives_any = |topic: &TopicTemplate, route: &Route| {
-            ["x", "x/x", "x/x/x"].iter().any(|stream| receives(&topic.fill(&gateway.id, &route.name, stream)))
-        };
-        let circle = |what: &str, name: &str| {
-            let source = &source.name;
-            self.fail(
-                span.clone(),
-                format!("source `{source}` would receive what {what} `{name}` publishes on the same broker"),
-            )
-        };
-        let is_uplink = is_same(&gateway.uplink.broker);
-        for route in &cells.routes {
-            if is_uplink && route.uplink && receives_any(&route.topic, route) {
-                return circle("route", &route.name);
-            }
-            for slot in &route.slots {
-                if is_uplink && matches!(&slot.log, LogTo::Mqtt(topic) if receives(topic)) {
-                    return circle("the log of slot", &slot.name);
-                }
-            }
-            for sink in gateway.sinks.iter().filter(|sink| route.sinks.contains(&sink.name)) {
-                if let SinkKind::Mqtt(local) = &sink.kind
-                    && is_same(&local.link.broker)
-                    && receives_any(&local.topic, route)
-                {
-                    return circle("sink", &sink.name);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn gateway_id(&self, id: &Spanned<String>) -> Checked<String> {
@@ -310,7 +269,7 @@ impl Parser<'_> {
                     format!("encoding `{}`: the route ends in messages, which only json can carry", encoding.name()),
                 );
             }
-            let (uplink, sinks) = self.ends(name.get_ref(), raw.sinks, sinks)?;
+            let (uplink, sinks) = self.ends(&name, raw.sinks, sinks, &chain)?;
             checked.push(Route {
                 input,
                 uplink,

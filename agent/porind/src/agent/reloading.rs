@@ -66,6 +66,7 @@ impl Agent {
             self.parts.uplink.send_replace(uplink.clone());
         }
         orders.send(self.exchange_sources(&before.gateway));
+        self.sinks.forget_decisions(&before.cells, &self.parts.config.cells);
         self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.time_floor, &mut self.files);
         self.learn_route_names();
         self.mark_dirty();

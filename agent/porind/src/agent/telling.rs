@@ -102,7 +102,7 @@ impl Agent {
             let Some(route) = pipeline.route(id) else { continue };
             let stream = packet.stream();
             let (name, unit) = (pipeline.name(stream), pipeline.unit(stream));
-            let delivery = Delivery { packet: &packet, route: &route.name, stream: name, unit, age };
+            let delivery = Delivery { packet: &packet, id, route: &route.name, stream: name, unit, age };
             route.sinks.iter().for_each(|sink| sinks.give(sink, &delivery, files));
             // What goes to the uplink as well is shown with all that does.
             if !route.uplink {

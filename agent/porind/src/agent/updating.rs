@@ -199,28 +199,37 @@ impl Agent {
                 if let Some(trial) = &mut self.trial {
                     self.earlier += self.core.pipeline.appended();
                     trial.switch(&mut self.core.pipeline);
+                    let new = trial.cells.clone();
                     self.learn_route_names();
-                    self.learn_who_may_block();
+                    self.others_decide(&new);
                 }
             }
             Action::Confirm => {
                 if let Some(trial) = self.trial.take() {
-                    if !trial.is_canary() {
+                    let was_sent = trial.is_canary();
+                    if !was_sent {
                         self.earlier += self.core.pipeline.appended();
                     }
-                    self.parts.config.cells = trial.confirm(&mut self.core.pipeline);
+                    let new = trial.confirm(&mut self.core.pipeline);
                     self.learn_route_names();
-                    self.learn_who_may_block();
+                    if !was_sent {
+                        self.others_decide(&new);
+                    }
+                    self.parts.config.cells = new;
                     info!("the new set of cells has taken over");
                 }
             }
             Action::Discard => {
                 if let Some(trial) = self.trial.take() {
-                    if trial.is_canary() {
+                    let was_sent = trial.is_canary();
+                    if was_sent {
                         self.earlier += self.core.pipeline.appended();
                     }
+                    let new = trial.cells.clone();
                     trial.discard(&mut self.core.pipeline);
-                    self.learn_who_may_block();
+                    if was_sent {
+                        self.others_decide(&new);
+                    }
                 }
             }
             Action::Send { seq, route, us } => self.answer_with_recording(seq, &route, us),
@@ -292,6 +301,12 @@ impl Agent {
             let may_block = streams.map(|admitted| self.core.pipeline.may_block(admitted.stream, admitted.kind));
             source.may_block = may_block.fold(false, |a, b| a | b);
         }
+    }
+
+    /// The output of another set of cells counts: the one that is kept, instead of this one, or the other way round.
+    pub(super) fn others_decide(&mut self, other: &CellSet) {
+        self.learn_who_may_block();
+        self.sinks.forget_decisions(&self.parts.config.cells, other);
     }
 
     /// A new cell has faulted as a canary, and the old set goes on already.

@@ -137,7 +137,8 @@ impl Pipeline {
     pub(crate) fn may_block(&mut self, id: StreamId, kind: Kind) -> bool {
         let Some(stream) = self.streams.get_mut(id.0 as usize) else { return false };
         let routes = stream.routes.of(kind).as_deref().unwrap_or_default();
-        routes.iter().any(|route| self.routes[*route].config.queue.overflow() == Overflow::Block)
+        let mut configs = routes.iter().map(|route| &self.routes[*route].config);
+        configs.any(|route| route.uplink && route.queue.overflow() == Overflow::Block)
     }
 
     /// Declares a new stream to the slots of a route, in order. `false`: a cell does not take it.

@@ -70,7 +70,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use porin_core::{
-        ids::StreamId,
+        ids::{RouteId, StreamId},
         packet::{Message, Packet, Quality},
         time::Unix,
     };
@@ -88,7 +88,10 @@ mod tests {
         let (time, stream, quality) = (Unix(1), StreamId(0), Quality::GOOD);
         let packet = Packet::Message(Arc::new(Message { time, stream, quality, topic: "t".into(), payload }));
         for _ in 0..64 {
-            lines.add(&Delivery { packet: &packet, route: "r", stream: "s", unit: "", age: Age::Now }, &mut files);
+            lines.add(
+                &Delivery { packet: &packet, id: RouteId(0), route: "r", stream: "s", unit: "", age: Age::Now },
+                &mut files,
+            );
         }
         assert!(lines.write(&mut files));
         files.stop();

@@ -13,6 +13,7 @@ use anyhow::Context;
 use gpiocdev::{Request, line::Value};
 use porin_core::{
     config::{Level, OutputLine},
+    ids::RouteId,
     output::Output,
     packet::{Packet, Reading},
     status::SinkStatus,
@@ -43,17 +44,22 @@ struct State {
 
 impl State {
     /// The decision to which the line has not come gives way.
-    fn decide(&mut self, reading: &Reading, now: Monotonic) {
+    fn decide(&mut self, route: RouteId, reading: &Reading, now: Monotonic) {
         self.status.lost += std::mem::replace(&mut self.status.waiting, 1);
         self.decisions += 1;
-        self.output.decide(reading.value, reading.quality, now);
+        self.output.decide((route, reading.stream), reading.value, reading.quality, now);
     }
 
-    /// The line went by this decision.
-    fn went_by(&mut self, decision: u64) {
-        if decision == self.decisions {
+    /// The level that the line is to have.
+    fn wanted(&self, now: Monotonic) -> Level {
+        if self.stops { self.output.safe() } else { self.output.level(now) }
+    }
+
+    /// The line went by so many decisions, the last of which was waiting for it, or by what `hold` wants.
+    fn went_by(&mut self, decisions: u64, was_waiting: bool) {
+        if decisions == self.decisions {
             self.status.done += std::mem::take(&mut self.status.waiting);
-        } else {
+        } else if was_waiting {
             // It had been given up for the one that came meanwhile.
             self.status.lost -= 1;
             self.status.done += 1;
@@ -76,12 +82,12 @@ impl Line {
     }
 
     /// A reading is a decision; a message is none, nor is what comes late.
-    pub(super) fn decide(&self, Delivery { packet, age, .. }: &Delivery<'_>) {
+    pub(super) fn decide(&self, Delivery { packet, age, id, .. }: &Delivery<'_>) {
         let (state, changed) = &*self.state;
         let mut state = lock(state);
         state.status.taken += 1;
         match (packet, age) {
-            (Packet::Reading(reading), Age::Now) => state.decide(reading, since(self.start)),
+            (Packet::Reading(reading), Age::Now) => state.decide(*id, reading, since(self.start)),
             (Packet::Message(_), Age::Now) | (_, Age::Late) => state.status.lost += 1,
         }
         drop(state);
@@ -91,14 +97,32 @@ impl Line {
     pub(super) fn status(&self) -> SinkStatus {
         lock(&self.state.0).status.clone()
     }
+
+    /// Others decide from now on. Until they have, the line is safe.
+    pub(super) fn forget(&self) {
+        let (state, changed) = &*self.state;
+        lock(state).output.forget();
+        changed.notify_one();
+    }
+
+    /// The level that the line is to have.
+    #[cfg(test)]
+    pub(super) fn level(&self) -> Level {
+        lock(&self.state.0).wanted(since(self.start))
+    }
+
+    /// The line takes its safe level, whatever is decided from now on.
+    pub(super) fn stop(&self) {
+        let (state, changed) = &*self.state;
+        lock(state).stops = true;
+        changed.notify_one();
+    }
 }
 
 impl Drop for Line {
     /// The line takes its safe level, then nobody holds it any more.
     fn drop(&mut self) {
-        let (state, changed) = &*self.state;
-        lock(state).stops = true;
-        changed.notify_one();
+        self.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -112,7 +136,7 @@ fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, C
     let mut guard = lock(state);
     loop {
         let now = since(start);
-        let wanted = if guard.stops { config.safe } else { guard.output.level(now) };
+        let wanted = guard.wanted(now);
         let is_due = match &line {
             None => now >= retry_at && !guard.stops,
             Some((_, level)) => *level != wanted || guard.status.waiting > 0,
@@ -121,13 +145,12 @@ fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, C
             if guard.stops {
                 return;
             }
-            let next = if line.is_none() { Some(retry_at) } else { guard.output.ends() };
-            // What has ended already changes nothing any more.
-            let next = next.filter(|next| *next > now).map_or(MAX_PAUSE, |next| Duration::from_micros(next.since(now)));
+            let next = if line.is_none() { Some(retry_at) } else { guard.output.ends(now) };
+            let next = next.map_or(MAX_PAUSE, |next| Duration::from_micros(next.since(now)));
             guard = changed.wait_timeout(guard, next).unwrap_or_else(PoisonError::into_inner).0;
             continue;
         }
-        let decision = guard.decisions;
+        let (decisions, was_waiting) = (guard.decisions, guard.status.waiting > 0);
         // The chip may take its time; the loop does not wait for it.
         drop(guard);
         let outcome = set(config, line.take(), wanted);
@@ -138,7 +161,7 @@ fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, C
                     info!(sink = guard.status.name, "the output line is held");
                 }
                 (pause, line) = (MIN_PAUSE, Some((request, wanted)));
-                guard.went_by(decision);
+                guard.went_by(decisions, was_waiting);
                 (guard.status.ok, guard.status.level) = (true, Some(wanted.word()));
             }
             Err(error) => {
@@ -182,7 +205,7 @@ mod tests {
         let packet =
             Packet::Reading(Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD });
         for (age, waiting, lost, level) in [(Age::Late, 0, 1, Level::Low), (Age::Now, 1, 1, Level::High)] {
-            line.decide(&Delivery { packet: &packet, route: "r", stream: "s", unit: "", age });
+            line.decide(&Delivery { packet: &packet, id: RouteId(0), route: "r", stream: "s", unit: "", age });
             let state = lock(&line.state.0);
             assert_eq!((state.status.waiting, state.status.lost), (waiting, lost));
             assert_eq!(state.output.level(Monotonic(0)), level);
@@ -197,18 +220,21 @@ mod tests {
         let mut state = State { output, decisions: 0, status, stops: false };
         let counts = |state: &State| (state.status.waiting, state.status.done, state.status.lost);
         let reading = Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD };
-        let come = |state: &mut State| state.decide(&reading, Monotonic(0));
+        let come = |state: &mut State| state.decide(RouteId(0), &reading, Monotonic(0));
+        // The first one comes while the line is being taken: it went by none.
         come(&mut state);
-        state.went_by(1);
+        state.went_by(0, false);
+        assert_eq!(counts(&state), (1, 0, 0));
+        state.went_by(1, true);
         assert_eq!(counts(&state), (0, 1, 0));
         // One overtakes another that nobody has come to; a third comes while the line goes by the second.
         come(&mut state);
         come(&mut state);
         assert_eq!(counts(&state), (1, 1, 1));
         come(&mut state);
-        state.went_by(3);
+        state.went_by(3, true);
         assert_eq!(counts(&state), (1, 2, 1));
-        state.went_by(4);
+        state.went_by(4, true);
         assert_eq!(counts(&state), (0, 3, 1));
     }
 }

@@ -77,7 +77,7 @@ impl Broker {
     }
 
     /// What comes late is not published: somebody would act on it.
-    pub(super) fn publish(&self, Delivery { packet, route, stream, unit, age }: &Delivery<'_>) {
+    pub(super) fn publish(&self, Delivery { packet, route, stream, unit, age, .. }: &Delivery<'_>) {
         let (state, changed) = &*self.state;
         if *age == Age::Late {
             lock(state).status.lost += 1;
@@ -100,6 +100,11 @@ impl Broker {
         state.live.waiting() == 0 || !state.status.ok
     }
 
+    /// The connection ends; nobody waits for that yet.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
     pub(super) fn status(&self) -> SinkStatus {
         let state = lock(&self.state.0);
         let (waiting, done) = (state.live.waiting() as u64, state.live.done());
@@ -111,7 +116,7 @@ impl Broker {
 impl Drop for Broker {
     /// What still waits, waits for a broker that is away.
     fn drop(&mut self) {
-        self.stop.send_replace(true);
+        self.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -146,6 +151,8 @@ fn connect(
     let bell = Doorbell::of_this_thread();
     let link = link::mqtt::run(config_of_link, None, time_floor, asked, (events, came), bell, stopped);
     runtime.block_on(async { tokio::join!(link, hand_over(config, start, shared, &requests, heard)) });
+    // A name that is being looked up would be waited for, for as long as the resolver likes.
+    runtime.shutdown_background();
     Ok(())
 }
 
@@ -213,7 +220,7 @@ impl State {
 mod tests {
     use porin_core::{
         config::{Config, SinkKind},
-        ids::StreamId,
+        ids::{RouteId, StreamId},
         packet::{Quality, Reading},
         time::Monotonic,
     };
@@ -231,7 +238,7 @@ mod tests {
         let packet =
             Packet::Reading(Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD });
         for (age, waiting, lost) in [(Age::Late, 0, 1), (Age::Now, 1, 1)] {
-            broker.publish(&Delivery { packet: &packet, route: "r", stream: "s", unit: "", age });
+            broker.publish(&Delivery { packet: &packet, id: RouteId(0), route: "r", stream: "s", unit: "", age });
             let status = broker.status();
             assert_eq!((status.waiting, status.lost, status.taken), (waiting, lost, waiting + lost));
         }

@@ -7,8 +7,10 @@ use toml::Spanned;
 use super::{Checked, Parser};
 use crate::{
     config::{
-        GpioLine, Level, LocalBroker, LocalPayload, OutputLine, RotatedFile, Sink, SinkKind, TopicTemplate, UPLINK, raw,
+        GpioLine, Level, LocalBroker, LocalPayload, OutputLine, RotatedFile, Sink, SinkKind, Slot, TopicTemplate,
+        UPLINK, raw,
     },
+    fault::FaultPolicy,
     stream::check_name,
 };
 
@@ -112,22 +114,36 @@ impl Parser<'_> {
     /// Where a route ends: whether at the uplink, and at which of the sinks that there are.
     pub(super) fn ends(
         &self,
-        route: &str,
+        name: &Spanned<String>,
         raw: Option<Vec<Spanned<String>>>,
         sinks: &[Sink],
+        slots: &[Slot],
     ) -> Checked<(bool, Vec<String>)> {
+        let route = name.get_ref();
         let Some(raw) = raw else { return Ok((true, Vec::new())) };
         let known: Vec<_> = core::iter::once(UPLINK).chain(sinks.iter().map(|sink| sink.name.as_str())).collect();
         let mut ends: Vec<String> = Vec::new();
-        for name in raw {
-            let text = name.get_ref();
+        for end in raw {
+            let text = end.get_ref();
             if !known.contains(&text.as_str()) {
-                return self.choice(name.span(), "sink", text, &known);
+                return self.choice(end.span(), "sink", text, &known);
             }
             if ends.contains(text) {
-                return self.fail(name.span(), format!("route `{route}` names sink `{text}` twice"));
+                return self.fail(end.span(), format!("route `{route}` names sink `{text}` twice"));
             }
-            ends.push(name.into_inner());
+            let is_line = sinks.iter().any(|sink| sink.name == *text && matches!(sink.kind, SinkKind::Gpio(_)));
+            if let (true, Some(slot)) = (is_line, slots.iter().find(|slot| slot.fault == FaultPolicy::Pass)) {
+                let slot = &slot.name;
+                let message = format!(
+                    "route `{route}` ends at the output line `{text}`, and slot `{slot}` has fault = \"pass\": a measurement \
+                     that it passes on would be taken for a decision"
+                );
+                return self.fail(end.span(), message);
+            }
+            ends.push(end.into_inner());
+        }
+        if ends.is_empty() {
+            return self.fail(name.span(), format!("route `{route}` ends nowhere: its `sinks` are none"));
         }
         let uplink = ends.iter().any(|end| end == UPLINK);
         ends.retain(|end| end != UPLINK);
@@ -243,8 +259,57 @@ sinks = ["history"]
             error.contains("source `house` would receive what sink `house` publishes on the same broker"),
             "{error}"
         );
+        // One topic of many, which the route's streams reach or do not; another name of the same machine.
+        let here =
+            |filter: &str| source(filter).replace("house.local", "localhost").replacen("localhost", "127.0.0.1", 1);
+        assert!(Config::parse(&source("cmnd/boiler/temp")).is_err() && Config::parse(&here("cmnd/boiler/+")).is_err());
+        assert!(Config::parse(&source("cmnd/garden/temp")).is_ok());
         // Nothing goes there.
         assert!(Config::parse(&source("cmnd/#").replace("[\"house\", \"uplink\"]", "[\"uplink\"]")).is_ok());
+    }
+
+    #[test]
+    fn what_is_written_here_is_not_followed_as_a_source_and_two_do_not_want_the_same() {
+        let with = |more: &str| Config::parse(&format!("{SINKS}\n{more}")).map_err(|error| error.to_string());
+        let follow = |path: &str| {
+            with(&format!(
+                "[sources.f.file]\npath = \"{path}\"\nlines = {{ pattern = '(?<v>[0-9]+)', streams = \"f\" }}\n"
+            ))
+        };
+        assert!(follow("/var/lib/porin/other.jsonl").is_ok());
+        let error = follow("/var/lib/porin/history.jsonl").expect_err("a circle");
+        assert!(
+            error.contains("source `f` would receive what a sink `/var/lib/porin/history.jsonl` writes"),
+            "{error}"
+        );
+        let check = |more: &str, expected: &str| {
+            let error = with(more).expect_err(expected);
+            assert!(error.contains(expected), "{error}");
+        };
+        check("[sinks.bell.gpio]\nline = \"GPIO17\"\nsafe = \"low\"", "sink `bell` has line GPIO17 already");
+        check(
+            "[sources.pins.gpio]\ninputs = [{ line = \"GPIO17\", stream = \"a\" }]",
+            "line 7: sink `siren`: source `pins` has line GPIO17 already",
+        );
+        check("[sinks.again.file]\npath = \"/var/lib/porin/history.jsonl\"", "sink `again` has file /var/lib/porin/h");
+        check("[sinks.again.file]\npath = \"/var/lib/porin/porin.redb\"", "sink `again`: the outbox has file");
+        check(
+            "[sinks.again.mqtt]\nbroker = \"mqtt://house.local\"\nclient_id = \"porin-kitchen-sink-house\"",
+            "has client id porin-kitchen-sink-house at house.local:1883 already",
+        );
+    }
+
+    #[test]
+    fn a_measurement_does_not_pass_for_a_decision_and_no_route_ends_nowhere() {
+        refuses(SINKS, "\"siren\", \"uplink\"", "", "line 27: route `alarm` ends nowhere");
+        let slot = "slots = [\"limit\"]\nsinks = [\"siren\", \"uplink\"]";
+        let with = |fault: &str| {
+            let text = SINKS.replace("sinks = [\"siren\", \"uplink\"]", slot);
+            Config::parse(&format!("{text}\n[slots.limit]\ncell = \"c.wasm\"\nfault = \"{fault}\"\n"))
+        };
+        assert!(with("dead-letter").is_ok() && with("drop").is_ok());
+        let error = with("pass").expect_err("it may move the line").to_string();
+        assert!(error.contains("output line `siren`, and slot `limit` has fault = \"pass\""), "{error}");
     }
 
     #[test]

@@ -1,0 +1,158 @@
+//! What is right by itself and does not go together: circles, and two that want the same thing.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::ops::Range;
+
+use super::{Checked, Parser};
+use crate::{
+    config::{
+        Broker, CellSet, GatewayConfig, GpioLine, LinesFrom, LogTo, Route, SinkKind, Source, SourceKind, TopicTemplate,
+    },
+    mapping::TopicFilter,
+};
+
+/// Stands for a stream's name in a topic.
+const STREAM: &str = "\u{1}";
+
+impl Parser<'_> {
+    /// A source that receives what a route publishes, or a slot's cell logs, on the same broker would never come to rest; nor would one that
+    /// follows a file that is written here.
+    pub(in super::super) fn no_circle(
+        &self,
+        source: &Source,
+        span: Range<usize>,
+        gateway: &GatewayConfig,
+        cells: &CellSet,
+    ) -> Checked<()> {
+        let circle = |what: &str, name: &str, how: &str| {
+            let source = &source.name;
+            self.fail(span.clone(), format!("source `{source}` would receive what {what} `{name}` {how}"))
+        };
+        if let SourceKind::Lines(lines) = &source.kind
+            && let LinesFrom::File(path) = &lines.from
+        {
+            return match written(gateway, cells).find(|(_, written)| *written == path) {
+                Some((what, _)) => circle(&what, path, "writes"),
+                None => Ok(()),
+            };
+        }
+        let SourceKind::Mqtt(mqtt) = &source.kind else { return Ok(()) };
+        let is_same = |broker: &Broker| (host(broker), broker.port) == (host(&mqtt.broker), mqtt.broker.port);
+        let receives = |topic: &str| mqtt.topics.iter().any(|mapping| mapping.filter.captures(topic).is_some());
+        let receives_any = |topic: &TopicTemplate, route: &Route| {
+            let may_be = |filter| streams(&topic.fill(&gateway.id, &route.name, STREAM), filter);
+            let mut names = mqtt.topics.iter().flat_map(|mapping| may_be(&mapping.filter));
+            names.any(|(name, is_whole)| {
+                receives(&topic.fill(&gateway.id, &route.name, &name)) && !(is_whole && never_has(route, &name))
+            })
+        };
+        const SAME: &str = "publishes on the same broker";
+        let is_uplink = is_same(&gateway.uplink.broker);
+        for route in &cells.routes {
+            if is_uplink && route.uplink && receives_any(&route.topic, route) {
+                return circle("route", &route.name, SAME);
+            }
+            for slot in &route.slots {
+                if is_uplink && matches!(&slot.log, LogTo::Mqtt(topic) if receives(topic)) {
+                    return circle("the log of slot", &slot.name, SAME);
+                }
+            }
+            for sink in gateway.sinks.iter().filter(|sink| route.sinks.contains(&sink.name)) {
+                if let SinkKind::Mqtt(local) = &sink.kind
+                    && is_same(&local.link.broker)
+                    && receives_any(&local.topic, route)
+                {
+                    return circle("sink", &sink.name, SAME);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Two sinks that want the same line, file or client id would spoil each other's work.
+    pub(super) fn no_clash(&self, gateway: &GatewayConfig, cells: &CellSet, places: &[Range<usize>]) -> Checked<()> {
+        let mut taken: Vec<(String, String)> =
+            [(format!("file {}", gateway.outbox.path), "the outbox".to_string())].into();
+        for source in &gateway.sources {
+            if let SourceKind::Gpio(gpio) = &source.kind {
+                let who = format!("source `{}`", source.name);
+                taken.extend(gpio.inputs.iter().map(|input| (line(&input.line), who.clone())));
+            }
+        }
+        for slot in cells.slots() {
+            if let LogTo::File(file) = &slot.log {
+                taken.push((format!("file {}", file.path), format!("the log of slot `{}`", slot.name)));
+            }
+        }
+        for (sink, place) in gateway.sinks.iter().zip(places) {
+            let wants = match &sink.kind {
+                SinkKind::File(file) => format!("file {}", file.path),
+                SinkKind::Gpio(output) => line(&output.line),
+                SinkKind::Mqtt(local) => {
+                    let broker = &local.link.broker;
+                    format!("client id {} at {}:{}", local.link.client_id, host(broker), broker.port)
+                }
+            };
+            if let Some((_, who)) = taken.iter().find(|(what, _)| *what == wants) {
+                return self.fail(place.clone(), format!("sink `{}`: {who} has {wants} already", sink.name));
+            }
+            taken.push((wants, format!("sink `{}`", sink.name)));
+        }
+        Ok(())
+    }
+}
+
+/// Files that are written, and by whom.
+fn written<'a>(gateway: &'a GatewayConfig, cells: &'a CellSet) -> impl Iterator<Item = (String, &'a String)> {
+    let sinks = gateway.sinks.iter().filter_map(|sink| match &sink.kind {
+        SinkKind::File(file) => Some(("a sink".to_string(), &file.path)),
+        SinkKind::Gpio(_) | SinkKind::Mqtt(_) => None,
+    });
+    let logs = cells.slots().filter_map(|slot| match &slot.log {
+        LogTo::File(file) => Some((format!("slot {}", slot.name), &file.path)),
+        LogTo::Journal | LogTo::Mqtt(_) => None,
+    });
+    sinks.chain(logs)
+}
+
+fn line(line: &GpioLine) -> String {
+    match line {
+        GpioLine::Named(name) => format!("line {name}"),
+        GpioLine::Numbered(chip, number) => format!("line {chip}:{number}"),
+    }
+}
+
+/// This machine has several names for itself.
+fn host(broker: &Broker) -> &str {
+    match broker.host.as_str() {
+        "localhost" | "::1" => "127.0.0.1",
+        other => other,
+    }
+}
+
+/// What a stream would be called whose topic a filter chooses, and whether the filter says all of it. A name has one to three levels.
+fn streams(topic: &str, filter: &TopicFilter) -> Vec<(String, bool)> {
+    let filter = filter.mqtt();
+    let levels: Vec<_> = filter.split('/').collect();
+    // Where the stream's name is, if it has levels of its own.
+    let start = topic.split('/').position(|level| level == STREAM);
+    let name = |count: usize| {
+        let level = |index: usize| {
+            let level = start.and_then(|start| levels.get(start + index)).filter(|level| !["+", "#"].contains(level));
+            level.copied()
+        };
+        let name = (0..count).map(|index| level(index).unwrap_or("x")).collect::<Vec<_>>().join("/");
+        (name, (0..count).all(|index| level(index).is_some()))
+    };
+    (1..=3).map(name).collect()
+}
+
+/// Whether a route has no stream of this name, as far as it can be told: outputs of cells have names of their own.
+fn never_has(route: &Route, stream: &str) -> bool {
+    route.slots.iter().all(|slot| slot.outputs.is_empty())
+        && !route.streams.iter().any(|pattern| pattern.matches(stream))
+}
