@@ -176,7 +176,8 @@ fn a_serial_line_is_not_believed_from_the_middle_of_a_line() {
     let stop = Arc::new(AtomicBool::new(false));
     let until = stop.clone();
     let scale = thread::spawn(move || {
-        // Never a whole line at a time, and never a pause.
+        // What came before the line was opened is gone, here all but the end of a line. Never a whole line at a time, and never a pause.
+        line.write_all(b"2.34\r\n").expect("written");
         for piece in b"0012.34\r\n".chunks(4).cycle() {
             line.write_all(piece).expect("written");
             thread::sleep(Duration::from_millis(5));
