@@ -97,13 +97,13 @@ impl Sinks {
         }
     }
 
-    /// Other cells decide from now on. Output lines are safe until they have, where the routes that end at them are not the same: what was decided
-    /// may be the last thing to hear of a stream that is no more, and what the new ones said to nobody is not said again.
-    pub(crate) fn forget_decisions(&self, before: &CellSet, after: &CellSet) {
+    /// Other cells decide from now on, or about other streams. Output lines are safe until they have, where the routes that end at them are not the
+    /// same: what was decided may be the last thing to hear of a stream that is no more, and what the new ones said to nobody is not said again.
+    pub(crate) fn forget_decisions(&self, before: &CellSet, after: &CellSet, same_sources: bool) {
         for Running { config: Sink { name, .. }, kind } in &self.0 {
             let ends_here = |route: &&Route| route.sinks.contains(name);
-            let same = before.routes.iter().filter(ends_here).eq(after.routes.iter().filter(ends_here));
-            if let (Kind::Gpio(line), false) = (kind, same) {
+            let same_routes = before.routes.iter().filter(ends_here).eq(after.routes.iter().filter(ends_here));
+            if let (Kind::Gpio(line), false) = (kind, same_routes && same_sources) {
                 line.forget();
             }
         }
@@ -206,9 +206,12 @@ mod tests {
             Kind::File(_) | Kind::Mqtt(_) => false,
         };
         assert!(is_on(&sinks));
-        sinks.forget_decisions(&config.cells, &parse("streams = [\"#\"]", "streams = [\"a/#\"]").cells);
+        sinks.forget_decisions(&config.cells, &parse("streams = [\"#\"]", "streams = [\"a/#\"]").cells, true);
         assert!(is_on(&sinks), "the other route is none of its business");
-        sinks.forget_decisions(&config.cells, &parse("boiler/#", "kettle/#").cells);
+        sinks.forget_decisions(&config.cells, &parse("boiler/#", "kettle/#").cells, true);
+        assert!(!is_on(&sinks));
+        sinks.give("siren", &delivery, &mut files);
+        sinks.forget_decisions(&config.cells, &config.cells, false);
         assert!(!is_on(&sinks));
         // The same, but nothing decides any more.
         sinks.give("siren", &delivery, &mut files);

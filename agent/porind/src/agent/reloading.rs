@@ -66,7 +66,8 @@ impl Agent {
             self.parts.uplink.send_replace(uplink.clone());
         }
         orders.send(self.exchange_sources(&before.gateway));
-        self.sinks.forget_decisions(&before.cells, &self.parts.config.cells);
+        let Config { gateway, cells, .. } = &self.parts.config;
+        self.sinks.forget_decisions(&before.cells, cells, before.gateway.sources == gateway.sources);
         self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.time_floor, &mut self.files);
         self.learn_route_names();
         self.mark_dirty();

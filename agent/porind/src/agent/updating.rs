@@ -306,7 +306,7 @@ impl Agent {
     /// The output of another set of cells counts: the one that is kept, instead of this one, or the other way round.
     pub(super) fn others_decide(&mut self, other: &CellSet) {
         self.learn_who_may_block();
-        self.sinks.forget_decisions(&self.parts.config.cells, other);
+        self.sinks.forget_decisions(&self.parts.config.cells, other, true);
     }
 
     /// A new cell has faulted as a canary, and the old set goes on already.
