@@ -155,8 +155,7 @@ impl Owned {
 /// Names of the owner's files that a configuration wants, below `/etc/porin/`.
 fn named(config: &Config) -> Vec<String> {
     let gateway = &config.gateway;
-    let local = gateway.sources.iter().filter_map(|source| source.kind.broker());
-    let brokers = std::iter::once(&gateway.uplink.broker).chain(local).flat_map(files_of_broker);
+    let brokers = gateway.brokers().flat_map(|(_, broker)| files_of_broker(broker));
     let root = gateway.updates.iter().map(|updates| updates.root.as_str());
     let cells = config.cells.slots().filter_map(|slot| match &slot.cell {
         Provenance::Local(path) => Some(path.as_str()),
@@ -238,6 +237,16 @@ fn bad(path: &Path, why: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_every_broker_and_of_cells_are_wanted() {
+        let text = "[gateway]\nid = \"k\"\n[uplink]\nbroker = \"mqtts://h\"\ntls = { ca_file = \"/etc/porin/certs/up.pem\" }\n\
+                    [sinks.house.mqtt]\nbroker = \"mqtts://i\"\ntls = { ca_file = \"/etc/porin/certs/house.pem\" }\n\
+                    [slots.own]\ncell = \"/etc/porin/cells/own.wasm\"\n\
+                    [routes.all]\nstreams = [\"#\"]\nslots = [\"own\"]\nsinks = [\"house\"]\n";
+        let config = Config::parse(text).expect("it is good");
+        assert_eq!(named(&config), ["certs/up.pem", "certs/house.pem", "cells/own.wasm"]);
+    }
 
     #[test]
     fn a_network_is_read_and_what_is_none_is_named() {

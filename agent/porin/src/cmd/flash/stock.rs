@@ -152,8 +152,10 @@ fn user_data(id: &str, ssh_key: Option<&str>) -> String {
             json!(key)
         )
     });
+    // Raspberry Pi OS has it switched off; where it cannot be switched on, the rest is done all the same.
+    let ssh = if ssh_key.is_some() { "  - [systemctl, enable, --now, ssh]\n" } else { "" };
     format!(
-        "#cloud-config\n{MARK}\nhostname: {}\n{users}runcmd:\n  - [sh, /boot/firmware/{FOLDER}/install.sh]\n",
+        "#cloud-config\n{MARK}\nhostname: {}\n{users}runcmd:\n{ssh}  - [sh, /boot/firmware/{FOLDER}/install.sh]\n",
         json!(id)
     )
 }
