@@ -97,13 +97,13 @@ impl Sinks {
         }
     }
 
-    /// Other cells decide from now on, or about other streams. Output lines are safe until they have, where the routes that end at them are not the
-    /// same: what was decided may be the last thing to hear of a stream that is no more, and what the new ones said to nobody is not said again.
-    pub(crate) fn forget_decisions(&self, before: &CellSet, after: &CellSet, same_sources: bool) {
-        for Running { config: Sink { name, .. }, kind } in &self.0 {
-            let ends_here = |route: &&Route| route.sinks.contains(name);
-            let same_routes = before.routes.iter().filter(ends_here).eq(after.routes.iter().filter(ends_here));
-            if let (Kind::Gpio(line), false) = (kind, same_routes && same_sources) {
+    /// Others decide from now on about the sinks of which this is so. Output lines among them are safe until they have: what was decided may be the
+    /// last thing to hear of a stream that is no more, and what the new ones said to nobody is not said again.
+    pub(crate) fn forget_decisions(&self, others_decide: impl Fn(&str) -> bool) {
+        for Running { config, kind } in &self.0 {
+            if let Kind::Gpio(line) = kind
+                && others_decide(&config.name)
+            {
                 line.forget();
             }
         }
@@ -165,6 +165,12 @@ impl Sinks {
     }
 }
 
+/// Whether other routes, or routes with other cells, end at a sink.
+pub(crate) fn has_other_routes(sink: &str, before: &CellSet, after: &CellSet) -> bool {
+    let ends_here = |route: &&Route| route.sinks.iter().any(|end| end == sink);
+    !before.routes.iter().filter(ends_here).eq(after.routes.iter().filter(ends_here))
+}
+
 impl Kind {
     fn start(Sink { name, kind }: &Sink, time_floor: &watch::Sender<Unix>) -> Self {
         let status = SinkStatus { name: name.clone(), ok: true, ..SinkStatus::default() };
@@ -206,12 +212,12 @@ mod tests {
             Kind::File(_) | Kind::Mqtt(_) => false,
         };
         assert!(is_on(&sinks));
-        sinks.forget_decisions(&config.cells, &parse("streams = [\"#\"]", "streams = [\"a/#\"]").cells, true);
+        let forget = |sinks: &Sinks, now: &Config| {
+            sinks.forget_decisions(|sink| has_other_routes(sink, &config.cells, &now.cells));
+        };
+        forget(&sinks, &parse("streams = [\"#\"]", "streams = [\"a/#\"]"));
         assert!(is_on(&sinks), "the other route is none of its business");
-        sinks.forget_decisions(&config.cells, &parse("boiler/#", "kettle/#").cells, true);
-        assert!(!is_on(&sinks));
-        sinks.give("siren", &delivery, &mut files);
-        sinks.forget_decisions(&config.cells, &config.cells, false);
+        forget(&sinks, &parse("boiler/#", "kettle/#"));
         assert!(!is_on(&sinks));
         // The same, but nothing decides any more.
         sinks.give("siren", &delivery, &mut files);

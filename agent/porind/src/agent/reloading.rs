@@ -18,6 +18,7 @@ use crate::{
     cells,
     inbox::SOURCE_QUEUE,
     pipeline::{Pipeline, Unfit},
+    sink::has_other_routes,
     source::Order,
     store::Store,
 };
@@ -67,7 +68,8 @@ impl Agent {
         }
         orders.send(self.exchange_sources(&before.gateway));
         let Config { gateway, cells, .. } = &self.parts.config;
-        self.sinks.forget_decisions(&before.cells, cells, before.gateway.sources == gateway.sources);
+        let same_sources = before.gateway.sources == gateway.sources;
+        self.sinks.forget_decisions(|sink| !same_sources || has_other_routes(sink, &before.cells, cells));
         self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.time_floor, &mut self.files);
         self.learn_route_names();
         self.mark_dirty();

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     cells::Misfit,
     link::{JSON, Publish, Request},
+    sink::has_other_routes,
     trial::{Mark, Trial},
 };
 
@@ -306,7 +307,8 @@ impl Agent {
     /// The output of another set of cells counts: the one that is kept, instead of this one, or the other way round.
     pub(super) fn others_decide(&mut self, other: &CellSet) {
         self.learn_who_may_block();
-        self.sinks.forget_decisions(&self.parts.config.cells, other, true);
+        let kept = &self.parts.config.cells;
+        self.sinks.forget_decisions(|sink| has_other_routes(sink, kept, other));
     }
 
     /// A new cell has faulted as a canary, and the old set goes on already.

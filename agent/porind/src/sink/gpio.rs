@@ -55,11 +55,16 @@ impl State {
         if self.stops { self.output.safe() } else { self.output.level(now) }
     }
 
-    /// The line went by so many decisions, the last of which was waiting for it, or by what `hold` wants.
-    fn went_by(&mut self, decisions: u64, was_waiting: bool) {
-        if decisions == self.decisions {
+    /// The decision that waits for the line; none does when the line is taken, or goes by what `hold` wants.
+    fn waiting(&self) -> Option<u64> {
+        (self.status.waiting > 0).then_some(self.decisions)
+    }
+
+    /// The line went by this decision.
+    fn went_by(&mut self, decision: u64) {
+        if decision == self.decisions {
             self.status.done += std::mem::take(&mut self.status.waiting);
-        } else if was_waiting {
+        } else {
             // It had been given up for the one that came meanwhile.
             self.status.lost -= 1;
             self.status.done += 1;
@@ -150,7 +155,7 @@ fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, C
             guard = changed.wait_timeout(guard, next).unwrap_or_else(PoisonError::into_inner).0;
             continue;
         }
-        let (decisions, was_waiting) = (guard.decisions, guard.status.waiting > 0);
+        let decision = guard.waiting();
         // The chip may take its time; the loop does not wait for it.
         drop(guard);
         let outcome = set(config, line.take(), wanted);
@@ -161,7 +166,7 @@ fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, C
                     info!(sink = guard.status.name, "the output line is held");
                 }
                 (pause, line) = (MIN_PAUSE, Some((request, wanted)));
-                guard.went_by(decisions, was_waiting);
+                decision.into_iter().for_each(|decision| guard.went_by(decision));
                 (guard.status.ok, guard.status.level) = (true, Some(wanted.word()));
             }
             Err(error) => {
@@ -221,20 +226,20 @@ mod tests {
         let counts = |state: &State| (state.status.waiting, state.status.done, state.status.lost);
         let reading = Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD };
         let come = |state: &mut State| state.decide(RouteId(0), &reading, Monotonic(0));
-        // The first one comes while the line is being taken: it went by none.
+        // The first one comes while the line is being taken, which goes by none.
+        assert_eq!(state.waiting(), None);
         come(&mut state);
-        state.went_by(0, false);
-        assert_eq!(counts(&state), (1, 0, 0));
-        state.went_by(1, true);
+        assert_eq!((state.waiting(), counts(&state)), (Some(1), (1, 0, 0)));
+        state.went_by(1);
         assert_eq!(counts(&state), (0, 1, 0));
         // One overtakes another that nobody has come to; a third comes while the line goes by the second.
         come(&mut state);
         come(&mut state);
         assert_eq!(counts(&state), (1, 1, 1));
         come(&mut state);
-        state.went_by(3, true);
+        state.went_by(3);
         assert_eq!(counts(&state), (1, 2, 1));
-        state.went_by(4, true);
+        state.went_by(4);
         assert_eq!(counts(&state), (0, 3, 1));
     }
 }

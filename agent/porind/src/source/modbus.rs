@@ -127,8 +127,7 @@ impl Line<'_> {
             closed => closed.insert(open(self.place, patience).await.map_err(Failure::Other)?),
         };
         context.set_slave(tokio_modbus::Slave(unit));
-        let is_tcp = matches!(self.place, ModbusLine::Tcp(_));
-        let answer = timeout(patience, read(context, request, is_tcp)).await;
+        let answer = timeout(patience, read(context, request, self.place)).await;
         answer.unwrap_or_else(|_| Err(Failure::Other(said(request, &format!("no answer within {patience:?}")))))
     }
 }
@@ -152,7 +151,7 @@ fn said(request: &Request, what: &dyn Display) -> String {
 }
 
 /// Words, or bits as words.
-async fn read(context: &mut Context, request: &Request, is_tcp: bool) -> Result<Vec<u16>, Failure> {
+async fn read(context: &mut Context, request: &Request, place: &ModbusLine) -> Result<Vec<u16>, Failure> {
     let Request { table, address, count, .. } = *request;
     let bits = |bits: Vec<bool>| bits.into_iter().map(u16::from).collect();
     let answer = match table {
@@ -168,10 +167,12 @@ async fn read(context: &mut Context, request: &Request, is_tcp: bool) -> Result<
         Ok(Ok(words)) => Err(Failure::Other(said(&format!("{} instead of {count} came", words.len())))),
         Ok(Err(exception)) => Err(Failure::Other(said(&format!("the slave refuses it: {exception}")))),
         // The library has no error of its own for it, only what the system said last, about whatever it was.
-        Err(tokio_modbus::Error::Transport(error)) if is_tcp && error.kind() != ErrorKind::InvalidData => {
-            Err(Failure::Closed(said(&"the device has closed the connection")))
-        }
-        Err(error) => Err(Failure::Other(said(&error))),
+        Err(error) => Err(match (place, &error) {
+            (ModbusLine::Tcp(_), tokio_modbus::Error::Transport(error)) if error.kind() != ErrorKind::InvalidData => {
+                Failure::Closed(said(&"the device has closed the connection"))
+            }
+            (ModbusLine::Tcp(_) | ModbusLine::Rtu(..), error) => Failure::Other(said(error)),
+        }),
     }
 }
 
