@@ -108,6 +108,11 @@ sinks = ["heater"]
     assert!(said.lines().any(|line| line == "rpi-3b"), "{said}");
     let said = pi.ask("porind check --board rpi-3b");
     assert!(said.contains("i2c-1: /dev/i2c-1") && said.contains("spi0.0 is off"), "{said}");
+    // An agent that is told to end leaves the line at its safe level; the next one goes by what its cell decides.
+    pi.wait_for_line(17, Level::High);
+    pi.ask("kill -TERM $(pidof porind)");
+    pi.wait_for_line(17, Level::Low);
+    pi.wait_for_line(17, Level::High);
     assert!(!pi.console().contains("panicked"), "{}", pi.console());
 }
 
