@@ -295,7 +295,7 @@ fn the_appliance_is_small_idle_and_under_load() {
             "in the emulated Pi, {what}: porind {resident} KB resident, {own} KB of it its own; all programs {used} KB"
         );
     }
-    // The goal for an idle one is 5,000: it has 4,950 to 5,100. More than all pages of the program, 4,300, and its own it cannot have.
+    // The goal for an idle one is 5,000: it has 4,950 to 5,130. More than all pages of the program, 4,300, and its own it cannot have.
     assert!(found[0].0 <= 5_200 && found[1].0 <= 10_000, "{found:?}");
     assert!(found.iter().all(|found| found.2 <= 40_000), "{found:?}");
 }
