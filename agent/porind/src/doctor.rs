@@ -231,7 +231,9 @@ fn agent(findings: &mut Findings, socket: &str) {
             findings.ok("sink", format!("`{name}`: {done} packets"));
         }
     }
-    for slot in status["slots"].as_array().into_iter().flatten().filter(|slot| slot["state"] == "quarantined") {
+    let slots =
+        status["routes"].as_array().into_iter().flatten().filter_map(|route| route["slots"].as_array()).flatten();
+    for slot in slots.filter(|slot| slot["state"] == "quarantined") {
         findings.wrong(
             "slot",
             format!("`{}` is in quarantine: {}", text(&slot["name"]), text(&slot["last_fault"])),

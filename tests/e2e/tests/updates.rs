@@ -11,7 +11,7 @@ use porin_core::{
     payload,
     trust::{Health, Release},
 };
-use porin_e2e::{Accounts, Broker, Gateway, Process, Subscriber, wait_until};
+use porin_e2e::{Accounts, Broker, Gateway, Process, Subscriber, porind, wait_until};
 use porin_test_support::{
     EMPTY, LOG_IMPORT, PASS, WatCell,
     authority::{self, PUBLISHER, Published, STRANGER, first_root, order, publish_by, published, release_of},
@@ -344,6 +344,9 @@ fn a_cell_that_turns_bad_after_it_was_kept_goes_into_quarantine_and_that_is_told
     assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
     accounts.wait("gw1", "the cell is in quarantine", |account| account.slots[0].state == "quarantined");
     wait_until("that is told", || events.received().iter().any(|(_, event)| event["event"] == "quarantined"));
+    let doctor = porind(&gateway.config()).arg("doctor").output().expect("it runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(!doctor.status.success() && said.contains("is in quarantine: "), "{said}");
     // Its packets go on as they came.
     let before = packets(&subscriber).len();
     wait_until("packets go on", || packets(&subscriber).len() > before + 100);
