@@ -56,7 +56,7 @@ use crate::{
     link::{Incoming, Publish, Request},
     machine::{self, Uptime},
     pipeline::{Kept, Pipeline, Routed, To},
-    sink::{Age, Sinks},
+    sink::{Age, LAST_DRAIN, Sinks},
     source,
     store::{Room, Store},
     tap::Tap,
@@ -172,7 +172,7 @@ pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
         agent.step(event);
     }
     agent.pass_on_logs();
-    agent.sinks.drain(&mut agent.files);
+    agent.sinks.drain(&mut agent.files, LAST_DRAIN);
     agent.files.stop();
     let last = agent.status();
     std::mem::take(&mut agent.sinks).hang_up();
@@ -319,13 +319,13 @@ impl Agent {
         let outcome = match &mut self.trial {
             None => call(pipeline, &mut keep),
             Some(trial) => {
-                let was_canary = trial.is_canary();
+                let stage = trial.stage();
                 let outcome = trial.both(pipeline, call, &mut keep, &mut self.earlier);
                 // With the set whose output was sent, before the next call may be the other's.
-                let fell_back = (was_canary && !trial.is_canary()).then(|| trial.cells.clone());
+                let fell_back = trial.stage() != stage;
                 self.bury();
-                if let Some(new) = fell_back {
-                    self.others_decide(&new);
+                if fell_back {
+                    self.others_decide();
                 }
                 outcome
             }

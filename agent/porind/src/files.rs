@@ -104,16 +104,21 @@ fn start(path: &str) -> io::Result<(File, u64)> {
     }
     let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
     let mut has = file.metadata()?.len();
-    let mut last = [b'\n'];
-    if has > 0 {
-        file.read_exact_at(&mut last, has - 1)?;
-    }
     // A power cut has left half a line: the next one is another.
-    if last != [b'\n'] {
+    if ends_within_a_line(&file, has)? {
         file.write_all(b"\n")?;
         has += 1;
     }
     Ok((file, has))
+}
+
+/// Whether the last of so many bytes ends no line.
+pub(crate) fn ends_within_a_line(file: &File, bytes: u64) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    if let Some(before) = bytes.checked_sub(1) {
+        file.read_exact_at(&mut last, before)?;
+    }
+    Ok(last != [b'\n'])
 }
 
 /// `x` becomes `x.1`, `x.1` becomes `x.2`, and the last one goes.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use porin_core::{
-    config::{CellSet, Route, Sink, SinkKind},
+    config::{CellSet, Config, Route, Sink, SinkKind},
     ids::RouteId,
     packet::Packet,
     status::SinkStatus,
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::files::Files;
 
 /// Time for what sinks have to leave, at the end of the agent; and at a reload, for which the loop waits.
-const LAST_DRAIN: Duration = Duration::from_secs(5);
+pub(crate) const LAST_DRAIN: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// A packet on its way, with what a sink may want to say of it.
@@ -78,7 +78,10 @@ impl Sinks {
         let (stay, go) = std::mem::take(&mut self.0).into_iter().partition(|running| sinks.contains(&running.config));
         self.0 = stay;
         // The end comes first: another may want the same line, or be the same client of a broker.
-        Self(go).end(files, DRAIN);
+        let mut go = Self(go);
+        go.stop_lines();
+        go.drain(files, DRAIN);
+        go.hang_up();
         for config in sinks {
             if !self.0.iter().any(|running| running.config == *config) {
                 self.0.push(Running { kind: Kind::start(config, time_floor), config: config.clone() });
@@ -118,23 +121,12 @@ impl Sinks {
         }
     }
 
-    /// Lets everything leave that can within the time of the agent's end.
-    pub(crate) fn drain(&mut self, files: &mut Files) {
-        self.drain_within(files, LAST_DRAIN);
-    }
-
-    fn drain_within(&mut self, files: &mut Files, time: Duration) {
+    /// Waits until all that can leave has left, but no longer than this.
+    pub(crate) fn drain(&mut self, files: &mut Files, time: Duration) {
         let start = Instant::now();
         while !self.write(files) && start.elapsed() < time {
             thread::sleep(Duration::from_millis(10));
         }
-    }
-
-    /// Ends them all, once what they have has left.
-    fn end(mut self, files: &mut Files, time: Duration) {
-        self.stop_lines();
-        self.drain_within(files, time);
-        self.hang_up();
     }
 
     /// Ends them all as they are. Brokers are told together, since each may take its time for the farewell.
@@ -165,6 +157,11 @@ impl Sinks {
     }
 }
 
+/// Whether after a change of the configuration others decide about a sink.
+pub(crate) fn others_decide(sink: &str, before: &Config, after: &Config) -> bool {
+    before.gateway.sources != after.gateway.sources || has_other_routes(sink, &before.cells, &after.cells)
+}
+
 /// Whether other routes, or routes with other cells, end at a sink.
 pub(crate) fn has_other_routes(sink: &str, before: &CellSet, after: &CellSet) -> bool {
     let ends_here = |route: &&Route| route.sinks.iter().any(|end| end == sink);
@@ -185,7 +182,7 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use porin_core::{
-        config::Config,
+        config::Level,
         ids::StreamId,
         packet::{Quality, Reading},
     };
@@ -208,17 +205,20 @@ mod tests {
             Delivery { packet: &packet, id: RouteId(0), route: "alarm", stream: "s", unit: "", age: Age::Now };
         sinks.give("siren", &delivery, &mut files);
         let is_on = |sinks: &Sinks| match &sinks.0[0].kind {
-            Kind::Gpio(line) => line.level() == porin_core::config::Level::High,
+            Kind::Gpio(line) => line.level() == Level::High,
             Kind::File(_) | Kind::Mqtt(_) => false,
         };
         assert!(is_on(&sinks));
         let forget = |sinks: &Sinks, now: &Config| {
-            sinks.forget_decisions(|sink| has_other_routes(sink, &config.cells, &now.cells));
+            sinks.forget_decisions(|sink| others_decide(sink, &config, now));
         };
         forget(&sinks, &parse("streams = [\"#\"]", "streams = [\"a/#\"]"));
         assert!(is_on(&sinks), "the other route is none of its business");
         forget(&sinks, &parse("boiler/#", "kettle/#"));
         assert!(!is_on(&sinks));
+        sinks.give("siren", &delivery, &mut files);
+        forget(&sinks, &parse("[routes.alarm]", "[sources.s.simulator]\nstreams = \"s/{n}\"\n[routes.alarm]"));
+        assert!(!is_on(&sinks), "a stream of a source that is no more would never be heard of again");
         // The same, but nothing decides any more.
         sinks.give("siren", &delivery, &mut files);
         assert!(is_on(&sinks));

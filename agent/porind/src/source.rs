@@ -10,7 +10,13 @@ mod sensor;
 mod simulator;
 mod sysfs;
 
-use std::time::Duration;
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    time::Duration,
+};
 
 use porin_core::{
     config::{Source, SourceKind},
@@ -197,4 +203,13 @@ impl Running {
             Self::Gpio(gpio) => gpio.run(outlet).await,
         }
     }
+}
+
+/// Opens a file that is read, and nothing else: a pipe that nobody writes to would be waited for without end.
+fn regular_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok(file)
 }

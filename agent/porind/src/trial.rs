@@ -25,7 +25,7 @@ use crate::pipeline::{Kept, Pipeline, To};
 
 /// Whose output is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// The old set's.
     Shadow,
     /// The new set's.
@@ -99,27 +99,18 @@ impl Trial {
         self.stage = stage;
     }
 
-    /// From now on the new set's output is sent. Its counters begin anew.
-    pub(crate) fn switch(&mut self, pipeline: &mut Pipeline) {
-        if self.stage == Stage::Shadow {
-            self.swap(pipeline, Stage::Canary);
+    /// From now on the output of the new set is sent, as of a canary, or that of the old one. Its counters begin anew.
+    pub(crate) fn switch_to(&mut self, stage: Stage, pipeline: &mut Pipeline) {
+        if self.stage != stage {
+            self.swap(pipeline, stage);
             pipeline.begin_counts();
         }
     }
 
-    /// The new set alone runs on.
+    /// The new set, whose output is sent, alone runs on.
     pub(crate) fn confirm(mut self, pipeline: &mut Pipeline) -> CellSet {
-        self.switch(pipeline);
         pipeline.take_recordings(&mut self.other);
         self.cells
-    }
-
-    /// The old set alone runs on.
-    pub(crate) fn discard(mut self, pipeline: &mut Pipeline) {
-        if self.stage == Stage::Canary {
-            self.swap(pipeline, Stage::Shadow);
-            pipeline.begin_counts();
-        }
     }
 
     /// The slot that has made the old set go on, and how. Told once.
@@ -127,9 +118,9 @@ impl Trial {
         self.fault.take()
     }
 
-    /// Whether the new set's output is sent.
-    pub(crate) fn is_canary(&self) -> bool {
-        self.stage == Stage::Canary
+    /// Whose output is sent.
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
     }
 
     /// What the slots have done: the new set's and the old one's.

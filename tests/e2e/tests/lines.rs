@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::Write,
     net::UdpSocket,
+    path::PathBuf,
     process::Command,
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use std::{
 use porin_core::payload;
 use porin_e2e::{Lab, free_port, wait_until};
 use portable_pty::{PtySize, native_pty_system};
+use tempfile::TempDir;
 
 #[test]
 fn datagrams_of_lines_become_readings() {
@@ -46,15 +48,21 @@ fn datagrams_of_lines_become_readings() {
     lab.end();
 }
 
-#[test]
-fn a_file_is_followed_when_it_is_rotated_and_when_it_is_cut() {
+/// A gateway that follows a file, which has this already, if it is there; lines that match the pattern are on `meter/kwh`.
+fn followed(has: Option<&str>, pattern: &str) -> (TempDir, PathBuf, Lab) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("meter.log");
-    fs::write(&path, "kwh 1\nkwh 2\n").expect("written");
+    has.into_iter().for_each(|has| fs::write(&path, has).expect("written"));
     let lab = Lab::start(&format!(
-        "[sources.log.file]\npath = \"{}\"\nlines = {{ pattern = '^kwh (?<kwh>[0-9]+)', streams = \"meter/{{channel}}\" }}",
+        "[sources.log.file]\npath = \"{}\"\nlines = {{ pattern = '{pattern}', streams = \"meter/{{channel}}\" }}",
         path.display()
     ));
+    (folder, path, lab)
+}
+
+#[test]
+fn a_file_is_followed_when_it_is_rotated_and_when_it_is_cut() {
+    let (folder, path, lab) = followed(Some("kwh 1\nkwh 2\n"), "^kwh (?<kwh>[0-9]+)");
     let mut file = File::options().append(true).open(&path).expect("it is there");
     // What stood there before the agent came is not read; half a line waits for its end.
     wait_until("the first one", || {
@@ -92,50 +100,39 @@ fn a_file_is_followed_when_it_is_rotated_and_when_it_is_cut() {
 
 #[test]
 fn a_file_that_was_not_there_is_read_from_its_beginning() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("later.log");
-    let lab = Lab::start(&format!(
-        "[sources.log.file]\npath = \"{}\"\nlines = {{ pattern = '^(?<v>[0-9]+)', streams = \"later/v\" }}",
-        path.display()
-    ));
+    let (_folder, path, lab) = followed(None, "^(?<kwh>[0-9]+)");
     wait_until("it is looked for", || lab.source(0)["restarts"].as_u64() >= Some(1));
     fs::write(&path, "1\n2\n").expect("written");
-    lab.wait_for("later/v", &[1.0, 2.0]);
+    lab.wait_for("meter/kwh", &[1.0, 2.0]);
     lab.end();
 }
 
 #[test]
 fn a_file_is_not_believed_from_the_middle_of_a_line_and_is_gone_on_with_after_a_failure() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("meter.log");
     // Whoever writes is in the middle of `12345`.
-    fs::write(&path, "1\n12").expect("written");
-    let lab = Lab::start(&format!(
-        "[sources.log.file]\npath = \"{}\"\nlines = {{ pattern = '^(?<v>[0-9a-z]+)', streams = \"meter/v\" }}",
-        path.display()
-    ));
+    let (folder, path, lab) = followed(Some("1\n12"), "^(?<kwh>[0-9a-z]+)");
     let append = |text: &str| {
         let mut file = File::options().append(true).open(&path).expect("it is there");
         file.write_all(text.as_bytes()).expect("written");
     };
     lab.wait_for_open(&path);
     append("345\n6\n");
-    lab.wait_for("meter/v", &[6.0]);
+    lab.wait_for("meter/kwh", &[6.0]);
     // What cannot be a measurement is none.
     append("nan\ninf\n7\n");
-    lab.wait_for_bad(2, "`v` is `inf`, no number");
-    lab.wait_for("meter/v", &[6.0, 7.0]);
+    lab.wait_for_bad(2, "`kwh` is `inf`, no number");
+    lab.wait_for("meter/kwh", &[6.0, 7.0]);
     // Its place is taken by what cannot be read; what has come when it can be again is new.
     fs::rename(&path, folder.path().join("meter.log.1")).expect("renamed");
     fs::create_dir(&path).expect("made");
     wait_until("it fails", || lab.source(0)["restarts"].as_u64() >= Some(1));
     let error = lab.source(0)["last_error"].clone();
-    assert!(error.as_str().is_some_and(|error| error.ends_with("no regular file, which is what can be followed")));
+    assert!(error.as_str().is_some_and(|error| error.ends_with("it is no regular file")));
     let new = folder.path().join("new");
     fs::write(&new, "8\n9\n").expect("written");
     fs::remove_dir(&path).expect("removed");
     fs::rename(&new, &path).expect("renamed");
-    lab.wait_for("meter/v", &[6.0, 7.0, 8.0, 9.0]);
+    lab.wait_for("meter/kwh", &[6.0, 7.0, 8.0, 9.0]);
     lab.end();
 }
 

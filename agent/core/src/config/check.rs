@@ -99,7 +99,7 @@ impl Parser<'_> {
         let raw: raw::Raw = toml::from_str(self.text).map_err(|error| self.toml_error(&error))?;
         let streams = self.streams(raw.streams)?;
         let id = self.gateway_id(&raw.gateway.id)?;
-        let places: Vec<_> = raw.sources.keys().map(Spanned::span).collect();
+        let source_places: Vec<_> = raw.sources.keys().map(Spanned::span).collect();
         let sources = raw.sources.into_iter().map(|(name, source)| self.source(&name, source, &id));
         let sources = sources.collect::<Checked<Vec<_>>>()?;
         let default_topic = self.topic(raw.uplink.topic.as_ref(), &TopicTemplate::default(), &id)?;
@@ -131,7 +131,7 @@ impl Parser<'_> {
             id,
         };
         self.no_clash(&gateway, &cells, &sink_places)?;
-        for (source, place) in gateway.sources.iter().zip(places) {
+        for (source, place) in gateway.sources.iter().zip(source_places) {
             self.no_circle(source, place, &gateway, &cells)?;
         }
         Ok(Config { gateway, cells, policy: Policy::default() })

@@ -2,10 +2,17 @@
 //!
 //! No `flatten`, no `untagged`, no `tag`: they lose the position of what is wrong. Names that may dangle are `Spanned`.
 
+mod source;
+
 use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 
 use serde::Deserialize;
 use toml::{Spanned, Value};
+
+pub(super) use self::source::{
+    Chip, File, Frames, Gpio, GpioInput, Lines, Modbus, Mqtt, Process, Register, Replay, Sensor, Serial, Simulator,
+    Slave, Source, Sysfs, SysfsInput, Topic, Udp,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,220 +135,6 @@ pub(super) struct Metrics {
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
     pub(super) max_streams: Option<Spanned<u32>>,
-}
-
-/// The kind is a table's name, `[sources.NAME.replay]`: a `type` key would lose the positions within.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(super) enum Source {
-    Replay(Replay),
-    Mqtt(Mqtt),
-    Simulator(Simulator),
-    Sensor(Sensor),
-    Sysfs(Sysfs),
-    Modbus(Modbus),
-    Gpio(Gpio),
-    Udp(Udp),
-    File(File),
-    Process(Process),
-    Serial(Serial),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Replay {
-    pub(super) file: Spanned<String>,
-    pub(super) streams: Spanned<String>,
-    pub(super) speed: Option<Spanned<Value>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Mqtt {
-    pub(super) broker: Spanned<String>,
-    pub(super) tls: Option<Spanned<Tls>>,
-    pub(super) login: Option<Login>,
-    pub(super) client_id: Option<Spanned<String>>,
-    pub(super) keep_alive: Option<Spanned<String>>,
-    pub(super) qos: Option<Spanned<u8>>,
-    pub(super) window: Option<Spanned<u16>>,
-    #[serde(default)]
-    pub(super) topics: Vec<Topic>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Topic {
-    pub(super) filter: Spanned<String>,
-    pub(super) payload: Option<Spanned<String>>,
-    pub(super) streams: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
-    pub(super) stream: Option<Spanned<String>>,
-    pub(super) base64: Option<Spanned<String>>,
-    pub(super) time: Option<Spanned<String>>,
-    pub(super) time_unit: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) values: BTreeMap<String, f64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Simulator {
-    pub(super) streams: Spanned<String>,
-    pub(super) count: Option<Spanned<u32>>,
-    pub(super) seed: Option<u64>,
-    pub(super) every: Option<Spanned<String>>,
-    pub(super) speed: Option<Spanned<String>>,
-    pub(super) readings: Option<u64>,
-    pub(super) start: Option<f64>,
-    pub(super) step: Option<f64>,
-    pub(super) decimals: Option<Spanned<u8>>,
-    pub(super) spikes: Option<Spanned<f64>>,
-    pub(super) spike: Option<f64>,
-    pub(super) drop_outs: Option<Spanned<f64>>,
-    pub(super) stuck: Option<Spanned<f64>>,
-    pub(super) clock_jumps: Option<Spanned<f64>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Sensor {
-    pub(super) bus: Spanned<String>,
-    #[serde(default)]
-    pub(super) chips: Vec<Chip>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Chip {
-    pub(super) chip: Spanned<String>,
-    pub(super) address: Option<Spanned<u8>>,
-    pub(super) every: Option<Spanned<String>>,
-    pub(super) streams: Spanned<String>,
-    #[serde(default)]
-    pub(super) options: BTreeMap<String, f64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Sysfs {
-    #[serde(default)]
-    pub(super) inputs: Vec<SysfsInput>,
-}
-
-/// One of `hwmon`, `iio`, `w1` and `file`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SysfsInput {
-    pub(super) hwmon: Option<Spanned<String>>,
-    pub(super) iio: Option<Spanned<String>>,
-    pub(super) w1: Option<Spanned<String>>,
-    pub(super) file: Option<Spanned<String>>,
-    pub(super) every: Option<Spanned<String>>,
-    pub(super) stream: Spanned<String>,
-}
-
-/// `tcp` or `serial`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Modbus {
-    pub(super) tcp: Option<Spanned<String>>,
-    pub(super) serial: Option<Spanned<String>>,
-    pub(super) baud: Option<Spanned<u32>>,
-    pub(super) parity: Option<Spanned<String>>,
-    pub(super) timeout: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) slaves: Vec<Slave>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Gpio {
-    #[serde(default)]
-    pub(super) inputs: Vec<GpioInput>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct GpioInput {
-    pub(super) line: Spanned<String>,
-    pub(super) stream: Spanned<String>,
-    pub(super) active: Option<Spanned<String>>,
-    pub(super) bias: Option<Spanned<String>>,
-    pub(super) debounce: Option<Spanned<String>>,
-    pub(super) count: Option<Spanned<String>>,
-    pub(super) every: Option<Spanned<String>>,
-    pub(super) rate: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Slave {
-    pub(super) unit: Option<Spanned<u8>>,
-    pub(super) every: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) registers: Vec<Register>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Register {
-    pub(super) stream: Spanned<String>,
-    pub(super) table: Option<Spanned<String>>,
-    pub(super) address: Spanned<u16>,
-    #[serde(rename = "type")]
-    pub(super) kind: Option<Spanned<String>>,
-    pub(super) words: Option<Spanned<String>>,
-    pub(super) scale: Option<Spanned<f64>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Udp {
-    pub(super) listen: Spanned<String>,
-    pub(super) lines: Lines,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct File {
-    pub(super) path: Spanned<String>,
-    pub(super) lines: Lines,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Process {
-    pub(super) command: Spanned<Vec<String>>,
-    pub(super) lines: Lines,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Serial {
-    pub(super) device: Spanned<String>,
-    pub(super) baud: Option<Spanned<u32>>,
-    pub(super) frames: Option<Spanned<Frames>>,
-    pub(super) lines: Lines,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Frames {
-    #[serde(default)]
-    pub(super) start: Vec<u8>,
-    pub(super) length: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) extra: usize,
-}
-
-/// `lines = { pattern = "…", streams = "…" }` or `lines = { message = "STREAM" }`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Lines {
-    pub(super) pattern: Option<Spanned<String>>,
-    pub(super) streams: Option<Spanned<String>>,
-    pub(super) checksum: Option<Spanned<String>>,
-    pub(super) message: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

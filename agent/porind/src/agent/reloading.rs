@@ -18,7 +18,7 @@ use crate::{
     cells,
     inbox::SOURCE_QUEUE,
     pipeline::{Pipeline, Unfit},
-    sink::has_other_routes,
+    sink::others_decide,
     source::Order,
     store::Store,
 };
@@ -67,9 +67,7 @@ impl Agent {
             self.parts.uplink.send_replace(uplink.clone());
         }
         orders.send(self.exchange_sources(&before.gateway));
-        let Config { gateway, cells, .. } = &self.parts.config;
-        let same_sources = before.gateway.sources == gateway.sources;
-        self.sinks.forget_decisions(|sink| !same_sources || has_other_routes(sink, &before.cells, cells));
+        self.sinks.forget_decisions(|sink| others_decide(sink, &before, &self.parts.config));
         self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.time_floor, &mut self.files);
         self.learn_route_names();
         self.mark_dirty();

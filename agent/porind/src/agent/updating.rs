@@ -27,7 +27,7 @@ use crate::{
     cells::Misfit,
     link::{JSON, Publish, Request},
     sink::has_other_routes,
-    trial::{Mark, Trial},
+    trial::{Mark, Stage, Trial},
 };
 
 /// Between two looks at the cells on probation.
@@ -196,42 +196,17 @@ impl Agent {
                 let moment = self.moment(updating);
                 return updating.update.step(moment, &self.parts.config, Event::Staged(outcome));
             }
-            Action::Switch => {
-                if let Some(trial) = &mut self.trial {
-                    self.earlier += self.core.pipeline.appended();
-                    trial.switch(&mut self.core.pipeline);
-                    let new = trial.cells.clone();
-                    self.learn_route_names();
-                    self.others_decide(&new);
-                }
-            }
+            Action::Switch => self.switch_to(Stage::Canary),
             Action::Confirm => {
+                self.switch_to(Stage::Canary);
                 if let Some(trial) = self.trial.take() {
-                    let was_sent = trial.is_canary();
-                    if !was_sent {
-                        self.earlier += self.core.pipeline.appended();
-                    }
-                    let new = trial.confirm(&mut self.core.pipeline);
-                    self.learn_route_names();
-                    if !was_sent {
-                        self.others_decide(&new);
-                    }
-                    self.parts.config.cells = new;
+                    self.parts.config.cells = trial.confirm(&mut self.core.pipeline);
                     info!("the new set of cells has taken over");
                 }
             }
             Action::Discard => {
-                if let Some(trial) = self.trial.take() {
-                    let was_sent = trial.is_canary();
-                    if was_sent {
-                        self.earlier += self.core.pipeline.appended();
-                    }
-                    let new = trial.cells.clone();
-                    trial.discard(&mut self.core.pipeline);
-                    if was_sent {
-                        self.others_decide(&new);
-                    }
-                }
+                self.switch_to(Stage::Shadow);
+                self.trial = None;
             }
             Action::Send { seq, route, us } => self.answer_with_recording(seq, &route, us),
             Action::Tell(told) => {
@@ -304,11 +279,22 @@ impl Agent {
         }
     }
 
-    /// The output of another set of cells counts: the one that is kept, instead of this one, or the other way round.
-    pub(super) fn others_decide(&mut self, other: &CellSet) {
+    /// From now on the output of the set on probation is sent, or that of the kept one.
+    fn switch_to(&mut self, stage: Stage) {
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.stage() != stage) else { return };
+        self.earlier += self.core.pipeline.appended();
+        trial.switch_to(stage, &mut self.core.pipeline);
+        self.learn_route_names();
+        self.others_decide();
+    }
+
+    /// The output of the other one of two sets is sent.
+    pub(super) fn others_decide(&mut self) {
         self.learn_who_may_block();
-        let kept = &self.parts.config.cells;
-        self.sinks.forget_decisions(|sink| has_other_routes(sink, kept, other));
+        if let Some(trial) = &self.trial {
+            let kept = &self.parts.config.cells;
+            self.sinks.forget_decisions(|sink| has_other_routes(sink, kept, &trial.cells));
+        }
     }
 
     /// A new cell has faulted as a canary, and the old set goes on already.
@@ -417,7 +403,7 @@ impl Agent {
         if self.parts.link.capacity() == 0 {
             return false;
         }
-        let sent = self.trial.as_ref().filter(|trial| trial.is_canary());
+        let sent = self.trial.as_ref().filter(|trial| trial.stage() == Stage::Canary);
         let about = About {
             key: updating.key(),
             at: Unix(0),

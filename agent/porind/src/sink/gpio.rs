@@ -166,7 +166,9 @@ fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, C
                     info!(sink = guard.status.name, "the output line is held");
                 }
                 (pause, line) = (MIN_PAUSE, Some((request, wanted)));
-                decision.into_iter().for_each(|decision| guard.went_by(decision));
+                if let Some(decision) = decision {
+                    guard.went_by(decision);
+                }
                 (guard.status.ok, guard.status.level) = (true, Some(wanted.word()));
             }
             Err(error) => {

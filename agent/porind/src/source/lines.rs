@@ -8,13 +8,13 @@ use std::{
     fmt::Display,
     fs::File,
     io::{ErrorKind, Read, Seek, SeekFrom},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use porin_core::{
     config::{LinesFrom, LinesSource as Config, SerialLine},
     framing::{Framer, Framing},
@@ -31,8 +31,8 @@ use tokio::{
 use tokio_serial::SerialPortBuilderExt;
 use tracing::warn;
 
-use super::{BATCH, Outlet};
-use crate::{inbox::FromSource, machine::wall_clock};
+use super::{BATCH, Outlet, regular_file};
+use crate::{files::ends_within_a_line, inbox::FromSource, machine::wall_clock};
 
 /// Streams that lines of one source may name. Noise on a serial line would otherwise fill the memory.
 const MAX_STREAMS: usize = 10_000;
@@ -85,19 +85,13 @@ impl Followed {
     /// Opens the file, at the next byte.
     fn open(&mut self, path: &str) -> anyhow::Result<(File, (u64, u64), u64)> {
         let cannot = || format!("cannot read {path}");
-        // A pipe that nobody writes to would hold up all sources.
-        let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).with_context(cannot)?;
+        let mut file = regular_file(Path::new(path)).with_context(cannot)?;
         let found = file.metadata().with_context(cannot)?;
-        ensure!(found.is_file(), "{path} is no regular file, which is what can be followed");
         let this = (found.dev(), found.ino());
         let position = match self.next {
             Next::AtTheEnd => {
                 let end = found.len();
-                let mut last = [b'\n'];
-                if end > 0 {
-                    file.read_exact_at(&mut last, end - 1).with_context(cannot)?;
-                }
-                if last != [b'\n'] {
+                if ends_within_a_line(&file, end).with_context(cannot)? {
                     self.framer.join_midway();
                 }
                 end

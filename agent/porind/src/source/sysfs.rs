@@ -5,9 +5,9 @@
 //! 1-wire thermometer converts for 750 ms), so it is done on a thread.
 
 use std::{
-    fs::{self, File},
+    collections::BTreeSet,
+    fs,
     io::Read,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,7 @@ use porin_core::{
 use super::{
     Outlet,
     polled::{Answer, Part, Polled, Sample, Worker},
+    regular_file,
 };
 
 /// Bytes of a file: a number has some tens.
@@ -115,44 +116,40 @@ fn processed(folder: &Path, channel: &str) -> Result<f64, String> {
 fn find(folder: &Path, device: &str) -> Result<PathBuf, String> {
     let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let (wanted, at) = device.split_once('@').map_or((device, None), |(name, parent)| (name, Some(parent)));
-    let (mut found, mut names) = (Vec::new(), Vec::new());
+    let (mut found, mut names) = (Vec::new(), BTreeSet::new());
     for entry in entries.flatten() {
         let path = entry.path();
         let Ok(name) = fs::read_to_string(path.join("name")) else { continue };
-        let name = format!("{}@{}", name.trim_end(), parent(&path).unwrap_or_default());
-        if name.split_once('@').is_some_and(|(name, parent)| name == wanted && at.is_none_or(|at| at == parent)) {
-            found.push((path, name));
+        if name.trim_end() == wanted && at.is_none_or(|at| parent(&path) == at) {
+            found.push(path);
         } else {
-            names.push(name.split('@').next().unwrap_or_default().to_owned());
+            names.insert(name.trim_end().to_owned());
         }
     }
-    names.sort();
-    names.dedup();
-    found.sort();
-    let list = || found.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let said = |what: &str, list: Vec<String>| Err(format!("{} {what} {}", folder.display(), list.join(", ")));
     match found.as_slice() {
-        [(path, _)] => Ok(path.clone()),
-        [] => Err(format!("{} has no device `{device}` (there are: {})", folder.display(), names.join(", "))),
-        [..] => Err(format!("{} has more than one device `{device}`: say which of {}", folder.display(), list())),
+        [path] => Ok(path.clone()),
+        [] => said(&format!("has no device `{device}`; there are:"), names.into_iter().collect()),
+        [..] => {
+            let mut list: Vec<_> = found.iter().map(|path| format!("{wanted}@{}", parent(path))).collect();
+            list.sort();
+            said(&format!("has more than one device `{device}`: say which of"), list)
+        }
     }
 }
 
 /// What a device is part of: `1-0077` is address 0x77 on bus 1.
-fn parent(device: &Path) -> Option<String> {
+fn parent(device: &Path) -> String {
     // hwmon says it; of IIO it is the folder above.
-    let place = fs::canonicalize(device.join("device")).ok();
-    let place = place.or_else(|| Some(fs::canonicalize(device).ok()?.parent()?.to_owned()))?;
-    Some(place.file_name()?.to_string_lossy().into_owned())
+    let above = || Some(fs::canonicalize(device).ok()?.parent()?.to_owned());
+    let place = fs::canonicalize(device.join("device")).ok().or_else(above).unwrap_or_default();
+    place.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn number(path: &Path) -> Result<f64, String> {
     let said = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let mut text = String::new();
-    // A pipe that nobody writes to would be waited for without end.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| said(&error))?;
-    if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err(said(&"it is no regular file"));
-    }
+    let file = regular_file(path).map_err(|error| said(&error))?;
     file.take(MAX_BYTES).read_to_string(&mut text).map_err(|error| said(&error))?;
     if text.len() as u64 >= MAX_BYTES {
         return Err(said(&format!("it has {MAX_BYTES} bytes or more: no number")));
@@ -285,7 +282,7 @@ mod tests {
         };
         says(
             SysfsPlace::Hwmon("cpu".into(), "temp1".into()),
-            "no device `cpu` (there are: cpu_thermal, rpi_volt, twin)",
+            "no device `cpu`; there are: cpu_thermal, rpi_volt, twin",
         );
         says(
             SysfsPlace::Iio("twin".into(), "in_temp".into()),

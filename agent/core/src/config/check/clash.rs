@@ -10,7 +10,8 @@ use core::ops::Range;
 use super::{Checked, Parser};
 use crate::{
     config::{
-        Broker, CellSet, GatewayConfig, GpioLine, LinesFrom, LogTo, Route, SinkKind, Source, SourceKind, TopicTemplate,
+        Broker, CellSet, GatewayConfig, GpioLine, LinesFrom, LogTo, Route, Sink, SinkKind, Slot, Source, SourceKind,
+        TopicTemplate,
     },
     mapping::TopicFilter,
 };
@@ -28,15 +29,15 @@ impl Parser<'_> {
         gateway: &GatewayConfig,
         cells: &CellSet,
     ) -> Checked<()> {
-        let circle = |what: &str, name: &str, how: &str| {
+        let circle = |who: &str, how: &str| {
             let source = &source.name;
-            self.fail(span.clone(), format!("source `{source}` would receive what {what} `{name}` {how}"))
+            self.fail(span.clone(), format!("source `{source}` would receive what {who} {how}"))
         };
         if let SourceKind::Lines(lines) = &source.kind
             && let LinesFrom::File(path) = &lines.from
         {
             return match written(gateway, cells).find(|(_, written)| *written == path) {
-                Some((what, _)) => circle(&what, path, "writes"),
+                Some((who, _)) => circle(&who, "writes"),
                 None => Ok(()),
             };
         }
@@ -54,11 +55,11 @@ impl Parser<'_> {
         let is_uplink = is_same(&gateway.uplink.broker);
         for route in &cells.routes {
             if is_uplink && route.uplink && receives_any(&route.topic, route) {
-                return circle("route", &route.name, SAME);
+                return circle(&format!("route `{}`", route.name), SAME);
             }
             for slot in &route.slots {
                 if is_uplink && matches!(&slot.log, LogTo::Mqtt(topic) if receives(topic)) {
-                    return circle("the log of slot", &slot.name, SAME);
+                    return circle(&log_of(slot), SAME);
                 }
             }
             for sink in gateway.sinks.iter().filter(|sink| route.sinks.contains(&sink.name)) {
@@ -66,7 +67,7 @@ impl Parser<'_> {
                     && is_same(&local.link.broker)
                     && receives_any(&local.topic, route)
                 {
-                    return circle("sink", &sink.name, SAME);
+                    return circle(&named(sink), SAME);
                 }
             }
         }
@@ -83,11 +84,7 @@ impl Parser<'_> {
                 taken.extend(gpio.inputs.iter().map(|input| (line(&input.line), who.clone())));
             }
         }
-        for slot in cells.slots() {
-            if let LogTo::File(file) = &slot.log {
-                taken.push((format!("file {}", file.path), format!("the log of slot `{}`", slot.name)));
-            }
-        }
+        taken.extend(logs(cells).map(|(who, path)| (format!("file {path}"), who)));
         for (sink, place) in gateway.sinks.iter().zip(places) {
             let wants = match &sink.kind {
                 SinkKind::File(file) => format!("file {}", file.path),
@@ -98,9 +95,9 @@ impl Parser<'_> {
                 }
             };
             if let Some((_, who)) = taken.iter().find(|(what, _)| *what == wants) {
-                return self.fail(place.clone(), format!("sink `{}`: {who} has {wants} already", sink.name));
+                return self.fail(place.clone(), format!("{}: {who} has {wants} already", named(sink)));
             }
-            taken.push((wants, format!("sink `{}`", sink.name)));
+            taken.push((wants, named(sink)));
         }
         Ok(())
     }
@@ -109,14 +106,25 @@ impl Parser<'_> {
 /// Files that are written, and by whom.
 fn written<'a>(gateway: &'a GatewayConfig, cells: &'a CellSet) -> impl Iterator<Item = (String, &'a String)> {
     let sinks = gateway.sinks.iter().filter_map(|sink| match &sink.kind {
-        SinkKind::File(file) => Some(("a sink".to_string(), &file.path)),
+        SinkKind::File(file) => Some((named(sink), &file.path)),
         SinkKind::Gpio(_) | SinkKind::Mqtt(_) => None,
     });
-    let logs = cells.slots().filter_map(|slot| match &slot.log {
-        LogTo::File(file) => Some((format!("slot {}", slot.name), &file.path)),
+    sinks.chain(logs(cells))
+}
+
+fn logs(cells: &CellSet) -> impl Iterator<Item = (String, &String)> {
+    cells.slots().filter_map(|slot| match &slot.log {
+        LogTo::File(file) => Some((log_of(slot), &file.path)),
         LogTo::Journal | LogTo::Mqtt(_) => None,
-    });
-    sinks.chain(logs)
+    })
+}
+
+fn log_of(slot: &Slot) -> String {
+    format!("the log of slot `{}`", slot.name)
+}
+
+fn named(sink: &Sink) -> String {
+    format!("sink `{}`", sink.name)
 }
 
 fn line(line: &GpioLine) -> String {
