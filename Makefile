@@ -29,7 +29,7 @@ demo: ## The main job on recorded data, with a broker of its own, in a minute af
 test: cells broker python ## All tests but the slow ones; installs what they need
 	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)
 	$(CARGO) build --locked -p porind -p porin
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 	@$(MAKE) -s list-skipped
 
 test-all: test test-arm ## All tests

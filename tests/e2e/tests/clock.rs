@@ -81,6 +81,56 @@ fn a_start_in_1970_is_put_right_and_neither_it_nor_a_step_backwards_loses_or_flo
     assert_eq!(status["imbalance"], Value::Array(vec![]));
 }
 
+/// A clock that was right is stepped 20 days ahead by mistake, and back.
+#[test]
+fn a_wrong_step_forwards_and_back_loses_expires_and_floods_nothing() {
+    const DAYS: i64 = 20;
+    let (local, cloud) = (Broker::mosquitto(), Broker::mosquitto_with("max_queued_messages 0"));
+    let cable = Cable::to(cloud.port, Plugged::Out);
+    let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
+    let rest = format!(
+        "[sources.local.mqtt]\nbroker = \"mqtt://127.0.0.1:{}\"\n[[sources.local.mqtt.topics]]\nfilter = \"n/{{stream}}\"\n\
+         payload = \"number\"\nstream = \"{{stream}}\"\n[routes.all]\nstreams = [\"#\"]\nexpire = \"1h\"\n",
+        local.port
+    );
+    let gateway = Gateway::new("lab", cable.port, &rest).with_clock();
+    gateway.set_clock(0);
+    let _agent = gateway.run(&[]);
+    wait_until("it listens", || gateway.log().contains("listening to the local broker"));
+    let send = |numbers: std::ops::Range<u32>| {
+        let count = u64::from(numbers.end);
+        publish_lines(local.port, "n/x", &lines(numbers));
+        wait_until("the packets are there", || {
+            gateway.status().is_some_and(|status| status["sources"][0]["received"].as_u64() == Some(count))
+        });
+    };
+    let steps =
+        || gateway.log().matches("the clock was stepped").count() + gateway.log().matches("has not been set").count();
+    send(0..100);
+    gateway.set_clock(DAYS * 86_400);
+    wait_until("it sees the step", || steps() == 1);
+    send(100..200);
+    gateway.set_clock(0);
+    wait_until("it sees the step back", || steps() == 2);
+    send(200..300);
+    cable.plug_in();
+    wait_until("everything is there", || came(&subscriber).len() >= 300);
+    let came = came(&subscriber);
+    assert!(came.iter().map(|(number, ..)| *number).eq(0..300), "in order, each once");
+    let now = now_us();
+    for (number, time, quality) in came {
+        // While the clock was wrong nothing could tell: those times are wrong by the step. The ones after it are marked uncertain,
+        // because a clock that says less than it did, by more than a day, is not believed.
+        let wrong = if (100..200).contains(&number) { DAYS.unsigned_abs() * 24 * HOUR_US } else { 0 };
+        assert!(time.abs_diff(now + wrong) < HOUR_US / 2, "{number}: {time}, it is {now}");
+        assert_eq!(quality, u32::from(number >= 200), "{number}");
+    }
+    let status = gateway.status().expect("it runs");
+    let outbox = &status["outbox"];
+    assert_eq!((outbox["expired"].as_u64(), outbox["evicted"].as_u64()), (Some(0), Some(0)));
+    assert_eq!(status["clock_trusted"], Value::Bool(false), "{status}");
+}
+
 #[test]
 fn while_nobody_knows_the_time_packets_leave_and_say_so() {
     let (local, cloud) = (Broker::mosquitto(), Broker::mosquitto());

@@ -46,12 +46,16 @@ fn a_hundred_kills_under_load_lose_nothing_that_the_local_broker_took() {
     // The names of each number, and how often a name came again.
     let names = || {
         let (mut names, mut again) = (BTreeMap::<u64, BTreeSet<_>>::new(), 0);
+        let mut named = BTreeMap::new();
         for publish in subscriber.publishes().iter().filter(|publish| publish.topic.ends_with("/all")) {
             let decoded = payload::decode(&publish.payload).expect("it is whole");
             for packet in decoded.packets {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 let number = packet.value as u64;
-                again += u64::from(!names.entry(number).or_default().insert((decoded.epoch.to_string(), packet.seq)));
+                let name = (decoded.epoch.to_string(), packet.seq);
+                let first = *named.entry(name.clone()).or_insert(number);
+                assert_eq!(first, number, "{name:?} names two values");
+                again += u64::from(!names.entry(number).or_default().insert(name));
             }
         }
         (names, again)

@@ -261,9 +261,13 @@ fn documents_that_do_not_count_change_nothing_and_the_reason_is_reported() {
     accounts.wait("gw1", "the gateway wants its word back", |account| {
         account.refused.as_ref().is_some_and(|reason| reason.code == "other-nonce")
     });
-    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &set(&good, "", QUICK))]);
+    let first = order("gw1", 1, accounts.nonce("gw1"), &set(&other, "", QUICK));
+    accounts.retain(std::slice::from_ref(&first));
     assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
-    let desired = authority::desired_for("gw1", 2, None, &set(&other, "", QUICK));
+    let second = order("gw1", 2, None, &set(&good, "", QUICK));
+    accounts.retain(&[second]);
+    assert_eq!(accounts.end_of("gw1", 2).0, "confirmed");
+    let desired = authority::desired_for("gw1", 3, None, &set(&other, "", QUICK));
     let sign = |desired, seeds: &[u8]| authority::signed(&desired, seeds);
     let expired =
         porin_core::trust::Desired { expires: porin_core::time::Unix(1_700_000_100_000_000), ..desired.clone() };
@@ -271,11 +275,12 @@ fn documents_that_do_not_count_change_nothing_and_the_reason_is_reported() {
         ("too-few-signatures", sign(desired.clone(), &[STRANGER])),
         ("too-few-signatures", sign(desired.clone(), &[PUBLISHER])),
         ("too-few-signatures", sign(desired.clone(), &[])),
-        ("older", sign(authority::desired_for("gw1", 0, None, &set(&other, "", QUICK)), &[authority::OPERATOR])),
-        ("same-number", sign(authority::desired_for("gw1", 1, None, &set(&other, "", QUICK)), &[authority::OPERATOR])),
+        // The very bytes that this gateway once accepted, byte for byte, by the operator's own key.
+        ("older", first.1),
+        ("same-number", sign(authority::desired_for("gw1", 2, None, &set(&other, "", QUICK)), &[authority::OPERATOR])),
         (
             "other-gateway",
-            sign(authority::desired_for("gw2", 2, None, &set(&other, "", QUICK)), &[authority::OPERATOR]),
+            sign(authority::desired_for("gw2", 3, None, &set(&other, "", QUICK)), &[authority::OPERATOR]),
         ),
         ("expired", sign(expired, &[authority::OPERATOR])),
         ("wrong-type", authority::signed(&release_of(b"x", 1), &[authority::OPERATOR])),
