@@ -21,7 +21,7 @@ use core::{net::SocketAddr, ops::Range};
 use toml::{Spanned, Value as Toml};
 
 use super::{
-    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, OutboxConfig, Policy,
+    CellSet, Config, ConfigError, DEFAULT_PATH, DEFAULT_SOCKET, Defaults, GatewayConfig, LogTo, OutboxConfig, Policy,
     Recording, Route, Sink, StreamConfig, TopicTemplate, Updates, desired,
     desired::Origin,
     nearest::{listed, nearest},
@@ -225,7 +225,7 @@ impl Parser<'_> {
         sinks: &[Sink],
     ) -> Checked<CellSet> {
         let all: BTreeSet<String> = slots.keys().map(|name| name.get_ref().clone()).collect();
-        let mut checked = Vec::new();
+        let (mut checked, mut logs) = (Vec::new(), Vec::new());
         for (name, raw) in routes {
             if let Err(error) = check_name(name.get_ref()) {
                 return self.fail(name.span(), format!("route `{}`: it has {error}", name.get_ref()));
@@ -254,6 +254,10 @@ impl Parser<'_> {
                     return self.fail(name.span(), message);
                 }
                 flowing = slot.world.output();
+                if let LogTo::File(log) = &slot.log {
+                    self.no_clash_of_logs(name.span(), &logs, log)?;
+                    logs.push(log.clone());
+                }
                 chain.push(slot);
             }
             let publishes = [("at-once", Publish::AtOnce), ("after-commit", Publish::AfterCommit)];

@@ -10,8 +10,8 @@ use core::ops::Range;
 use super::{Checked, Parser};
 use crate::{
     config::{
-        Broker, CellSet, GatewayConfig, GpioLine, LinesFrom, LogTo, Route, Sink, SinkKind, Slot, Source, SourceKind,
-        TopicTemplate,
+        Broker, CellSet, GatewayConfig, GpioLine, LinesFrom, LogTo, RotatedFile, Route, Sink, SinkKind, Slot, Source,
+        SourceKind, TopicTemplate,
     },
     mapping::TopicFilter,
 };
@@ -74,20 +74,29 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// Two sinks that want the same line, file or client id would spoil each other's work.
+    /// Two sinks that want the same line, file or client id would spoil each other's work. A file that rotates has all the names of
+    /// its older ones.
     pub(super) fn no_clash(&self, gateway: &GatewayConfig, cells: &CellSet, places: &[Range<usize>]) -> Checked<()> {
-        let mut taken: Vec<(String, String)> =
-            [(format!("file {}", gateway.outbox.path), "the outbox".to_string())].into();
+        let mut taken: Vec<(String, String)> = Vec::new();
         for source in &gateway.sources {
             if let SourceKind::Gpio(gpio) = &source.kind {
                 let who = format!("source `{}`", source.name);
                 taken.extend(gpio.inputs.iter().map(|input| (line(&input.line), who.clone())));
             }
         }
-        taken.extend(logs(cells).map(|(who, path)| (format!("file {path}"), who)));
+        let mut files: Vec<(String, RotatedFile)> =
+            files_of_the_outbox(gateway).map(|file| ("the outbox".to_string(), file)).collect();
+        files.extend(logs(cells).map(|(who, file)| (who, file.clone())));
         for (sink, place) in gateway.sinks.iter().zip(places) {
             let wants = match &sink.kind {
-                SinkKind::File(file) => format!("file {}", file.path),
+                SinkKind::File(file) => {
+                    if let Some((who, name)) = files.iter().find_map(|(who, has)| Some((who, shared_name(has, file)?)))
+                    {
+                        return self.fail(place.clone(), format!("{}: {who} has file {name} already", named(sink)));
+                    }
+                    files.push((named(sink), file.clone()));
+                    continue;
+                }
                 SinkKind::Gpio(output) => line(&output.line),
                 SinkKind::Mqtt(local) => {
                     let broker = &local.link.broker;
@@ -101,6 +110,37 @@ impl Parser<'_> {
         }
         Ok(())
     }
+
+    /// Logs of two slots may share a file, but not have each other's older ones.
+    pub(super) fn no_clash_of_logs(&self, slot: Range<usize>, logs: &[RotatedFile], log: &RotatedFile) -> Checked<()> {
+        let others = logs.iter().filter(|other| other.path != log.path);
+        match others.filter_map(|other| shared_name(other, log)).next() {
+            Some(name) => self.fail(slot, format!("log file `{name}`: the log of another slot has it already")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The store and what lies beside it.
+fn files_of_the_outbox(gateway: &GatewayConfig) -> impl Iterator<Item = RotatedFile> {
+    let path = &gateway.outbox.path;
+    let stem = path.strip_suffix(".redb").unwrap_or(path);
+    let beside = ["running", "reserve", "new"].map(|what| format!("{stem}.redb.{what}"));
+    core::iter::once(path.clone()).chain(beside).map(|path| RotatedFile { path, max_bytes: 0, keep: 0 })
+}
+
+/// A name that both files have, or would have once they rotate.
+fn shared_name<'a>(one: &'a RotatedFile, other: &'a RotatedFile) -> Option<&'a str> {
+    let is_older = |of: &RotatedFile, name: &str| {
+        let number = name.strip_prefix(&of.path).and_then(|rest| rest.strip_prefix('.'));
+        let number = number.filter(|number| !number.starts_with(['0', '+'])).and_then(|number| number.parse().ok());
+        number.is_some_and(|number: u32| number <= of.keep)
+    };
+    if one.path == other.path || is_older(one, &other.path) {
+        Some(&other.path)
+    } else {
+        is_older(other, &one.path).then_some(one.path.as_str())
+    }
 }
 
 /// Files that are written, and by whom.
@@ -109,12 +149,12 @@ fn written<'a>(gateway: &'a GatewayConfig, cells: &'a CellSet) -> impl Iterator<
         SinkKind::File(file) => Some((named(sink), &file.path)),
         SinkKind::Gpio(_) | SinkKind::Mqtt(_) => None,
     });
-    sinks.chain(logs(cells))
+    sinks.chain(logs(cells).map(|(who, file)| (who, &file.path)))
 }
 
-fn logs(cells: &CellSet) -> impl Iterator<Item = (String, &String)> {
+fn logs(cells: &CellSet) -> impl Iterator<Item = (String, &RotatedFile)> {
     cells.slots().filter_map(|slot| match &slot.log {
-        LogTo::File(file) => Some((log_of(slot), &file.path)),
+        LogTo::File(file) => Some((log_of(slot), file)),
         LogTo::Journal | LogTo::Mqtt(_) => None,
     })
 }

@@ -290,6 +290,31 @@ sinks = ["history"]
         );
         check("[sinks.again.file]\npath = \"/var/lib/porin/history.jsonl\"", "sink `again` has file /var/lib/porin/h");
         check("[sinks.again.file]\npath = \"/var/lib/porin/porin.redb\"", "sink `again`: the outbox has file");
+        check("[sinks.again.file]\npath = \"/var/lib/porin/porin.redb.reserve\"", "sink `again`: the outbox has file");
+        // A rotated file has the names of its older ones, whichever of the two is given first.
+        check(
+            "[sinks.again.file]\npath = \"/var/lib/porin/history.jsonl.1\"",
+            "has file /var/lib/porin/history.jsonl.1 already",
+        );
+        check(
+            "[sinks.a.file]\npath = \"/var/lib/porin/history.jsonl.3\"",
+            "has file /var/lib/porin/history.jsonl.3 already",
+        );
+        for free in ["history.jsonl.4", "history.jsonl.0", "history.jsonl.01", "history.jsonl.x", "history.jsonl1"] {
+            let more = format!("[sinks.again.file]\npath = \"/var/lib/porin/{free}\"");
+            assert!(with(&more).is_ok(), "{free}: {:?}", with(&more));
+        }
+        let log = |name: &str, path: &str| {
+            format!(
+                "[slots.{name}]\ncell = \"x.wasm\"\nlog = {{ file = {{ path = \"/l/{path}\", keep = 2 }} }}\n[routes.{name}]\nstreams = [\"s\"]\nslots = [\"{name}\"]\n"
+            )
+        };
+        check(&(log("a", "x") + &log("b", "x.2")), "log file `/l/x.2`: the log of another slot has it already");
+        assert!(with(&(log("a", "x") + &log("b", "x.3"))).is_ok());
+        check(
+            &(log("a", "x") + "[sinks.again.file]\npath = \"/l/x.1\""),
+            "the log of slot `a` has file /l/x.1 already",
+        );
         check(
             "[sinks.again.mqtt]\nbroker = \"mqtt://house.local\"\nclient_id = \"porin-kitchen-sink-house\"",
             "has client id porin-kitchen-sink-house at house.local:1883 already",
