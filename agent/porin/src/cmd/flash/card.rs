@@ -23,12 +23,15 @@ pub(super) fn write(target: &Target, image: &[u8]) -> anyhow::Result<()> {
     match target {
         // Exclusive: the kernel says no if somebody has mounted it in the meantime.
         Target::Device(_) => options.custom_flags(OFlags::EXCL.bits().cast_signed()),
-        Target::File { .. } => options.create(true),
+        // A new file must not be there by now, under whatever kind of name.
+        Target::File { .. } if target.is_new() => options.create_new(true),
+        Target::File { .. } => &mut options,
     };
     let mut card = options.open(target.path()).with_context(|| {
         let hint = if matches!(target, Target::Device(_)) { " (a device takes root: sudo)" } else { "" };
         format!("cannot write to {place}{hint}")
     })?;
+    target.check_is_still(&card)?;
     if target.is_new() {
         card.set_len(NEW_FILE_BYTES).with_context(|| format!("{place}"))?;
     }

@@ -20,11 +20,25 @@ pub(super) const NEW_FILE_BYTES: u64 = 512 << 20;
 #[derive(Debug)]
 pub(super) enum Target {
     Device(Device),
-    /// `bytes`: as large as it is; `None`: it is not there yet.
+    /// `found`: what is there; `None`: it is not there yet.
     File {
         path: PathBuf,
-        bytes: Option<u64>,
+        found: Option<FoundFile>,
     },
+}
+
+/// A file that is there: which one, and how large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FoundFile {
+    file_system: u64,
+    inode: u64,
+    bytes: u64,
+}
+
+impl FoundFile {
+    fn of(about: &fs::Metadata) -> Self {
+        Self { file_system: about.dev(), inode: about.ino(), bytes: about.len() }
+    }
 }
 
 /// A whole block device.
@@ -33,6 +47,8 @@ pub(super) struct Device {
     pub(super) path: PathBuf,
     pub(super) model: String,
     pub(super) bytes: u64,
+    /// The kernel's count of disks so far, which a changed card and another device of the same name both change. 0: an old kernel.
+    sequence: u64,
 }
 
 /// Why a device is not written to.
@@ -72,7 +88,7 @@ impl Refusal {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, model, bytes } = self;
+        let Self { path, model, bytes, sequence: _ } = self;
         write!(f, "{}  {model}  {}.{} GB", path.display(), bytes / 1_000_000_000, bytes / 100_000_000 % 10)
     }
 }
@@ -81,7 +97,9 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Device(device) => device.fmt(f),
-            Self::File { path, bytes } => write!(f, "{}  a file of {} bytes", path.display(), bytes.unwrap_or(0)),
+            Self::File { path, found } => {
+                write!(f, "{}  a file of {} bytes", path.display(), found.map_or(0, |found| found.bytes))
+            }
         }
     }
 }
@@ -92,26 +110,45 @@ impl Target {
         let Ok(found) = fs::metadata(path) else {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             if parent.is_dir() && !path.starts_with("/dev") {
-                return Ok(Self::File { path: path.into(), bytes: None });
+                return Ok(Self::File { path: path.into(), found: None });
             }
             return Err(refused(path, "there is no such device", Some("`porin flash --list` shows them".into())));
         };
         let kind = found.file_type();
         if kind.is_file() {
-            return Ok(Self::File { path: path.into(), bytes: Some(found.len()) });
+            return Ok(Self::File { path: path.into(), found: Some(FoundFile::of(&found)) });
         }
         if !kind.is_block_device() {
             return Err(refused(path, "it is neither a device nor a file", None));
         }
-        let device = found.rdev();
-        let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-        let kernel = Kernel::here()?;
-        let place = kernel.sys.join("dev/block").join(&number);
-        let place = fs::canonicalize(&place).with_context(|| format!("the kernel does not tell of {number}"))?;
-        match kernel.device(&place) {
+        match Kernel::here()?.device_of(&found)? {
             (device, None) => Ok(Self::Device(Device { path: path.into(), ..device })),
             (_, Some(refusal)) => Err(refused(path, &refusal.to_string(), refusal.hint())),
         }
+    }
+
+    /// Whether the open file is still what [`Target::look`] found and a person has agreed to: a card may have been exchanged and a
+    /// name may lead elsewhere meanwhile.
+    pub(super) fn check_is_still(&self, open: &fs::File) -> anyhow::Result<()> {
+        let about = open.metadata().with_context(|| format!("{}", self.path().display()))?;
+        let is_same = match self {
+            Self::Device(device) => {
+                about.file_type().is_block_device() && {
+                    let (now, refusal) = Kernel::here()?.device_of(&about)?;
+                    device.is_still(&now, refusal.as_ref())
+                }
+            }
+            Self::File { found: Some(found), .. } => about.file_type().is_file() && FoundFile::of(&about) == *found,
+            Self::File { found: None, .. } => about.file_type().is_file() && about.len() == 0,
+        };
+        if is_same {
+            return Ok(());
+        }
+        Err(refused(
+            self.path(),
+            "it is not what it was when it was shown",
+            Some("look again: `porin flash --list`".into()),
+        ))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -123,13 +160,13 @@ impl Target {
 
     /// Whether there is nothing to be lost.
     pub(super) fn is_new(&self) -> bool {
-        matches!(self, Self::File { bytes: None, .. })
+        matches!(self, Self::File { found: None, .. })
     }
 
     pub(super) fn check_size(&self, needs: u64) -> anyhow::Result<()> {
         let bytes = match self {
             Self::Device(device) => device.bytes,
-            Self::File { bytes, .. } => bytes.unwrap_or(NEW_FILE_BYTES),
+            Self::File { found, .. } => found.map_or(NEW_FILE_BYTES, |found| found.bytes),
         };
         if bytes >= needs {
             return Ok(());
@@ -140,6 +177,13 @@ impl Target {
 
 fn refused(path: &Path, why: &str, hint: Option<String>) -> anyhow::Error {
     Failure { code: REFUSED, message: format!("{}: {why}; nothing was written", path.display()), hint }.into()
+}
+
+impl Device {
+    /// Whether the kernel describes the same device and the same medium in it. Its path may be a link, so that is not compared.
+    fn is_still(&self, now: &Self, refusal: Option<&Refusal>) -> bool {
+        refusal.is_none() && (&self.model, self.bytes, self.sequence) == (&now.model, now.bytes, now.sequence)
+    }
 }
 
 /// The devices of this computer.
@@ -177,6 +221,14 @@ impl Kernel {
         Ok(places.iter().map(|place| self.device(place)).collect())
     }
 
+    /// The device behind a path or an open file.
+    fn device_of(&self, about: &fs::Metadata) -> anyhow::Result<(Device, Option<Refusal>)> {
+        let number = format!("{}:{}", rustix::fs::major(about.rdev()), rustix::fs::minor(about.rdev()));
+        let place = self.sys.join("dev/block").join(&number);
+        let place = fs::canonicalize(&place).with_context(|| format!("the kernel does not tell of {number}"))?;
+        Ok(self.device(&place))
+    }
+
     /// The device that the kernel describes in this folder, and why it is not written to.
     fn device(&self, place: &Path) -> (Device, Option<Refusal>) {
         let name = name_of(place);
@@ -185,7 +237,8 @@ impl Kernel {
         let words = ["device/vendor", "device/model", "device/name"].map(says);
         let model = words.iter().filter(|word| !word.is_empty()).map(String::as_str).collect::<Vec<_>>().join(" ");
         let model = if model.is_empty() { "of unknown model".into() } else { model };
-        let device = Device { path: Path::new("/dev").join(&name), model, bytes };
+        let sequence = says("diskseq").parse().unwrap_or(0);
+        let device = Device { path: Path::new("/dev").join(&name), model, bytes, sequence };
         let refusal = if place.join("partition").exists() {
             Some(Refusal::Partition(place.parent().map(name_of).unwrap_or_default()))
         } else if !(says("removable") == "1" || says("device/type") == "SD" || place.iter().any(is_usb)) {
@@ -268,6 +321,33 @@ mod tests {
         let card = ["size=62333952", "removable=0", "device/type=SD", "device/name=SC32G"];
         assert_eq!(look("platform/mmcblk0", &card, "", "").1, None);
         assert_eq!(look("pci/usb2/2-1/sdc", &["size=62333952", "removable=0"], "", "").1, None);
+    }
+
+    #[test]
+    fn a_card_that_was_exchanged_or_mounted_since_it_was_shown_is_another() {
+        let now = |more: &[&str], mounts: &str| look("pci/usb1/sdb", &[&STICK, more].concat(), mounts, "");
+        let (shown, _) = now(&["diskseq=7"], "");
+        let same = |(device, refusal): (Device, Option<Refusal>)| shown.is_still(&device, refusal.as_ref());
+        assert!(same(now(&["diskseq=7"], "")));
+        // The same reader and a card of the same size, put in later.
+        assert!(!same(now(&["diskseq=8"], "")));
+        assert!(!same(now(&["diskseq=7", "size=62333953"], "")));
+        assert!(!same(now(&["diskseq=7", "device/model=Other"], "")));
+        assert!(!same(now(&["diskseq=7"], "40 22 8:16 / /mnt rw - vfat /dev/sdb rw\n")));
+    }
+
+    #[test]
+    fn a_file_that_takes_the_place_of_the_one_that_was_shown_is_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = |name: &str| folder.path().join(name);
+        let open = |name: &str| fs::File::open(place(name)).expect("open");
+        fs::write(place("card"), [1; 100]).expect("written");
+        let shown = Target::look(&place("card")).expect("a file");
+        shown.check_is_still(&open("card")).expect("the same");
+        fs::write(place("other"), [2; 100]).expect("written");
+        fs::rename(place("other"), place("card")).expect("renamed");
+        let error = shown.check_is_still(&open("card")).expect_err("another");
+        assert!(error.to_string().contains("not what it was when it was shown; nothing was written"), "{error}");
     }
 
     fn check(place: &str, more: &[&str], mounts: &str, swaps: &str, expected: &Refusal) {
