@@ -12,7 +12,10 @@ mod queue;
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use self::queue::{Queue, State};
+use self::{
+    next::Topic,
+    queue::{Queue, State},
+};
 pub use self::{
     next::{Publish, Rule},
     queue::{HEAD_RECORDS, Load, Loaded, QueueCommit},
@@ -89,6 +92,7 @@ pub struct Counts {
 struct Flight {
     ticket: Ticket,
     queue: QueueId,
+    topic: Topic,
     first: Seq,
     last: Seq,
     /// Acknowledged, but an older one is not.
@@ -289,15 +293,15 @@ impl Outbox {
         let ticket = Ticket(self.next_ticket);
         let queue = &mut self.queues[index];
         let route = run.topic.route;
-        let start = *start_of(&self.starts, run.first_of_topic);
-        let records = queue.take(&run, ticket, &self.starts);
+        let start = *start_of(&self.starts, run.first);
+        let records = queue.take(&run, ticket);
         let (first, last) = (records.first()?.0, records.last()?.0);
         if let Some(rate) = self.bounds.backlog_rate.filter(|_| queue.has_backlog()) {
             let us = records.len() as u64 * 1_000_000 / u64::from(rate.max(1));
             self.backlog_after = self.backlog_after.max(now).after(us);
         }
         self.next_ticket += 1;
-        self.flights.push_back(Flight { ticket, queue: queue.id, first, last, done: false });
+        self.flights.push_back(Flight { ticket, queue: queue.id, topic: run.topic, first, last, done: false });
         Some(Parcel { ticket, route, start, records })
     }
 
@@ -305,9 +309,8 @@ impl Outbox {
     fn turn(&mut self, now: Monotonic, rule: &impl Fn(RouteId) -> Rule) -> Option<(usize, next::Run)> {
         let mut had_its_share = None;
         for index in 0..self.queues.len() {
-            let queue = &self.queues[index];
-            let Some(run) = self.run(queue, rule).filter(|run| run.due <= now) else { continue };
-            if queue.share > 0 {
+            let Some(run) = self.run(index, rule).filter(|run| run.due <= now) else { continue };
+            if self.queues[index].share > 0 {
                 self.queues[index].share -= 1;
                 return Some((index, run));
             }
@@ -321,7 +324,8 @@ impl Outbox {
         Some((index, run))
     }
 
-    fn run(&self, queue: &Queue, rule: &impl Fn(RouteId) -> Rule) -> Option<next::Run> {
+    fn run(&mut self, queue: usize, rule: &impl Fn(RouteId) -> Rule) -> Option<next::Run> {
+        let queue = &mut self.queues[queue];
         let mut run = queue.next_run(&self.starts, rule)?;
         if self.bounds.backlog_rate.is_some() && queue.has_backlog() {
             run.due = run.due.max(self.backlog_after);
@@ -330,15 +334,15 @@ impl Outbox {
     }
 
     /// When [`Outbox::take`] gives something, if nothing else happens.
-    pub fn due(&self, rule: impl Fn(RouteId) -> Rule) -> Option<Monotonic> {
-        self.queues.iter().filter_map(|queue| self.run(queue, &rule)).map(|run| run.due).min()
+    pub fn due(&mut self, rule: impl Fn(RouteId) -> Rule) -> Option<Monotonic> {
+        (0..self.queues.len()).filter_map(|queue| self.run(queue, &rule)).map(|run| run.due).min()
     }
 
     /// Gives back all but the first `keep` records of the parcel taken last: they were too many for one publish.
     pub fn shorten(&mut self, ticket: Ticket, keep: usize) {
         let Some(flight) = self.flights.back_mut().filter(|flight| flight.ticket == ticket) else { return };
         if let Some(queue) = self.queues.iter_mut().find(|queue| queue.id == flight.queue) {
-            flight.last = queue.shorten(ticket, flight.first..=flight.last, keep);
+            flight.last = queue.shorten(flight.topic, ticket, flight.first..=flight.last, keep);
         }
     }
 
@@ -371,9 +375,8 @@ impl Outbox {
 
     /// The connection is gone: everything under way will be sent again.
     pub fn rewind(&mut self) {
-        for Flight { ticket, queue, first, last, done } in core::mem::take(&mut self.flights) {
+        for Flight { ticket, queue, first, last, done, .. } in core::mem::take(&mut self.flights) {
             let Some(queue) = self.queues.iter_mut().find(|other| other.id == queue) else { continue };
-            queue.rewind_to(first);
             if !done {
                 self.counts.resent += queue.restate(ticket, first..=last, State::Waiting);
             }
@@ -421,7 +424,7 @@ impl Outbox {
             if over == 0 {
                 break;
             }
-            let (records, bytes) = queue.evict(over);
+            let (records, bytes) = queue.evict(over, &self.starts);
             evicted += records;
             over = over.saturating_sub(bytes);
             // What is on disk only goes before what more important queues have.
@@ -442,7 +445,7 @@ impl Outbox {
         let queues = self.queues.iter_mut().rev().filter(|queue| queue.may_drop_oldest());
         let mut left = FRESH_RECORDS / 16;
         for queue in queues {
-            left -= queue.evict_fresh(left);
+            left -= queue.evict_fresh(left, &self.starts);
         }
         let evicted = (FRESH_RECORDS / 16 - left) as u64;
         self.counts.evicted += evicted;
@@ -452,7 +455,8 @@ impl Outbox {
     /// Gives up what is in memory and older than its route wants it. Gives the number. To be called about once a second, and
     /// after [`Outbox::loaded`].
     pub fn expire(&mut self, now: Monotonic, rule: impl Fn(RouteId) -> Rule) -> u64 {
-        let expired = self.queues.iter_mut().map(|queue| queue.expire(now, &rule)).sum();
+        let Self { queues, starts, .. } = self;
+        let expired = queues.iter_mut().map(|queue| queue.expire(now, starts, &rule)).sum();
         self.counts.expired += expired;
         expired
     }
@@ -475,5 +479,7 @@ fn start_of(starts: &[Start], seq: Seq) -> &Start {
     starts.get(known.saturating_sub(1)).unwrap_or(&Start { from: Seq(0), start: 0, boot: 0 })
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

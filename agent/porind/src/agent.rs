@@ -411,14 +411,15 @@ impl Agent {
         if let Some(due) = self.updates_due() {
             deadline = deadline.min(due);
         }
-        let Core { outbox, pipeline, .. } = &self.core;
+        let patience = self.patience();
+        let Core { outbox, pipeline, .. } = &mut self.core;
         let tells = self.parts.config.gateway.publish_metrics;
         if tells && self.link.connection.is_some() && self.parts.link.capacity() > 0 {
             deadline = deadline.min(self.tell_at);
         }
         let room = outbox.window() < self.link.window && self.parts.link.capacity() > 0;
         if self.link.connection.is_some() && room {
-            let due = outbox.due(self.link.rules(pipeline, self.patience()));
+            let due = outbox.due(self.link.rules(pipeline, patience));
             deadline = due.map_or(deadline, |due| deadline.min(due));
         }
         deadline

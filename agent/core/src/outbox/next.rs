@@ -1,19 +1,20 @@
-//! What leaves next: consecutive records of one topic, as many as a publish may have.
+//! What leaves next: records of one topic in order, as many as a publish may have.
 
-use alloc::vec::Vec;
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    vec::Vec,
+};
 
 use super::{
-    Start,
-    queue::{Entry, Queue, State, from},
+    Start, Ticket,
+    queue::{Entry, Queue, State, find, from},
     start_of,
 };
 use crate::{
     ids::{RouteId, Seq, StreamId},
+    record::Record,
     time::Monotonic,
 };
-
-/// How many waiting records are looked through for the next publish, so that routes that alternate fill their batches.
-pub(super) const LOOK_AHEAD: usize = 1_024;
 
 /// When consecutive records of a route become a publish, and when they are given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub enum Publish {
 }
 
 /// What records of one publish have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Topic {
     pub(super) route: RouteId,
     /// `None`: any.
@@ -52,65 +53,196 @@ pub(super) struct Topic {
     start: u32,
 }
 
-impl Topic {
-    pub(super) fn is_of(&self, entry: &Entry, starts: &[Start]) -> bool {
-        self.route == entry.record.route
-            && self.stream.is_none_or(|stream| stream == entry.record.packet.stream())
-            && self.start == start_of(starts, entry.seq).start
-    }
+/// Records of one topic that wait and may be sent, oldest first, by seq and by when they were appended.
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    waiting: VecDeque<(Seq, Monotonic)>,
+    /// Bytes of their messages.
+    bytes: usize,
 }
+
+/// A queue's records in memory by topic, so that one topic that waits for more packets costs the others nothing.
+///
+/// Records are added when they are first asked for, since only the route's rule tells their topic.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lanes {
+    /// Empty ones stay for their room, up to a bound.
+    lanes: BTreeMap<Topic, Lane>,
+    /// Every record before this seq that may be sent is in a lane.
+    added_to: Seq,
+}
+
+/// Lanes without a record that are kept for the next ones.
+const SPARE_LANES: usize = 64;
 
 /// What the next publish would be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
-    /// The first seq that waits, of whatever topic.
-    pub(super) first: Seq,
     pub(super) topic: Topic,
-    pub(super) first_of_topic: Seq,
-    pub(super) count: usize,
-    bytes: usize,
+    pub(super) first: Seq,
+    /// How many records may be sent, whatever fits into a publish.
+    sendable: usize,
     pub(super) due: Monotonic,
     rule: Rule,
 }
 
-impl Queue {
-    /// The next publish: the first topic with a full batch, else the one whose oldest record has waited longest.
-    pub(super) fn next_run(&self, starts: &[Start], rule: &impl Fn(RouteId) -> Rule) -> Option<Run> {
-        // What is not durable may leave early, but not before an older backlog.
-        let fresh = self.fresh.range(from(&self.fresh, self.unsent)..).filter(|_| !self.has_backlog());
-        let durable = self.head.range(from(&self.head, self.unsent)..).map(|entry| (entry, true));
-        let sendable = durable.chain(fresh.map(|entry| (entry, false)));
-        let waiting = sendable.filter(|(entry, _)| entry.state == State::Waiting);
-        let mut first = None;
-        let mut runs: Vec<Run> = Vec::new();
-        for (entry, durable) in waiting.take(LOOK_AHEAD) {
-            let first = *first.get_or_insert(entry.seq);
-            let index = match runs.iter().position(|run| run.topic.is_of(entry, starts)) {
-                Some(index) => index,
-                None => {
-                    let route = entry.record.route;
-                    let rule =
-                        runs.iter().find(|run| run.topic.route == route).map_or_else(|| rule(route), |run| run.rule);
-                    if !durable && rule.publish == Publish::AfterCommit {
-                        continue;
-                    }
-                    let stream = rule.by_stream.then(|| entry.record.packet.stream());
-                    let topic = Topic { route, stream, start: start_of(starts, entry.seq).start };
-                    let due = entry.since.after(rule.wait_us);
-                    runs.push(Run { first, topic, first_of_topic: entry.seq, count: 0, bytes: 0, due, rule });
-                    runs.len() - 1
-                }
+impl Lanes {
+    /// Forgets everything: the records are added again when they are next asked for.
+    pub(super) fn clear(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.waiting.clear();
+            lane.bytes = 0;
+        }
+        if self.lanes.len() > SPARE_LANES {
+            self.lanes.clear();
+        }
+        self.added_to = Seq(0);
+    }
+
+    /// A record does not wait any more.
+    pub(super) fn remove(&mut self, entry: &Entry, starts: &[Start]) {
+        if entry.seq >= self.added_to {
+            return;
+        }
+        let (route, start) = (entry.record.route, start_of(starts, entry.seq).start);
+        for stream in [None, Some(entry.record.packet.stream())] {
+            let Some(lane) = self.lanes.get_mut(&Topic { route, stream, start }) else { continue };
+            let index = match lane.waiting.front() {
+                Some((first, _)) if *first == entry.seq => Ok(0),
+                _ => lane.waiting.binary_search_by_key(&entry.seq, |(seq, _)| *seq),
             };
-            let run = &mut runs[index];
-            if !durable && run.rule.publish == Publish::AfterCommit {
-                continue;
-            }
-            run.count += 1;
-            run.bytes += entry.record.packet.bytes();
-            if run.count >= run.rule.packets || run.bytes >= run.rule.bytes {
-                return Some(Run { due: entry.since, ..*run });
+            if let Ok(index) = index {
+                lane.waiting.remove(index);
+                lane.bytes -= entry.record.packet.bytes();
+                return;
             }
         }
-        runs.into_iter().min_by_key(|run| run.due)
+    }
+
+    /// Records of a publish that were too many for it wait again.
+    pub(super) fn put_back(&mut self, topic: Topic, entry: &Entry) {
+        if entry.seq >= self.added_to {
+            return;
+        }
+        let lane = self.lanes.entry(topic).or_default();
+        let index = lane.waiting.partition_point(|(seq, _)| *seq < entry.seq);
+        lane.waiting.insert(index, (entry.seq, entry.since));
+        lane.bytes += entry.record.packet.bytes();
+    }
+
+    /// Adds what was appended or loaded since the last time. `to`: after the last of them.
+    fn add<'a>(
+        &mut self,
+        entries: impl Iterator<Item = &'a Entry>,
+        to: Seq,
+        starts: &[Start],
+        rule: &impl Fn(RouteId) -> Rule,
+    ) {
+        let mut known: Option<(RouteId, bool)> = None;
+        for entry in entries.filter(|entry| entry.state == State::Waiting) {
+            let route = entry.record.route;
+            let by_stream = match known {
+                Some((known, by_stream)) if known == route => by_stream,
+                _ => known.insert((route, rule(route).by_stream)).1,
+            };
+            let stream = by_stream.then(|| entry.record.packet.stream());
+            let topic = Topic { route, stream, start: start_of(starts, entry.seq).start };
+            let lane = self.lanes.entry(topic).or_default();
+            lane.waiting.push_back((entry.seq, entry.since));
+            lane.bytes += entry.record.packet.bytes();
+        }
+        self.added_to = to;
+        if self.lanes.len() > 2 * SPARE_LANES {
+            let empty = self.lanes.values().filter(|lane| lane.waiting.is_empty()).count();
+            if empty > self.lanes.len() / 2 {
+                self.lanes.retain(|_, lane| !lane.waiting.is_empty());
+            }
+        }
+    }
+
+    /// Whether a route's topics depend on streams now and did not before, or the other way round.
+    fn are_of_other_rules(&self, rule: &impl Fn(RouteId) -> Rule) -> bool {
+        let mut known: Option<(RouteId, bool)> = None;
+        self.lanes.iter().filter(|(_, lane)| !lane.waiting.is_empty()).any(|(topic, _)| {
+            let by_stream = match known {
+                Some((route, by_stream)) if route == topic.route => by_stream,
+                _ => known.insert((topic.route, rule(topic.route).by_stream)).1,
+            };
+            topic.stream.is_some() != by_stream
+        })
+    }
+}
+
+impl Queue {
+    /// The next publish: of the topic whose batch is due first. A full batch is due at once, and so is every batch while records wait on
+    /// disk only: there is no company to wait for that is not there already.
+    pub(super) fn next_run(&mut self, starts: &[Start], rule: &impl Fn(RouteId) -> Rule) -> Option<Run> {
+        self.add_to_lanes(starts, rule);
+        if self.lanes.are_of_other_rules(rule) {
+            self.lanes.clear();
+            self.add_to_lanes(starts, rule);
+        }
+        let backlog = self.has_backlog();
+        let durable_to = self.fresh.front().map_or(self.end, |entry| entry.seq);
+        let (mut known, mut next): (Option<(RouteId, Rule)>, Option<Run>) = (None, None);
+        for (topic, lane) in &self.lanes.lanes {
+            let Some((first, since)) = lane.waiting.front().copied() else { continue };
+            let rule = match known {
+                Some((route, rule)) if route == topic.route => rule,
+                _ => known.insert((topic.route, rule(topic.route))).1,
+            };
+            let sendable = match rule.publish {
+                Publish::AtOnce => lane.waiting.len(),
+                // What is not durable may leave early, but not on such a route.
+                Publish::AfterCommit => lane.waiting.partition_point(|(seq, _)| *seq < durable_to),
+            };
+            if sendable == 0 {
+                continue;
+            }
+            let has_bytes = lane.bytes >= rule.bytes && {
+                let bytes =
+                    |(seq, _): &(Seq, Monotonic)| self.entry(*seq).map_or(0, |entry| entry.record.packet.bytes());
+                sendable == lane.waiting.len()
+                    || lane.waiting.iter().take(sendable).map(bytes).sum::<usize>() >= rule.bytes
+            };
+            let is_due = backlog || sendable >= rule.packets || has_bytes;
+            let due = if is_due { since } else { since.after(rule.wait_us) };
+            if next.is_none_or(|next| (due, first) < (next.due, next.first)) {
+                next = Some(Run { topic: *topic, first, sendable, due, rule });
+            }
+        }
+        next
+    }
+
+    fn add_to_lanes(&mut self, starts: &[Start], rule: &impl Fn(RouteId) -> Rule) {
+        let Self { lanes, head, fresh, disk, .. } = self;
+        let (backlog, from_seq) = (!disk.is_empty(), lanes.added_to);
+        // What is younger than an older backlog waits for it.
+        let to = if backlog { disk.start } else { self.end };
+        let fresh = fresh.range(from(fresh, from_seq)..).filter(|_| !backlog);
+        lanes.add(head.range(from(head, from_seq)..).chain(fresh), to, starts, rule);
+    }
+
+    /// Takes the records of a run. They are under way from now on.
+    pub(super) fn take(&mut self, run: &Run, ticket: Ticket) -> Vec<(Seq, Record)> {
+        let Self { head, fresh, lanes, .. } = self;
+        let Some(lane) = lanes.lanes.get_mut(&run.topic) else { return Vec::new() };
+        let most = run.sendable.min(run.rule.packets.max(1));
+        let (mut records, mut bytes) = (Vec::with_capacity(most), 0);
+        while records.len() < most
+            && (records.is_empty() || bytes < run.rule.bytes)
+            && let Some((seq, _)) = lane.waiting.pop_front()
+        {
+            let Some(entry) =
+                find(head, seq).map(|at| &mut head[at]).or_else(|| find(fresh, seq).map(|at| &mut fresh[at]))
+            else {
+                continue;
+            };
+            entry.state = State::InFlight(ticket);
+            bytes += entry.record.packet.bytes();
+            records.push((seq, entry.record.clone()));
+        }
+        lane.bytes -= bytes;
+        records
     }
 }

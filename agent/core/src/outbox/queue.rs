@@ -18,7 +18,10 @@ use alloc::{
 };
 use core::ops::RangeInclusive;
 
-use super::{Rule, Start, StoredQueue, Ticket, next::Run};
+use super::{
+    Rule, Start, StoredQueue, Ticket,
+    next::{Lanes, Topic},
+};
 use crate::{
     ids::{Overflow, QueueId, RouteId, Seq},
     record::{RECORD_BYTES, Record},
@@ -123,14 +126,14 @@ pub(super) struct Queue {
     pub(super) disk: DiskOnly,
     pub(super) fresh: VecDeque<Entry>,
     /// After its last record.
-    end: Seq,
+    pub(super) end: Seq,
     /// `end` as of the last commit.
     durable_end: Seq,
     /// What has left as of the last commit.
     durable_acked_to: Seq,
     committing: Option<Committing>,
-    /// To be sent next. Before it everything is under way or has left.
-    pub(super) unsent: Seq,
+    /// What waits in memory and may be sent, by topic.
+    pub(super) lanes: Lanes,
     /// Records within `disk` that have left: acknowledged out of order before a lost connection. At most a window.
     left_on_disk: BTreeSet<Seq>,
     pub(super) waiting: u64,
@@ -155,7 +158,7 @@ impl Queue {
             durable_end: end,
             durable_acked_to: acked_to,
             committing: None,
-            unsent: acked_to,
+            lanes: Lanes::default(),
             left_on_disk: BTreeSet::new(),
             waiting: records,
             bytes,
@@ -175,6 +178,12 @@ impl Queue {
 
     pub(super) fn appended_from(&self, seq: Seq) -> impl Iterator<Item = &Record> {
         self.fresh.range(from(&self.fresh, seq)..).map(|entry| &entry.record)
+    }
+
+    /// The record in memory with this seq.
+    pub(super) fn entry(&self, seq: Seq) -> Option<&Entry> {
+        let Self { head, fresh, .. } = self;
+        find(head, seq).map(|at| &head[at]).or_else(|| find(fresh, seq).map(|at| &fresh[at]))
     }
 
     #[cfg(test)]
@@ -233,31 +242,17 @@ impl Queue {
         unreadable
     }
 
-    /// Takes the records of a run. They are under way from now on.
-    pub(super) fn take(&mut self, run: &Run, ticket: Ticket, starts: &[Start]) -> Vec<(Seq, Record)> {
-        self.unsent = run.first;
-        let backlog = self.has_backlog();
-        let Self { head, fresh, .. } = self;
-        let from = run.first_of_topic;
-        let sendable = from_mut(head, from).chain(from_mut(fresh, from).filter(|_| !backlog));
-        let same = |entry: &&mut Entry| entry.state == State::Waiting && run.topic.is_of(entry, starts);
-        let mut records = Vec::with_capacity(run.count);
-        for entry in sendable.filter(same).take(run.count) {
-            entry.state = State::InFlight(ticket);
-            records.push((entry.seq, entry.record.clone()));
-        }
-        records
-    }
-
     /// Gives the last seq that stays under way.
-    pub(super) fn shorten(&mut self, ticket: Ticket, seqs: RangeInclusive<Seq>, keep: usize) -> Seq {
+    pub(super) fn shorten(&mut self, topic: Topic, ticket: Ticket, seqs: RangeInclusive<Seq>, keep: usize) -> Seq {
         let mut left = keep;
         let mut stays = *seqs.start();
-        for entries in [&mut self.head, &mut self.fresh] {
+        let Self { head, fresh, lanes, .. } = self;
+        for entries in [head, fresh] {
             let entries = from_mut(entries, *seqs.start()).take_while(|entry| entry.seq <= *seqs.end());
             for entry in entries.filter(|entry| entry.state == State::InFlight(ticket)) {
                 if left == 0 {
                     entry.state = State::Waiting;
+                    lanes.put_back(topic, entry);
                 } else {
                     left -= 1;
                     stays = entry.seq;
@@ -280,8 +275,11 @@ impl Queue {
                 }
             }
         }
-        if state == State::Left {
-            self.forget(count, bytes);
+        match state {
+            State::Left => self.forget(count, bytes),
+            // They are older than what waits of their topics.
+            State::Waiting => self.lanes.clear(),
+            State::InFlight(_) => {}
         }
         count
     }
@@ -289,10 +287,6 @@ impl Queue {
     fn forget(&mut self, records: u64, bytes: u64) {
         self.waiting = self.waiting.saturating_sub(records);
         self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
-    pub(super) fn rewind_to(&mut self, seq: Seq) {
-        self.unsent = self.unsent.min(seq);
     }
 
     /// Drops what has left from memory: at the front at once, in the middle when it is worth it.
@@ -378,6 +372,8 @@ impl Queue {
             self.memory -= entry.record.packet.bytes();
             if self.disk.is_empty() {
                 self.disk.start = entry.seq;
+                // What is younger may not be sent any more.
+                self.lanes.clear();
             }
             self.disk.end = entry.seq.next();
             if entry.state == State::Left {
@@ -397,10 +393,10 @@ impl Queue {
 
     /// Gives up the oldest until `over` bytes are gone, or nothing is in memory before what is on disk only. Gives the
     /// records and their bytes.
-    pub(super) fn evict(&mut self, over: u64) -> (u64, u64) {
+    pub(super) fn evict(&mut self, over: u64, starts: &[Start]) -> (u64, u64) {
         let (mut records, mut bytes) = (0, 0);
         let backlog = self.has_backlog();
-        let Self { head, fresh, left_in_head, .. } = self;
+        let Self { head, fresh, left_in_head, lanes, .. } = self;
         let in_head = head.iter_mut().map(|entry| (entry, 1));
         for (entry, left) in in_head.chain(fresh.iter_mut().filter(|_| !backlog).map(|entry| (entry, 0))) {
             if bytes >= over {
@@ -408,6 +404,7 @@ impl Queue {
             }
             if entry.state == State::Waiting {
                 entry.state = State::Left;
+                lanes.remove(entry, starts);
                 *left_in_head += left;
                 records += 1;
                 bytes += entry.record.size();
@@ -419,15 +416,16 @@ impl Queue {
     }
 
     /// Gives up the oldest of what is in memory only, at most so many. Gives their number.
-    pub(super) fn evict_fresh(&mut self, most: usize) -> usize {
+    pub(super) fn evict_fresh(&mut self, most: usize, starts: &[Start]) -> usize {
         if self.committing.is_some() {
             return 0;
         }
         let (mut records, mut bytes) = (0, 0);
-        let Self { fresh, memory, .. } = self;
+        let Self { fresh, memory, lanes, .. } = self;
         fresh.retain(|entry| {
             let stays = entry.state != State::Waiting || records == most;
             if !stays {
+                lanes.remove(entry, starts);
                 records += 1;
                 bytes += entry.record.size();
                 *memory -= entry.record.packet.bytes();
@@ -438,9 +436,9 @@ impl Queue {
         records
     }
 
-    pub(super) fn expire(&mut self, now: Monotonic, rule: &impl Fn(RouteId) -> Rule) -> u64 {
+    pub(super) fn expire(&mut self, now: Monotonic, starts: &[Start], rule: &impl Fn(RouteId) -> Rule) -> u64 {
         let (mut records, mut bytes) = (0, 0);
-        let Self { head, fresh, left_in_head, .. } = self;
+        let Self { head, fresh, left_in_head, lanes, .. } = self;
         let mut known: Option<(RouteId, u64)> = None;
         let in_head = head.iter_mut().map(|entry| (entry, 1));
         for (entry, left) in in_head.chain(fresh.iter_mut().map(|entry| (entry, 0))) {
@@ -451,6 +449,7 @@ impl Queue {
             };
             if entry.state == State::Waiting && now.since(entry.since) > expire_us {
                 entry.state = State::Left;
+                lanes.remove(entry, starts);
                 *left_in_head += left;
                 records += 1;
                 bytes += entry.record.size();
@@ -460,6 +459,11 @@ impl Queue {
         self.forget_left();
         records
     }
+}
+
+/// The position of the entry with this seq.
+pub(super) fn find(entries: &VecDeque<Entry>, seq: Seq) -> Option<usize> {
+    entries.binary_search_by_key(&seq, |entry| entry.seq).ok()
 }
 
 /// The position of the first entry from `seq` on.

@@ -265,25 +265,45 @@ fn a_backlog_drains_without_waiting_for_a_commit() {
 }
 
 #[test]
-fn one_that_waits_for_company_does_not_hold_up_the_others_however_many_there_are() {
-    let rule = |route: RouteId| Rule { wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..FOUR };
+fn routes_that_wait_for_company_do_not_hold_up_the_others_however_much_of_them_waits() {
+    // Two routes with batches that 3,000 records do not fill, before the record of one that waits for nothing.
+    let rule = |route: RouteId| match route.0 {
+        0 | 1 => Rule { packets: 5_000, wait_us: u64::MAX, ..FOUR },
+        _ => FOUR,
+    };
     let mut queue = empty(u64::MAX);
-    queue.append(NORMAL, record(0));
-    for _ in 0..HEAD_RECORDS {
-        (0..4).for_each(|_| queue.append(NORMAL, record(1)));
-        let parcel = queue.take(NOW, rule).expect("a full batch of the other route");
+    for _ in 0..3_000 {
+        queue.append(NORMAL, record(0));
+        queue.append(NORMAL, record(1));
+    }
+    for round in 0..HEAD_RECORDS as u64 {
+        queue.append(NORMAL, record(2));
+        assert_eq!(queue.due(rule), Some(NOW), "round {round}");
+        let parcel = queue.take(NOW, rule).expect("it waits for nothing");
+        assert_eq!((parcel.route, parcel.records.len()), (RouteId(2), 1));
+        assert_eq!(queue.take(NOW, rule), None);
         commit(&mut queue);
         queue.ack(parcel.ticket);
     }
-    assert_eq!(queue.waiting(), 1);
-    assert_eq!(only(&queue).head.len() - only(&queue).left_in_head(), 1);
+    assert_eq!(queue.waiting(), 6_000);
+    assert_eq!(only(&queue).head.len() - only(&queue).left_in_head(), 6_000);
     balanced(&queue);
 }
 
 #[test]
+fn while_records_wait_on_disk_only_an_incomplete_batch_waits_for_nothing() {
+    let patient = |_| Rule { packets: usize::MAX, wait_us: u64::MAX, ..FOUR };
+    let mut queue = stored(vec![on_disk(0, 2 * HEAD_RECORDS as u64)], vec![start(0, 1)], u64::MAX);
+    let load = queue.wants().expect("it asks");
+    let end = load.from.0 + load.count as u64;
+    queue.loaded(load, loaded((load.from.0..end).map(|seq| (Seq(seq), record(0))).collect()));
+    assert_eq!(queue.due(patient), Some(NOW), "what is on disk could never join it");
+    assert_eq!(queue.take(NOW, patient).expect("due").records.len(), HEAD_RECORDS);
+}
+
+#[test]
 fn what_is_under_way_is_found_by_its_acknowledgement_although_memory_is_full() {
-    let rule =
-        |route: RouteId| Rule { packets: next::LOOK_AHEAD, wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..FOUR };
+    let rule = |route: RouteId| Rule { packets: 1_024, wait_us: if route.0 == 0 { u64::MAX } else { 0 }, ..FOUR };
     let mut queue = empty(u64::MAX);
     (0..HEAD_RECORDS).for_each(|_| queue.append(NORMAL, record(1)));
     let all: Vec<_> = std::iter::from_fn(|| queue.take(NOW, rule)).collect();
