@@ -2,7 +2,8 @@
 # Builds the Debian package of the gateway program: cross/deb.sh ARCHITECTURE PORIND CELLS FOLDER
 #
 # ARCHITECTURE is Debian's name: arm64, armhf, amd64. PORIND is the program for it, a static one, so the package depends on
-# nothing but the tools that make the user. Leaves FOLDER/porind_VERSION_ARCHITECTURE.deb; PORIN_REVISION is put behind the version.
+# nothing but the tools that make the user. Leaves FOLDER/porind_VERSION_ARCHITECTURE.deb; PORIN_REVISION is put behind the version,
+# PORIN_STORE_FORMAT in place of the store's format (for a test of downgrades).
 set -eu
 
 architecture=$1
@@ -27,7 +28,15 @@ mkdir -p "$root/usr/share/man/man8" "$root/usr/share/doc/porind" "$root/DEBIAN"
 gzip -9n <"$here/deb/porind.8" >"$root/usr/share/man/man8/porind.8.gz"
 gzip -9n <"$here/../CHANGELOG.md" >"$root/usr/share/doc/porind/changelog.gz"
 cat "$here/../LICENSE-MIT" "$here/../LICENSE-APACHE" >"$root/usr/share/doc/porind/copyright"
-for script in postinst prerm postrm; do install -m 755 "$here/deb/$script" "$root/DEBIAN/$script"; done
+# A package that would not read the installed one's store refuses to be installed: see preinst.
+store_format=${PORIN_STORE_FORMAT:-$(sed -n 's/^const VERSION: u64 = \([0-9]*\);.*/\1/p' "$here/../agent/porind/src/store/tables.rs")}
+echo "${store_format:?the format of the store was not found}" >"$root/store-format"
+put 644 "$root/store-format" usr/share/porin/store-format
+rm "$root/store-format"
+for script in preinst postinst prerm postrm; do
+    sed "s/@STORE_FORMAT@/$store_format/g" "$here/deb/$script" >"$root/DEBIAN/$script"
+    chmod 755 "$root/DEBIAN/$script"
+done
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: porind
 Version: $version

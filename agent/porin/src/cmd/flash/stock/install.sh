@@ -3,11 +3,15 @@
 set -eu
 here=/boot/firmware/porin
 
-# A configuration that is there already stays; what is new is beside it before the package starts the agent.
-mkdir -p /etc/porin
+# A configuration that is there already stays; what is new is beside it before the package starts the agent. The agent may read
+# it, keys and passwords among it, and not change it.
+getent group porin >/dev/null || groupadd --system porin
+folder() { [ -d "$1" ] || install -d -o root -g porin -m 750 "$1"; }
+folder /etc/porin
 cd "$here/etc"
 find . -type f | while read -r file; do
-    [ -e "/etc/porin/$file" ] || { mkdir -p "/etc/porin/$(dirname "$file")" && cp "$file" "/etc/porin/$file"; }
+    folder "/etc/porin/$(dirname "$file")"
+    [ -e "/etc/porin/$file" ] || install -o root -g porin -m 640 "$file" "/etc/porin/$file"
 done
 # It needs no other package, so it needs no network.
 dpkg -i "$here"/porind_*.deb
