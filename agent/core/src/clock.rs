@@ -37,6 +37,35 @@ impl Trust {
     pub const ALL: [(&str, Self); 2] = [("plausible", Self::Plausible), ("synchronised", Self::Synchronised)];
 }
 
+/// By which time certificates are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateTime {
+    /// By the wall clock, but never by an earlier time than this one, at which it was believed.
+    Clock(Unix),
+    /// Nothing has set the clock since the machine's start: ends are judged by this time, at which it was last believed, and
+    /// beginnings not at all.
+    Floor(Unix),
+}
+
+impl CertificateTime {
+    /// Its word in the status.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Clock(_) => "clock",
+            Self::Floor(_) => "floor",
+        }
+    }
+}
+
+/// Whether the machine keeps the time while it is switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Chip {
+    Present,
+    Missing,
+}
+
 /// Whether the kernel says that something, such as NTP, keeps the wall clock right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -68,6 +97,8 @@ pub struct Clock {
     /// In order.
     spans: Vec<Span>,
     changes: u64,
+    /// Whether the kernel has said in this run that something keeps the clock right.
+    was_kept: bool,
 }
 
 /// What [`Clock::observe`] found.
@@ -85,7 +116,7 @@ impl Clock {
     /// `spans`: of lives whose packets still wait, in order. `floor`: what the clock said when it was last believed.
     #[must_use]
     pub fn new(boot: u32, trust: Trust, floor: Unix, spans: Vec<Span>) -> Self {
-        Self { boot, trust, floor: floor.max(NEVER_BEFORE), spans, changes: 0 }
+        Self { boot, trust, floor: floor.max(NEVER_BEFORE), spans, changes: 0, was_kept: false }
     }
 
     /// The configuration has changed.
@@ -96,6 +127,7 @@ impl Clock {
     /// Compares the two clocks. `None`: nothing has changed.
     pub fn observe(&mut self, now: Now, kept: Kept) -> Option<Change> {
         let offset_us = offset(now);
+        self.was_kept |= kept == Kept::Right;
         // What keeps the clock right may also have found that it was once too far ahead.
         let trusted = match (self.trust, kept) {
             (_, Kept::Right) => now.unix >= NEVER_BEFORE,
@@ -134,6 +166,19 @@ impl Clock {
     #[must_use]
     pub fn is_trusted(&self) -> bool {
         self.spans.last().is_some_and(|span| span.boot == self.boot && span.trusted)
+    }
+
+    /// By which time certificates are judged. A clock that is believed because it says something plausible is that of a clock chip, or
+    /// somebody has set it; where there is no chip and nobody has, it may be as old as the image.
+    #[must_use]
+    pub fn certificate_time(&self, chip: Chip) -> CertificateTime {
+        let stretches = self.spans.iter().filter(|span| span.boot == self.boot).count();
+        let is_set = chip == Chip::Present || self.was_kept || stretches > 1;
+        if self.is_trusted() && is_set {
+            CertificateTime::Clock(self.floor)
+        } else {
+            CertificateTime::Floor(self.floor)
+        }
     }
 
     /// A time that the wall clock gave a moment ago, and whether it is to be believed. One from just before the clock was set is
@@ -277,6 +322,30 @@ mod tests {
         assert_eq!(clock.observe(now(NEW_YEAR + HOUR, 2 * S), Kept::Right), Some(Change::Set(3_598_000_000)));
         assert_eq!(clock.put_right(1, Monotonic(S), Unix(NEW_YEAR)), Some(Unix(NEW_YEAR + 3_598 * S)));
         assert_eq!(clock.observe(now(NEW_YEAR + HOUR + S, 3 * S), FREE), None, "it runs on without help");
+    }
+
+    #[test]
+    fn a_clock_that_nothing_has_set_since_the_start_judges_no_beginning_of_a_certificate() {
+        let floor = |time| CertificateTime::Floor(Unix(time));
+        let clock_of = |trust| Clock::new(1, trust, Unix(NEW_YEAR), vec![]);
+        // Switched off for long: it goes on where it was.
+        let mut clock = clock_of(Trust::Synchronised);
+        clock.observe(now(NEW_YEAR + S, S), FREE);
+        assert_eq!(clock.certificate_time(Chip::Missing), floor(NEW_YEAR));
+        clock.observe(now(NEW_YEAR + HOUR, 2 * S), Kept::Right);
+        assert_eq!(clock.certificate_time(Chip::Missing), CertificateTime::Clock(Unix(NEW_YEAR + HOUR)));
+        // Plausible is not enough without a chip, until it is set by hand.
+        let mut clock = clock_of(Trust::Plausible);
+        clock.observe(now(NEW_YEAR + S, S), FREE);
+        assert!(clock.is_trusted());
+        assert_eq!(clock.certificate_time(Chip::Missing), floor(NEW_YEAR + S));
+        assert_eq!(clock.certificate_time(Chip::Present), CertificateTime::Clock(Unix(NEW_YEAR + S)));
+        clock.observe(now(NEW_YEAR + HOUR, 2 * S), FREE);
+        assert_eq!(clock.certificate_time(Chip::Missing), CertificateTime::Clock(Unix(NEW_YEAR + HOUR)));
+        // A chip with an empty battery says less than the floor.
+        let mut clock = clock_of(Trust::Plausible);
+        clock.observe(now(10 * S, 10 * S), FREE);
+        assert_eq!(clock.certificate_time(Chip::Present), floor(NEW_YEAR));
     }
 
     #[test]

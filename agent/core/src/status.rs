@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub uptime_s: u64,
     /// Whether the machine's clock is believed.
     pub clock_trusted: bool,
+    /// By which time certificates are judged: `clock`, or `floor`, only their ends, until something sets the clock.
+    pub certificate_time: &'static str,
     /// The MQTT connection.
     pub uplink: UplinkStatus,
     /// In the order of the configuration.

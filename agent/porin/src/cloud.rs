@@ -10,10 +10,7 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
-use porin_core::{
-    config::{Broker, Identity, Login, Protocol, Tls, address},
-    time::Unix,
-};
+use porin_core::config::{Broker, Identity, Login, Protocol, Tls, address};
 use rumqttc::{
     Outgoing, QoS,
     v5::{
@@ -349,7 +346,7 @@ impl Cloud {
 
 fn client(broker: &Broker, protocol: Protocol) -> anyhow::Result<(Client, Receiver<Result<Heard, String>>)> {
     let unique = format!("porin-{}-{}", std::process::id(), porind::wall_clock().0 % 1_000_000);
-    let (transport, login) = porind::access(broker, Unix(0))?;
+    let (transport, login) = porind::access(broker)?;
     let keep_alive = Duration::from_secs(20);
     let (sender, events) = sync_channel(EVENTS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

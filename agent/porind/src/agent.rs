@@ -26,7 +26,7 @@ mod updating;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use porin_core::{
-    clock::Clock,
+    clock::{CertificateTime, Chip, Clock},
     config::{Config, LinkConfig},
     dead::DeadLetters,
     ids::RouteId,
@@ -112,7 +112,7 @@ pub(crate) struct Parts {
     pub(crate) settled: Vec<watch::Sender<u64>>,
     pub(crate) link: mpsc::Sender<Request>,
     /// The time at which the clock was last believed: certificates are never judged by an earlier one.
-    pub(crate) time_floor: watch::Sender<Unix>,
+    pub(crate) certificate_time: watch::Sender<CertificateTime>,
     /// What the link connects to next.
     pub(crate) uplink: watch::Sender<LinkConfig>,
     /// Sources to be started and ended.
@@ -161,12 +161,14 @@ struct Agent {
     reload_next: Option<Config>,
     /// When a stop was asked for.
     stopping: Option<Monotonic>,
+    /// Whether the machine has a clock chip.
+    clock_chip: Chip,
 }
 
 /// Runs until it is stopped or drained, on the calling thread. Gives the last status.
 pub(crate) fn run(core: Core, parts: Parts) -> Snapshot {
     let mut agent = Agent::new(core, parts);
-    agent.sinks.exchange(&agent.parts.config.gateway.sinks, &agent.parts.time_floor, &mut agent.files);
+    agent.sinks.exchange(&agent.parts.config.gateway.sinks, &agent.parts.certificate_time, &mut agent.files);
     while !agent.link.closed {
         let event = agent.next();
         agent.step(event);
@@ -210,6 +212,7 @@ impl Agent {
             for_sinks: Vec::new(),
             files: Files::default(),
             reload_next: None,
+            clock_chip: machine::clock_chip(),
         }
     }
 
@@ -228,7 +231,7 @@ impl Agent {
         if self.now.mono >= self.look_at {
             self.look_at = self.now.mono.after(LOOK_US);
             self.look_at_the_clock();
-            self.parts.time_floor.send_if_modified(|floor| std::mem::replace(floor, self.core.clock.floor()) != *floor);
+            self.judge_certificates();
             self.expire();
             self.warn_of_certificates();
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use porin_core::{
-    clock::{Kept, NEVER_BEFORE},
+    clock::{CertificateTime, Kept, NEVER_BEFORE},
     config::{Broker, Config},
     time::Unix,
 };
@@ -133,7 +133,7 @@ fn disk(findings: &mut Findings, path: &str) {
 
 fn broker(findings: &mut Findings, whose: &str, broker: &Broker) {
     let place = format!("{}:{}", broker.host, broker.port);
-    match tls::access(broker, Unix(0)) {
+    match tls::access(broker, CertificateTime::Clock(Unix(0))) {
         Ok(access) => {
             let now_s = machine::wall_clock().0 / 1_000_000;
             for certificate in access.certificates {
@@ -185,6 +185,14 @@ fn agent(findings: &mut Findings, socket: &str) {
     findings.ok("agent", format!("runs for {} s, epoch {}", number("/uptime_s"), text(&status["epoch"])));
     if status["clock_trusted"] == false {
         findings.warning("clock", "the agent does not believe it", "its packets are marked time-uncertain");
+    }
+    if status["certificate_time"] == "floor" {
+        findings.warning(
+            "certificate",
+            "nothing has set the clock since the machine's start: of a broker's certificate only the end is judged, by the time at which the \
+             clock was last believed",
+            "once NTP or a person sets the clock, connections are made again and certificates judged by it",
+        );
     }
     if status["uplink"]["connected"] == true {
         findings.ok("broker", format!("connected; {} publishes sent", number("/uplink/publishes")));

@@ -11,6 +11,7 @@ mod committer;
 mod doctor;
 mod files;
 mod gpio;
+mod guarded;
 mod inbox;
 mod link;
 mod machine;
@@ -32,14 +33,14 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 
 use anyhow::{Context, anyhow, bail};
 use porin_core::{
-    clock::Clock,
+    clock::{CertificateTime, Clock},
     config::{self, Broker, Config},
     dead::DeadLetters,
     ids::RouteId,
     outbox::Outbox,
     status::{SlotStatus, Snapshot},
     stream::NameTable,
-    time::Unix,
+    time::{Now, Unix},
     trust::{self, Release},
 };
 use sd_notify::NotifyState;
@@ -74,7 +75,7 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     let gateway = &config.gateway;
     // The clock may be wrong, and certificates are then judged at each connection; here they are only read.
     for (whose, broker) in gateway.brokers() {
-        tls::access(broker, Unix(0)).context(whose)?;
+        tls::access(broker, CertificateTime::Clock(Unix(0))).context(whose)?;
     }
     for source in &gateway.sources {
         source::check(&source.kind).with_context(|| format!("source `{}`", source.name))?;
@@ -118,12 +119,19 @@ fn core_of(config: &Config, store: &Store, found: &Found) -> anyhow::Result<agen
     Ok(agent::Core { pipeline, outbox, dead, clock, route_names, durable_names, room: found.room })
 }
 
+/// By which time certificates are judged until the loop has looked at the clock.
+fn first_certificate_time(clock: &Clock) -> CertificateTime {
+    let mut clock = clock.clone();
+    clock.observe(Now { unix: wall_clock(), mono: Uptime::begin().now() }, machine::clock_is_kept());
+    clock.certificate_time(machine::clock_chip())
+}
+
 /// How a broker is reached, and user name and password there, for those who have something to do with the gateways' broker.
 ///
 /// # Errors
 /// If certificates, keys or the password cannot be used.
-pub fn access(broker: &Broker, floor: Unix) -> anyhow::Result<(Transport, Option<(String, String)>)> {
-    let access = tls::access(broker, floor)?;
+pub fn access(broker: &Broker) -> anyhow::Result<(Transport, Option<(String, String)>)> {
+    let access = tls::access(broker, CertificateTime::Clock(Unix(0)))?;
     Ok((access.transport, access.login))
 }
 
@@ -140,6 +148,7 @@ pub fn run(
     reload: mpsc::Receiver<Config>,
     ready: impl FnOnce(),
 ) -> anyhow::Result<Snapshot> {
+    machine::private_files_only();
     machine::small_pages_only();
     let (store, found) = Store::open(Path::new(&config.gateway.outbox.path), machine::boot_id())?;
     let store = Arc::new(store);
@@ -194,7 +203,7 @@ pub fn run(
     let (uplink, uplinks) = watch::channel(config.gateway.uplink.clone());
     let (orders, mut ordered) = mpsc::channel(1);
     let watchdog_us = watchdog_us();
-    let (time_floor, floors) = watch::channel(core.clock.floor());
+    let (certificate_time, judged_by) = watch::channel(first_certificate_time(&core.clock));
 
     let (end, mut ended) = watch::channel(false);
     let pipeline_thread =
@@ -216,7 +225,7 @@ pub fn run(
                     uplink,
                     orders,
                     watchdog_us,
-                    time_floor,
+                    certificate_time,
                     stop_link,
                     updating,
                 },
@@ -227,16 +236,17 @@ pub fn run(
     let mut running = BTreeMap::new();
     for (source, sender, settled) in sources {
         let name = source.name.clone();
-        running.insert(name, tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled, floors.clone())));
+        running
+            .insert(name, tasks.spawn_local(source::run(source, sender, doorbell.clone(), settled, judged_by.clone())));
     }
-    let (bell, time_floors) = (doorbell.clone(), floors.clone());
+    let (bell, times) = (doorbell.clone(), judged_by.clone());
     tasks.spawn_local(async move {
         while let Some(orders) = ordered.recv().await {
             for order in orders {
                 match order {
                     Order::Start(source, sender, settled) => {
                         let name = source.name.clone();
-                        let task = source::run(*source, sender, bell.clone(), settled, time_floors.clone());
+                        let task = source::run(*source, sender, bell.clone(), settled, times.clone());
                         running.insert(name, tokio::task::spawn_local(task));
                     }
                     Order::End(name) => {
@@ -253,7 +263,7 @@ pub fn run(
     tasks.spawn_local(link::mqtt::run(
         uplinks,
         Some(identity),
-        floors,
+        judged_by,
         link,
         (link_events, came),
         doorbell.clone(),

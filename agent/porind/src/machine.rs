@@ -6,7 +6,7 @@ use std::{
 };
 
 use porin_core::{
-    clock::Kept,
+    clock::{Chip, Kept},
     time::{Monotonic, Unix},
 };
 
@@ -69,6 +69,21 @@ pub(crate) fn clock_is_kept() -> Kept {
         libc::adjtimex(&raw mut answer)
     };
     if (0..libc::TIME_ERROR).contains(&state) { Kept::Right } else { Kept::Free }
+}
+
+/// Whether the machine has a clock chip.
+pub(crate) fn clock_chip() -> Chip {
+    let has_one = fs::read_dir("/sys/class/rtc").is_ok_and(|mut chips| chips.next().is_some());
+    if has_one { Chip::Present } else { Chip::Missing }
+}
+
+/// Gives every file that this process makes to its own user alone, whatever mode a library asks for. The store holds the gateway's key.
+pub(crate) fn private_files_only() {
+    // SAFETY: it sets a mask of the process and cannot fail.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::umask(0o077);
+    }
 }
 
 /// Keeps the kernel from giving this process, and its children, transparent huge pages. Where they are the default, as in Debian's kernel,

@@ -13,11 +13,12 @@ use std::{
 };
 
 use porin_core::{
+    clock::CertificateTime,
     config::{CellSet, Config, Route, Sink, SinkKind},
     ids::RouteId,
     packet::Packet,
     status::SinkStatus,
-    time::{Monotonic, Unix},
+    time::Monotonic,
 };
 use tokio::sync::watch;
 
@@ -74,7 +75,12 @@ enum Kind {
 
 impl Sinks {
     /// Keeps those that stay the same, ends the others once what they have has left, and starts what is new.
-    pub(crate) fn exchange(&mut self, sinks: &[Sink], time_floor: &watch::Sender<Unix>, files: &mut Files) {
+    pub(crate) fn exchange(
+        &mut self,
+        sinks: &[Sink],
+        certificate_time: &watch::Sender<CertificateTime>,
+        files: &mut Files,
+    ) {
         let (stay, go) = std::mem::take(&mut self.0).into_iter().partition(|running| sinks.contains(&running.config));
         self.0 = stay;
         // The end comes first: another may want the same line, or be the same client of a broker.
@@ -84,7 +90,7 @@ impl Sinks {
         go.hang_up();
         for config in sinks {
             if !self.0.iter().any(|running| running.config == *config) {
-                self.0.push(Running { kind: Kind::start(config, time_floor), config: config.clone() });
+                self.0.push(Running { kind: Kind::start(config, certificate_time), config: config.clone() });
             }
         }
         self.0.sort_by_key(|running| sinks.iter().position(|config| *config == running.config));
@@ -169,12 +175,12 @@ pub(crate) fn has_other_routes(sink: &str, before: &CellSet, after: &CellSet) ->
 }
 
 impl Kind {
-    fn start(Sink { name, kind }: &Sink, time_floor: &watch::Sender<Unix>) -> Self {
+    fn start(Sink { name, kind }: &Sink, certificate_time: &watch::Sender<CertificateTime>) -> Self {
         let status = SinkStatus { name: name.clone(), ok: true, ..SinkStatus::default() };
         match kind {
             SinkKind::File(file) => Self::File(file::Lines::new(file.clone(), status)),
             SinkKind::Gpio(line) => Self::Gpio(gpio::Line::start(line.clone(), status)),
-            SinkKind::Mqtt(local) => Self::Mqtt(mqtt::Broker::start(local, status, time_floor.subscribe())),
+            SinkKind::Mqtt(local) => Self::Mqtt(mqtt::Broker::start(local, status, certificate_time.subscribe())),
         }
     }
 }
@@ -185,6 +191,7 @@ mod tests {
         config::Level,
         ids::StreamId,
         packet::{Quality, Reading},
+        time::Unix,
     };
 
     use super::*;
@@ -196,7 +203,7 @@ mod tests {
     fn a_line_is_safe_when_others_decide_about_it_and_stays_as_it_is_when_they_do_not() {
         let parse = |good: &str, other: &str| Config::parse(&TEXT.replace(good, other)).expect("it is good");
         let config = parse("", "");
-        let (floor, mut files) = (watch::channel(Unix(0)).0, Files::default());
+        let (floor, mut files) = (watch::channel(CertificateTime::Clock(Unix(0))).0, Files::default());
         let mut sinks = Sinks::default();
         sinks.exchange(&config.gateway.sinks, &floor, &mut files);
         let packet =

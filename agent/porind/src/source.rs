@@ -19,9 +19,9 @@ use std::{
 };
 
 use porin_core::{
+    clock::CertificateTime,
     config::{Source, SourceKind},
     packet::{Message, Reading},
-    time::Unix,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -137,13 +137,13 @@ pub(crate) async fn run(
     queue: mpsc::Sender<FromSource>,
     doorbell: Doorbell,
     settled: watch::Receiver<u64>,
-    time_floor: watch::Receiver<Unix>,
+    certificate_time: watch::Receiver<CertificateTime>,
 ) {
     let mut outlet = Outlet { queue, doorbell, made: 0, settled };
     let mut pause = MIN_PAUSE;
     let mut running = match source.kind {
         SourceKind::Replay(config) => Running::Replay(replay::Replay::new(config)),
-        SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, time_floor)),
+        SourceKind::Mqtt(config) => Running::Mqtt(mqtt::Mqtt::new(config, certificate_time)),
         SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config)),
         SourceKind::Sensor(config) => Running::Sensors(sensor::Sensors::new(config)),
         SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config)),

@@ -3,27 +3,36 @@
 //! The files are read with each connection, so a renewed certificate is taken up by the next one.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
+    io::Read,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, ensure};
 use porin_core::{
+    clock::CertificateTime,
     config::{Broker, Identity, Login, Tls},
     status::CertificateStatus,
     time::Unix,
 };
 use rumqttc::{TlsConfiguration, Transport};
 use rustls::{
-    AlertDescription as Alert, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
-    client::{Resumption, verify_server_cert_signed_by_trust_anchor},
+    AlertDescription as Alert, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
+    RootCertStore, SignatureScheme,
+    client::{
+        Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
     time_provider::TimeProvider,
 };
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::guarded::{self, Guard};
 
 /// Bytes of a certificate, key or password file. Bundles of every public CA have 200 KB.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -36,30 +45,104 @@ pub(crate) struct Access {
     pub(crate) certificates: Vec<CertificateStatus>,
 }
 
-/// The system's time, but never before one at which it was right: a board without a clock starts in 1970.
+/// The time by which certificates are judged. A board without a clock chip starts in 1970, or where its image was built.
 #[derive(Debug)]
-struct Clock {
-    floor: UnixTime,
-}
+struct Clock(CertificateTime);
 
 fn system_time() -> UnixTime {
     UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
+fn unix_time(time: Unix) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_micros(time.0))
+}
+
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(system_time().max(self.floor))
+        Some(match self.0 {
+            CertificateTime::Clock(floor) => system_time().max(unix_time(floor)),
+            CertificateTime::Floor(floor) => unix_time(floor),
+        })
     }
 }
 
-/// Reads what a broker wants. `floor`: certificates are never judged by an earlier time.
+/// Certificates of a chain that begin later than now, at most: a chain has three or four.
+const MAX_LATER: usize = 8;
+
+/// Judges the ends of certificates, and not their beginnings: for a clock that nothing has set.
+#[derive(Debug)]
+struct EndsOnly(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for EndsOnly {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        // The earliest time from now on at which the whole chain counts, if there is one. It is used for nothing else.
+        let mut time = now;
+        for _ in 0..MAX_LATER {
+            match self.0.verify_server_cert(end_entity, intermediates, name, ocsp, time) {
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }))
+                    if not_before > time =>
+                {
+                    time = not_before;
+                }
+                verdict => return verdict,
+            }
+        }
+        Err(CertificateError::NotValidYet.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Returns once certificates that were judged by a floor are to be judged by the clock: the connection is made again then. Never
+/// returns for a connection that needs no such judgement.
+pub(crate) async fn clock_was_set(
+    broker: &Broker,
+    judged_by: CertificateTime,
+    time: &mut watch::Receiver<CertificateTime>,
+) -> &'static str {
+    if broker.tls.is_some() && matches!(judged_by, CertificateTime::Floor(_)) {
+        // An error: the agent ends.
+        let _ = time.wait_for(|time| matches!(time, CertificateTime::Clock(_))).await;
+        return "the clock has been set: the broker's certificate is judged again, now with its beginning";
+    }
+    std::future::pending().await
+}
+
+/// Reads what a broker wants.
 ///
 /// # Errors
 /// The file, and what is wrong with it.
-pub(crate) fn access(broker: &Broker, floor: Unix) -> anyhow::Result<Access> {
+pub(crate) fn access(broker: &Broker, judged_by: CertificateTime) -> anyhow::Result<Access> {
     let login = broker.login.as_ref().map(read_login).transpose()?;
     let Some(tls) = &broker.tls else { return Ok(Access { transport: Transport::Tcp, login, certificates: vec![] }) };
-    let (config, certificates) = client_config(tls, floor)?;
+    let (config, certificates) = client_config(tls, judged_by)?;
     let transport = Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config)));
     Ok(Access { transport, login, certificates })
 }
@@ -75,7 +158,7 @@ fn read_login(Login { username, password_file }: &Login) -> anyhow::Result<(Stri
     Ok((username.clone(), password))
 }
 
-fn client_config(tls: &Tls, floor: Unix) -> anyhow::Result<(ClientConfig, Vec<CertificateStatus>)> {
+fn client_config(tls: &Tls, judged_by: CertificateTime) -> anyhow::Result<(ClientConfig, Vec<CertificateStatus>)> {
     let mut roots = RootCertStore::empty();
     let mut status = Vec::new();
     let authorities = certificates(&tls.ca_file)?;
@@ -83,9 +166,20 @@ fn client_config(tls: &Tls, floor: Unix) -> anyhow::Result<(ClientConfig, Vec<Ce
     for certificate in authorities {
         roots.add(certificate).with_context(|| format!("{}: a certificate in it cannot be used", tls.ca_file))?;
     }
-    let clock = Clock { floor: UnixTime::since_unix_epoch(Duration::from_micros(floor.0)) };
-    let builder = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(clock));
-    let builder = builder.with_safe_default_protocol_versions()?.with_root_certificates(roots);
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_details(provider.clone(), Arc::new(Clock(judged_by)));
+    let builder = builder.with_safe_default_protocol_versions()?;
+    let builder = match judged_by {
+        CertificateTime::Clock(_) => builder.with_root_certificates(roots),
+        CertificateTime::Floor(floor) => {
+            warn!(
+                floor = date(unix_time(floor)),
+                "the clock has not been set: of the broker's certificate only the end is judged"
+            );
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(EndsOnly(verifier)))
+        }
+    };
     let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
         Some(Identity { cert_file, key_file }) => {
@@ -113,16 +207,14 @@ fn certificates(path: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
 }
 
 fn read(path: &str) -> anyhow::Result<Vec<u8>> {
-    let size = fs::metadata(path).with_context(|| format!("cannot read {path}"))?.len();
-    ensure!(size <= MAX_FILE_BYTES, "{path} has {size} bytes, at most {MAX_FILE_BYTES} are read");
-    fs::read(path).with_context(|| format!("cannot read {path}"))
+    let mut bytes = Vec::new();
+    let file = guarded::open(path, "", MAX_FILE_BYTES)?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).with_context(|| format!("cannot read {path}"))?;
+    Ok(bytes)
 }
 
-/// A file that nobody but its owner may read.
 fn read_secret(path: &str) -> anyhow::Result<Vec<u8>> {
-    let mode = fs::metadata(path).with_context(|| format!("cannot read {path}"))?.permissions().mode() & 0o7777;
-    ensure!(mode & 0o077 == 0, "{path} has mode {mode:04o}: others may read it; chmod 600 {path}");
-    read(path)
+    guarded::read(path, "", Guard::Secret, MAX_FILE_BYTES)
 }
 
 /// When the first of them is not valid any more.
@@ -161,15 +253,13 @@ pub(crate) fn explain(error: &Error, host: &str) -> String {
                 let names: Vec<_> = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name)).collect();
                 format!("the broker's certificate is for `{}`, you asked for `{host}`", names.join("`, `"))
             }
-            CertificateError::ExpiredContext { not_after, .. } => format!(
-                "the broker's certificate has expired on {}; this gateway's clock says {}",
-                date(*not_after),
-                date(system_time())
-            ),
-            CertificateError::NotValidYetContext { not_before, .. } => format!(
-                "the broker's certificate is not yet valid: it begins on {}; this gateway's clock says {}",
+            CertificateError::ExpiredContext { time, not_after } => {
+                format!("the broker's certificate has expired on {}; {}", date(*not_after), judged_on(*time))
+            }
+            CertificateError::NotValidYetContext { time, not_before } => format!(
+                "the broker's certificate is not yet valid: it begins on {}; {}",
                 date(*not_before),
-                date(system_time())
+                judged_on(*time)
             ),
             CertificateError::UnknownIssuer => {
                 "the broker's certificate is not by anybody in `ca_file`; is it the right CA?".into()
@@ -189,6 +279,15 @@ pub(crate) fn explain(error: &Error, host: &str) -> String {
             "this port of the broker does not speak TLS".into()
         }
         error => format!("TLS: {error}"),
+    }
+}
+
+/// By which time a certificate was judged: the clock's, or the floor where the clock says less or has not been set.
+fn judged_on(time: UnixTime) -> String {
+    let clock = format!("this gateway's clock says {}", date(system_time()));
+    match date(time) == date(system_time()) {
+        true => clock,
+        false => format!("{clock}, and it is judged by {}, when the clock was last believed", date(time)),
     }
 }
 

@@ -1,8 +1,6 @@
 //! What is known of updates when the agent starts: the owner's root, and what the store has kept.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt};
-
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use porin_core::{
     config::{CellSet, Config},
     trust::MAX_ENVELOPE,
@@ -13,7 +11,12 @@ use ring::{
     signature::Ed25519KeyPair,
 };
 
-use crate::{agent::Updating, store::Store, trial::Mark};
+use crate::{
+    agent::Updating,
+    guarded::{self, Guard},
+    store::Store,
+    trial::Mark,
+};
 
 /// Puts the cells that are kept into the configuration. Gives what is known of updates with what the owner has configured, if he takes any.
 ///
@@ -39,13 +42,5 @@ pub(crate) fn recall(mut config: Config, store: &Store) -> anyhow::Result<(Confi
 /// # Errors
 /// If others can, or it cannot be read.
 pub(crate) fn read_root(path: &str) -> anyhow::Result<Vec<u8>> {
-    let cannot = || format!("cannot read the root {path}");
-    let file = File::open(path).with_context(cannot)?;
-    let about = file.metadata().with_context(cannot)?;
-    let mode = about.mode() & 0o777;
-    ensure!(about.is_file(), "the root {path} is no file");
-    ensure!(mode & 0o022 == 0, "the root {path} has mode {mode:04o}; others may not write to it: chmod go-w {path}");
-    let mut bytes = Vec::new();
-    file.take(MAX_ENVELOPE as u64 + 1).read_to_end(&mut bytes).with_context(cannot)?;
-    Ok(bytes)
+    guarded::read(path, "the root ", Guard::WrittenByOwner, MAX_ENVELOPE as u64)
 }

@@ -41,7 +41,7 @@ pub const PASSWORD: &str = "porin";
 pub const ID: &str = "pi";
 
 impl Owner {
-    /// mosquitto with TLS for the cloud, another for the sensors, both on this machine's loopback.
+    /// mosquitto with TLS and client certificates for the cloud, another for the sensors, both on this machine's loopback.
     ///
     /// # Panics
     /// If one of them cannot be started.
@@ -55,9 +55,13 @@ impl Owner {
         fs::write(place("ca.pem"), &authority.pem).expect("written");
         fs::write(place("server.pem"), &server.cert).expect("written");
         fs::write(place("server.key"), &server.key).expect("written");
+        let client = authority.client(ID, VALID);
+        fs::write(place("client.pem"), &client.cert).expect("written");
+        fs::write(place("client.key"), &client.key).expect("written");
         let tls = free_port();
         let lines = format!(
-            "max_queued_messages 0\nlistener {tls} 127.0.0.1\ncertfile {}\nkeyfile {}\ntls_version tlsv1.3\n",
+            "max_queued_messages 0\nlistener {tls} 127.0.0.1\ncafile {}\nrequire_certificate true\ncertfile {}\nkeyfile {}\ntls_version tlsv1.3\n",
+            place("ca.pem").display(),
             place("server.pem").display(),
             place("server.key").display()
         );
@@ -67,7 +71,8 @@ impl Owner {
         fs::write(place("own.wasm"), marking_cell(0)).expect("written");
         let config = format!(
             "[gateway]\nid = \"{ID}\"\nclock = \"synchronised\"\n\
-             [uplink]\nbroker = \"mqtts://10.0.2.2:{tls}\"\ntls = {{ ca_file = \"/etc/porin/certs/ca.pem\" }}\n\
+             [uplink]\nbroker = \"mqtts://10.0.2.2:{tls}\"\ntls = {{ ca_file = \"/etc/porin/certs/ca.pem\", cert_file = \"/etc/porin/certs/client.pem\", \
+             key_file = \"/etc/porin/certs/client.key\" }}\n\
              [updates]\nroot = \"/etc/porin/trust/root-1\"\nboard = \"rpi-3b\"\n\
              [sources.local.mqtt]\nbroker = \"mqtt://10.0.2.2:{}\"\nwindow = 100\n\
              [[sources.local.mqtt.topics]]\nfilter = \"n/{{stream}}\"\npayload = \"number\"\nstream = \"{{stream}}\"\n\
@@ -104,7 +109,7 @@ impl Owner {
             .arg("--trust")
             .arg(self.operator.keys().join("root-1"))
             .arg("--certs")
-            .arg(self.place("ca.pem"))
+            .args(["ca.pem", "client.pem", "client.key"].map(|name| self.place(name)))
             .arg("--cells")
             .arg(self.place("own.wasm"))
             .args(more)

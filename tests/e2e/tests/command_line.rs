@@ -84,7 +84,7 @@ fn a_root_that_is_none_or_that_others_can_write_to_is_refused_before_anything_st
     };
     check(None, 0o644, &["[updates]: cannot read the root", "No such file"]);
     check(Some(b"a root"), 0o644, &["[updates]: the root", "version 97 of a document"]);
-    check(Some(&first_root()), 0o666, &["[updates]: the root", "mode 0666; others may not write to it"]);
+    check(Some(&first_root()), 0o666, &["[updates]: the root", "mode 0666; others must not be able to write to it"]);
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn whatever_is_wrong_with_a_certificate_is_said_in_words_that_help() {
     let words = "the broker's certificate is for `broker.example`, `mqtt.example`, you asked for `localhost`";
     check(&elsewhere, &theirs, &known, words);
     check(&server(&["localhost"], (-30, -2)), &theirs, &known, "the broker's certificate has expired on 20");
-    check(&server(&["localhost"], (2, 30)), &theirs, &known, "not yet valid: it begins on 20");
+    // One that has not begun: see `once_the_clock_is_set_a_connection_is_made_again_and_the_beginning_is_judged_too`.
     check(&good, &theirs, &Client::Unknown, "set tls.cert_file and tls.key_file");
     check(&good, &theirs, &Client::Known(&others.client("lab", VALID)), "does not know the CA of our certificate");
     check(&good, &theirs, &Client::Known(&ours.client("lab", (-30, -2))), "our certificate has expired");
@@ -171,7 +171,7 @@ fn files_that_cannot_be_used_start_nothing_and_say_why() {
     let open = |folder: &Path| {
         fs::set_permissions(folder.join("client.key"), fs::Permissions::from_mode(0o644)).expect("ours");
     };
-    check(&open, "client.key has mode 0644: others may read it; chmod 600");
+    check(&open, "client.key has mode 0644, user");
     check(&|folder| fs::remove_file(folder.join("ca.pem")).expect("it is there"), "cannot read");
     check(&|folder| fs::write(folder.join("ca.pem"), "").expect("written"), "ca.pem: no certificate in it");
     check(&|folder| secret(&folder.join("client.key"), &client.cert), "client.key: no private key in PEM");
@@ -225,25 +225,60 @@ fn what_a_broker_does_not_allow_is_a_dead_letter_by_reason() {
     assert_eq!((outbox["acknowledged"].as_u64(), outbox["dead_lettered"].as_u64()), (Some(600), Some(0)), "{outbox}");
 }
 
+fn a_minute_after_1970() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    60 - i64::try_from(now).expect("it fits")
+}
+
+/// A board without a clock chip and without a time server: a certificate that is younger than its clock does not lock it out.
 #[test]
-fn a_board_that_starts_in_1970_connects_once_it_has_known_the_time() {
+fn while_nothing_has_set_the_clock_only_the_end_of_a_certificate_is_judged() {
     let theirs = Authority::new("brokers");
     let secure = Secure::start(&theirs.server(&["localhost"], VALID), None);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let a_minute_after_1970 = 60 - i64::try_from(now).expect("it fits");
-    let fresh = secure.gateway("localhost", &theirs, &Client::Unknown, "5").with_clock();
-    fresh.set_clock(a_minute_after_1970);
-    let said = reason(&fresh);
-    assert!(
-        said.contains("not yet valid: it begins on 20") && said.contains("this gateway's clock says 1970-01-01"),
-        "{said}"
-    );
     let gateway = secure.gateway("localhost", &theirs, &Client::Unknown, "5").with_clock();
-    gateway.set_clock(0);
-    delivers(&gateway, secure.broker.port);
-    gateway.set_clock(a_minute_after_1970);
+    gateway.set_clock(a_minute_after_1970());
     let status = delivers(&gateway, secure.broker.port);
-    assert_eq!(status["clock_trusted"], false, "it knows that it does not know");
+    // The time at which the certificate begins is not taken for the time.
+    assert_eq!((&status["clock_trusted"], &status["certificate_time"]), (&false.into(), &"floor".into()), "{status}");
+    assert!(gateway.log().contains("of the broker's certificate only the end is judged"), "{}", gateway.log());
+    let agent = gateway.run(&[]);
+    wait_until("it is connected", || gateway.status().is_some_and(|status| status["uplink"]["connected"] == true));
+    let doctor = porind(&gateway.config()).arg("doctor").output().expect("it runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains("of a broker's certificate only the end is judged"), "{said}");
+    drop(agent);
+
+    // The time at which the clock was last believed judges the end.
+    gateway.set_clock(0);
+    let status = gateway.run_to_the_end();
+    assert_eq!((&status["clock_trusted"], &status["certificate_time"]), (&true.into(), &"clock".into()), "{status}");
+    gateway.set_clock(a_minute_after_1970());
+    let expired = Secure::start(&theirs.server(&["localhost"], (-30, -2)), None);
+    let gateway = gateway.edit(&format!("localhost:{}", secure.tls_port), &format!("localhost:{}", expired.tls_port));
+    let said = reason(&gateway);
+    assert!(said.contains("has expired on 20") && said.contains("when the clock was last believed"), "{said}");
+}
+
+#[test]
+fn once_the_clock_is_set_a_connection_is_made_again_and_the_beginning_is_judged_too() {
+    let theirs = Authority::new("brokers");
+    for (days, connects) in [(VALID, true), ((2, 365), false)] {
+        let secure = Secure::start(&theirs.server(&["localhost"], days), None);
+        let gateway = secure.gateway("localhost", &theirs, &Client::Unknown, "5").with_clock();
+        gateway.set_clock(a_minute_after_1970());
+        let _agent = gateway.run(&[]);
+        let uplink = || gateway.status().map(|status| status["uplink"].clone()).unwrap_or_default();
+        wait_until("it is connected", || uplink()["connected"] == true);
+        gateway.set_clock(0);
+        wait_until("the first connection ends", || gateway.log().contains("the clock has been set: the broker's"));
+        if connects {
+            wait_until("it is connected again", || uplink()["connections"] == 2 && uplink()["connected"] == true);
+        } else {
+            let error = || uplink()["last_error"].as_str().unwrap_or_default().to_owned();
+            wait_until("it is refused", || error().contains("not yet valid: it begins on 20"));
+            assert_eq!(uplink()["connected"], false);
+        }
+    }
 }
 
 #[test]

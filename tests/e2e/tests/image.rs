@@ -279,6 +279,11 @@ fn the_appliance_is_small_idle_and_under_load() {
         let status = pi.ask("cat /proc/$(pidof porind)/status");
         let free = pi.ask("cat /proc/meminfo");
         let rate = pi.ask("porind status --json | sed 's/.*\"received\":\\([0-9]*\\).*/received \\1/'");
+        if more.is_empty() {
+            // There is no time server, and the image is a year older than the broker's certificate, which counts all the same.
+            let judged = pi.ask("porind status --json");
+            assert!(judged.contains("\"clock_trusted\":false,\"certificate_time\":\"floor\""), "{judged}");
+        }
         // A huge page would make 2 MB resident by chance.
         assert!(status.contains("THP_enabled:\t0"), "{status}");
         let own = |word: &str| kilobytes(&status, word);

@@ -265,3 +265,40 @@ fn the_unit_is_sound_and_gives_the_agent_no_more_than_it_needs() {
         assert!(unit.contains(line), "{line}");
     }
 }
+
+/// Under the most generous mask: the store holds the gateway's private key, logs and sinks hold what sensors say.
+#[test]
+fn every_file_of_the_agent_is_its_users_alone_and_an_open_store_is_closed() {
+    use std::os::unix::fs::PermissionsExt;
+    let rest = "[sources.sim.simulator]\nstreams = \"s/{n}\"\nevery = \"5ms\"\n[sinks.history.file]\npath = \"HERE/made/history.jsonl\"\n\
+        [slots.quiet]\ncell = \"CELLS/deadband.wasm\"\nlog = { file = { path = \"HERE/made/quiet.log\" } }\n[routes.all]\nstreams = [\"#\"]\n\
+        slots = [\"quiet\"]\nsinks = [\"history\", \"uplink\"]\n";
+    let gateway = Gateway::new("lab", 1, rest);
+    let given: BTreeSet<_> = ["porin.toml", "log"].map(|name| gateway.path(name)).into();
+    let files = || {
+        let folders = [gateway.path(""), gateway.path("made")];
+        let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        let found = entries.map(|entry| (entry.path(), entry.metadata().expect("there").permissions().mode() & 0o777));
+        found.filter(|(path, _)| !given.contains(path)).collect::<Vec<_>>()
+    };
+    let start = || {
+        let command =
+            format!("umask 000; exec {} --config {} run", program("porind").display(), gateway.config().display());
+        let log = fs::File::create(gateway.path("log")).expect("a log");
+        Process::spawn(Command::new("sh").args(["-c", &command]).stderr(log).stdout(std::process::Stdio::null()))
+    };
+    let mut agent = start();
+    wait_until("it writes", || files().len() >= 5 && gateway.status().is_some());
+    for (path, mode) in files() {
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:04o}", path.display());
+    }
+    agent.terminate();
+    agent.wait();
+    // As earlier versions left it.
+    fs::set_permissions(gateway.path("porin.redb"), fs::Permissions::from_mode(0o644)).expect("ours");
+    let _agent = start();
+    wait_until("it runs again", || gateway.status().is_some());
+    let mode = fs::metadata(gateway.path("porin.redb")).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    wait_until("it says so", || gateway.log().contains("others could read the store"));
+}

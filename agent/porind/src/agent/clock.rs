@@ -1,5 +1,7 @@
 //! The agent's side towards the clock: what it is worth, and the times of packets by it.
 
+use std::mem::discriminant;
+
 use porin_core::{
     clock::{Change, Clock},
     packet::Quality,
@@ -24,6 +26,16 @@ impl Agent {
             Some(Change::Stepped(by_us)) => warn!(by_s = by_us / 1_000_000, "the clock was stepped"),
         }
         self.mark_dirty();
+    }
+
+    /// Tells connections by which time they judge certificates. They wake up only if that is another kind of time.
+    pub(super) fn judge_certificates(&mut self) {
+        let time = self.core.clock.certificate_time(self.clock_chip);
+        self.parts.certificate_time.send_if_modified(|known| {
+            let is_other = discriminant(known) != discriminant(&time);
+            *known = time;
+            is_other
+        });
     }
 }
 

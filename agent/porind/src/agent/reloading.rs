@@ -68,7 +68,7 @@ impl Agent {
         }
         orders.send(self.exchange_sources(&before.gateway));
         self.sinks.forget_decisions(|sink| others_decide(sink, &before, &self.parts.config));
-        self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.time_floor, &mut self.files);
+        self.sinks.exchange(&self.parts.config.gateway.sinks, &self.parts.certificate_time, &mut self.files);
         self.learn_route_names();
         self.mark_dirty();
         Ok(())

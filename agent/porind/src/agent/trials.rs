@@ -171,7 +171,7 @@ impl<'a> Life<'a> {
         let (reload, incoming) = (mpsc::channel(1).1, mpsc::channel(1).1);
         let inbox = Inbox { sources: vec![source], link: events, incoming, questions, stop, reload, turn: 0 };
         let (uplink, orders) = (watch::channel(config.gateway.uplink.clone()).0, mpsc::channel(1).0);
-        let (watchdog_us, time_floor) = (None, watch::channel(Unix(0)).0);
+        let (watchdog_us, certificate_time) = (None, watch::channel(CertificateTime::Clock(Unix(0))).0);
         let committer = Committer::start(store.clone(), Doorbell::of_this_thread()).expect("a thread");
         let (until, uptime, settled_to) = (Until::Stopped, Uptime::begin(), vec![settle]);
         let parts = Parts {
@@ -186,7 +186,7 @@ impl<'a> Life<'a> {
             uplink,
             orders,
             watchdog_us,
-            time_floor,
+            certificate_time,
             stop_link,
             updating,
         };

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_core::{config::LinkConfig, outbox::Ticket, time::Unix};
+use porin_core::{clock::CertificateTime, config::LinkConfig, outbox::Ticket};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
@@ -66,7 +66,7 @@ impl Events {
 pub(crate) async fn run(
     mut configs: watch::Receiver<LinkConfig>,
     identity: Option<Identity>,
-    time_floor: watch::Receiver<Unix>,
+    mut certificate_time: watch::Receiver<CertificateTime>,
     mut requests: mpsc::Receiver<Request>,
     (queue, incoming): (mpsc::Sender<LinkEvent>, mpsc::Sender<Incoming>),
     doorbell: Doorbell,
@@ -83,7 +83,8 @@ pub(crate) async fn run(
         let shortest = Duration::from_micros(config.reconnect_us);
         pause = pause.max(shortest * 2);
         connection += 1;
-        let access = tls::access(&config.broker, *time_floor.borrow());
+        let judged_by = *certificate_time.borrow_and_update();
+        let access = tls::access(&config.broker, judged_by);
         let (reason, took_some) = match access {
             Ok(access) => {
                 events.tell(LinkEvent::Certificates(access.certificates.clone())).await;
@@ -93,6 +94,7 @@ pub(crate) async fn run(
                 let reason = tokio::select! {
                     reason = link.run(listener, &mut requests, &mut stop) => reason,
                     Ok(()) = changed => "the configuration has changed".into(),
+                    reason = tls::clock_was_set(&config.broker, judged_by, &mut certificate_time) => reason.into(),
                 };
                 (reason, link.took_some.get())
             }

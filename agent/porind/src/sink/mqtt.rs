@@ -10,12 +10,12 @@ use std::{
 
 use anyhow::Context;
 use porin_core::{
+    clock::CertificateTime,
     config::{LocalBroker, LocalPayload, TopicTemplate},
     live::{Bounds, Live},
     packet::Packet,
     payload,
     status::SinkStatus,
-    time::Unix,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::warn;
@@ -56,7 +56,11 @@ struct Item {
 }
 
 impl Broker {
-    pub(super) fn start(config: &LocalBroker, status: SinkStatus, time_floor: watch::Receiver<Unix>) -> Self {
+    pub(super) fn start(
+        config: &LocalBroker,
+        status: SinkStatus,
+        certificate_time: watch::Receiver<CertificateTime>,
+    ) -> Self {
         let start = Instant::now();
         let live = Live::new(Bounds { packets: PACKETS, bytes: BYTES, age_us: config.expire_us });
         let state = State { live, max_bytes: 0, connection: 0, status };
@@ -64,7 +68,7 @@ impl Broker {
         let (stop, stopped) = watch::channel(false);
         let (shared, local) = (state.clone(), config.clone());
         let run = move || {
-            if let Err(error) = connect(&local, start, &shared, time_floor, stopped) {
+            if let Err(error) = connect(&local, start, &shared, certificate_time, stopped) {
                 failed(&shared, format!("{error:#}"));
             }
         };
@@ -138,7 +142,7 @@ fn connect(
     config: &LocalBroker,
     start: Instant,
     shared: &(Mutex<State>, Notify),
-    time_floor: watch::Receiver<Unix>,
+    certificate_time: watch::Receiver<CertificateTime>,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime")?;
@@ -149,7 +153,7 @@ fn connect(
     let (_configs, config_of_link) = watch::channel(config.link.clone());
     // Nobody sleeps by it here: what the link says wakes who hears it.
     let bell = Doorbell::of_this_thread();
-    let link = link::mqtt::run(config_of_link, None, time_floor, asked, (events, came), bell, stopped);
+    let link = link::mqtt::run(config_of_link, None, certificate_time, asked, (events, came), bell, stopped);
     runtime.block_on(async { tokio::join!(link, hand_over(config, start, shared, &requests, heard)) });
     // A name that is being looked up would be waited for, for as long as the resolver likes.
     runtime.shutdown_background();
@@ -222,7 +226,7 @@ mod tests {
         config::{Config, SinkKind},
         ids::{RouteId, StreamId},
         packet::{Quality, Reading},
-        time::Monotonic,
+        time::{Monotonic, Unix},
     };
 
     use super::*;
@@ -233,8 +237,8 @@ mod tests {
         let text = "[gateway]\nid = \"x\"\n[uplink]\nbroker = \"mqtt://localhost\"\n[sinks.near.mqtt]\nbroker = \"mqtt://127.0.0.1:1\"\n";
         let sink = Config::parse(text).expect("it is good").gateway.sinks.remove(0);
         let SinkKind::Mqtt(local) = sink.kind else { panic!("it is a broker") };
-        let (_floor, time_floor) = watch::channel(Unix(0));
-        let broker = Broker::start(&local, SinkStatus::default(), time_floor);
+        let (_time, certificate_time) = watch::channel(CertificateTime::Clock(Unix(0)));
+        let broker = Broker::start(&local, SinkStatus::default(), certificate_time);
         let packet =
             Packet::Reading(Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD });
         for (age, waiting, lost) in [(Age::Late, 0, 1), (Age::Now, 1, 1)] {

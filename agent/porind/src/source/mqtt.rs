@@ -17,6 +17,7 @@ use std::{
 use anyhow::{anyhow, bail, ensure};
 use bytes::Bytes;
 use porin_core::{
+    clock::CertificateTime,
     config::MqttSource as Config,
     ids::StreamId,
     mapping::Found,
@@ -74,38 +75,41 @@ struct Unsettled {
 pub(crate) struct Mqtt {
     config: Config,
     /// Certificates are never judged by an earlier time.
-    time_floor: watch::Receiver<Unix>,
+    certificate_time: watch::Receiver<CertificateTime>,
     /// Publishes that were handed over and are to be acknowledged: what the loop settles.
     to_settle: u64,
     streams: HashMap<(Kind, String), u32>,
 }
 
 impl Mqtt {
-    pub(crate) fn new(config: Config, time_floor: watch::Receiver<Unix>) -> Self {
-        Self { config, time_floor, to_settle: 0, streams: HashMap::new() }
+    pub(crate) fn new(config: Config, certificate_time: watch::Receiver<CertificateTime>) -> Self {
+        Self { config, certificate_time, to_settle: 0, streams: HashMap::new() }
     }
 
     /// Runs until the connection ends; it does not end well.
     pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         // A connection that ends may take the announcement of a new stream with it: all are announced again.
         self.streams.clear();
-        let (client, event_loop) = self.client()?;
+        let judged_by = *self.certificate_time.borrow_and_update();
+        let (client, event_loop) = self.client(judged_by)?;
         let (publishes, batches) = mpsc::channel(PUBLISHES);
         let unsettled = Unsettled::default();
         let settled = outlet.settled.clone();
         // All three are whole loops, which end together with the connection.
         let filters = filters(&self.config);
         let (host, window) = (self.config.broker.host.clone(), self.config.window);
+        let (broker, mut certificate_time) = (self.config.broker.clone(), self.certificate_time.clone());
         tokio::select! {
+            reason = tls::clock_was_set(&broker, judged_by, &mut certificate_time) => bail!("the local broker: {reason}"),
             ended = listen(event_loop, &client, (&host, window), filters, publishes) => ended,
             ended = self.hand_over(batches, outlet, &unsettled) => ended,
             ended = acknowledge(&client, settled, &unsettled) => ended,
         }
     }
 
-    fn client(&self) -> anyhow::Result<(AsyncClient, EventLoop)> {
+    fn client(&self, judged_by: CertificateTime) -> anyhow::Result<(AsyncClient, EventLoop)> {
         let broker = &self.config.broker;
-        let access = tls::access(broker, *self.time_floor.borrow())?;
+        let access = tls::access(broker, judged_by)?;
         let mut options = MqttOptions::new(&self.config.client_id, &broker.host, broker.port);
         options
             .set_clean_start(false)

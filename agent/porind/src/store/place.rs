@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -63,6 +64,7 @@ impl Place {
             opened => opened.map_err(Into::into),
         };
         let db = db.with_context(|| format!("opening {}", path.display()))?;
+        keep_private(path)?;
         match fs::write(&place.mark, name) {
             Ok(()) => place.marked = true,
             Err(error) => warn!(%error, path = %place.mark.display(), "cannot note that the store is open"),
@@ -119,6 +121,17 @@ impl Drop for Place {
 /// redb calls a file of its own later versions corrupt, too.
 fn is_newer(reason: &str) -> bool {
     reason.contains("file format version")
+}
+
+/// Takes a store from group and others, which earlier versions let read it: it holds the gateway's private key.
+fn keep_private(path: &Path) -> anyhow::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let context = || format!("taking {} from other users", path.display());
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(context)?;
+        warn!(path = %path.display(), mode = format!("{mode:04o}"), "others could read the store; its mode is 0600 now");
+    }
+    Ok(())
 }
 
 /// Makes an empty file. It comes to its name when it is whole: one that the power cut in the making would be no file of redb's,
