@@ -6,6 +6,10 @@ CELLS := cloud-demo deadband hampel lht65 scale summary swinging-door threshold 
 WASM := wasm32-unknown-unknown
 FUZZ := payload senml mapping lines framing record config component staging dead trust desired_set
 FOR := 60
+# Where `make tools` puts what a machine may lack.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/porin/tools
+export PATH := $(TOOLS)/bin:$(TOOLS)/python/bin:$(PATH)
+SCRIPTS = $(shell git ls-files -z | xargs -0 awk 'FNR == 1 && /^\#!.*\/(ba)?sh/ { print FILENAME } { nextfile }')
 # Under PORIN_REQUIRE=all, which .ci/run sets, a test that would skip itself fails.
 SKIPPED := $(TARGET_DIR)/skipped-tests.txt
 # Debian's architectures with the targets that they are for; boards that have an image.
@@ -15,7 +19,7 @@ CUTS := 20
 DIST := $(TARGET_DIR)/dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -80,11 +84,17 @@ test-package: deb broker ## Install, upgrade under traffic and purge the armhf p
 	@PORIN_REVISION=~older PORIN_STORE_FORMAT=1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
 	$(CARGO) test --locked --workspace --test package -- --ignored --nocapture
 
+# Runs what follows if a tool is there. Without it the check is skipped in words, and fails under PORIN_REQUIRE=all.
+if_there = if ! command -v $(1) >/dev/null; then echo "skipped: $(1) is not installed: make tools" >&2; [ "$(PORIN_REQUIRE)" != all ]; else
+
+tools: ## Install what `make check` and `make fuzz` use besides Rust, into ~/.cache/porin
+	@sh cross/tools.sh $(TOOLS)
+
 check: ## Format, lints, dependencies, derived files, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check bans licenses sources; \
-	else echo "skipped: cargo-deny is not installed (cargo install cargo-deny)"; fi
+	@$(call if_there,cargo-deny) $(CARGO) deny --locked check bans licenses sources; fi
+	@$(call if_there,shellcheck) shellcheck --severity warning $(SCRIPTS); fi
 	$(CARGO) run -q --locked -p porin -- wit --check
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps -q
 
@@ -126,9 +136,14 @@ soak: cells broker python ## Ten million packets through each cell; drain backlo
 	PORIN_BACKLOG=16000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
 	PORIN_STEPS=200 PORIN_SEED=$$$$ $(CARGO) test --locked -p porin-e2e --test chaos -- --nocapture
 
-fuzz: ## Fuzz the readers of outside bytes, FOR=60 seconds each (needs cargo-fuzz and a C++ compiler)
+fuzz: ## Fuzz the readers of outside bytes, FOR=60 seconds each (`make tools`, and a C++ compiler)
 	@for target in $(FUZZ); do \
+		echo "fuzzing $$target for $(FOR) s" >&2; \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz/fuzz $$target -- -max_total_time=$(FOR) -max_len=65536 || exit 1; done
+
+# Another one every two hours: CI has them all within a day.
+fuzz-one: ## Fuzz one of the readers, in rotation, FOR=60 seconds
+	@$(MAKE) -s fuzz FUZZ=$(word $(shell echo $$(($$(date +%s) / 7200 % $(words $(FUZZ)) + 1))),$(FUZZ))
 
 size: cells deb ## Size of porind, packages, image, dependencies; memory here and in the emulated Pi
 	@$(YEAR_OLD) $(MAKE) -s image BOARD=rpi-3b
