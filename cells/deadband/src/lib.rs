@@ -3,6 +3,9 @@
 //! Holding each forwarded value until the next one rebuilds the stream with an error of at most the bound at every
 //! reading: `|value − last forwarded| > bound` is forwarded, all else is dropped.
 //!
+//! A move of exactly the bound is dropped. Most decimal numbers are not exact in binary: 20.1 − 20.0 comes out above 0.1, and 0.3 − 0.2
+//! below it. So a move counts only if it exceeds the bound by more than this rounding: (|value| + |last| + bound) × 2⁻⁵².
+//!
 //! | parameter | unit | |
 //! |---|---|---|
 //! | `absolute` | the stream's | the bound itself; this or `percent` |
@@ -39,12 +42,16 @@ struct Sent {
 }
 
 impl Deadband {
+    /// Whether a move is at most the bound, but for what rounding adds. A difference that is not a number is not.
+    fn is_within(&self, distance: f64, value: f64, last: f64) -> bool {
+        let rounding = (value.abs() + last.abs() + self.bound) * f64::EPSILON;
+        distance <= self.bound || (rounding.is_finite() && distance - self.bound <= rounding)
+    }
+
     fn forwards(&self, reading: Reading) -> bool {
         let Some(last) = self.last else { return true };
         let same_bits = reading.value.to_bits() == last.value.to_bits();
-        // Not `> bound`: a difference that is not a number is a change, too.
-        #[allow(clippy::neg_cmp_op_on_partial_ord)]
-        let moved = !same_bits && !((reading.value - last.value).abs() <= self.bound);
+        let moved = !same_bits && !(self.is_within((reading.value - last.value).abs(), reading.value, last.value));
         moved || reading.quality != last.quality || reading.time_us.abs_diff(last.time_us) >= self.max_silence_us
     }
 }
@@ -115,6 +122,21 @@ mod tests {
         let readings = [(0, 10.0, 0), (1, 10.5, 0), (2, 10.6, 0), (3, 10.0, 0), (4, 10.2, 0)];
         assert_eq!(forwarded(&[param("absolute", 0.5)], &readings), [0, 2, 3]);
         assert_eq!(forwarded(&[param("percent", 1.0)], &readings), [0, 2, 3], "1 % of 50 is 0.5");
+    }
+
+    /// Steps of 0.1 with a bound of 0.1, up and down, from any tenth: none is forwarded, whatever its binary rounding; 0.11 always is.
+    #[test]
+    fn a_move_of_exactly_the_bound_is_dropped_whatever_its_rounding() {
+        let bound = [param("absolute", 0.1)];
+        for tenth in -2_000_i32..2_000 {
+            let value = |hundredths: i32| f64::from(hundredths) / 100.0;
+            for (step, expected) in [(10, 1), (-10, 1), (11, 2), (-11, 2)] {
+                let readings = [(0, value(tenth * 10), 0), (1, value(tenth * 10 + step), 0)];
+                assert_eq!(forwarded(&bound, &readings).len(), expected, "{} {step}", value(tenth * 10));
+            }
+        }
+        let infinite = [(0, 1.0, 0), (1, f64::INFINITY, 0), (2, f64::MAX, 0), (3, f64::MIN, 0)];
+        assert_eq!(forwarded(&bound, &infinite), [0, 1, 2, 3]);
     }
 
     #[test]
