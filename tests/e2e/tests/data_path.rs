@@ -2,7 +2,7 @@
 
 #![allow(clippy::panic)] // helpers of tests, which panic as tests do
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, process::Command};
+use std::{collections::BTreeSet, fmt::Write as _, fs, io::Write as _, process::Command};
 
 use porin_core::payload::Encoding;
 use porin_e2e::{Broker, Cable, Gateway, Plugged, Received, Subscriber, free_port, program, wait_until};
@@ -255,6 +255,36 @@ streams = ["f/a"]
 /// A configuration that replays `rows.csv` beside it as fast as possible, and goes on with `rest`.
 fn rows_csv(rest: &str) -> String {
     format!("[sources.file.replay]\nfile = \"HERE/rows.csv\"\nstreams = \"f/{{channel}}\"\nspeed = \"max\"\n{rest}")
+}
+
+/// Members of gzip one behind the other, as `cat` makes them; and a file that was cut while it was copied.
+#[test]
+fn every_member_of_a_gzip_file_and_every_row_before_a_cut_is_read() {
+    let packed = |rows: std::ops::Range<u32>, header: &str| {
+        let text = rows.map(|row| format!("{row},a,{row}\n")).collect::<String>();
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(format!("{header}{text}").as_bytes()).and_then(|()| packed.finish()).expect("packed")
+    };
+    let broker = Broker::mosquitto();
+    let config = rows_csv("[routes.all]\nstreams = [\"#\"]\n").replace("rows.csv", "rows.csv.gz");
+    let gateway = Gateway::new("lab", broker.port, &config);
+    let members = [packed(0..100, "timestamp,channel,value\n"), packed(100..101, ""), packed(101..300, "")];
+    fs::write(gateway.path("rows.csv.gz"), members.concat()).expect("written");
+    assert_eq!(count(&gateway.run_to_the_end(), "/sources/0/received"), 300);
+
+    let cut = Gateway::new("lab", broker.port, &config);
+    let whole = packed(0..20_000, "timestamp,channel,value\n");
+    fs::write(cut.path("rows.csv.gz"), &whole[..whole.len() / 2]).expect("written");
+    let agent = cut.run(&[]);
+    let source = || cut.status().map_or(Value::Null, |status| status["sources"][0].clone());
+    wait_until("it fails and is tried again", || source()["restarts"].as_u64() >= Some(2));
+    let source = source();
+    let error = source["last_error"].as_str().unwrap_or_default();
+    let line: u64 = error.split(" line ").nth(1).and_then(|rest| rest.split(':').next()?.parse().ok()).expect("a line");
+    // The header is a line, and the one that was cut is no row.
+    assert_eq!(source["received"].as_u64(), Some(line - 2), "{source}");
+    assert!(line > 1_000, "{source}");
+    drop(agent);
 }
 
 /// Rows of two channels, the second one unknown to the configuration.

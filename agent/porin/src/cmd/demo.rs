@@ -204,7 +204,7 @@ fn recorded(folder: &Path) -> anyhow::Result<Data> {
 pub(super) fn read(path: &Path) -> anyhow::Result<Data> {
     let mut text = String::new();
     let file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text)?;
+    flate2::read::MultiGzDecoder::new(file).read_to_string(&mut text)?;
     let mut channels = Data::new();
     for row in csv::Reader::from_reader(text.as_bytes()).deserialize() {
         let (seconds, channel, value): (f64, String, f64) =

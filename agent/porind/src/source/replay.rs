@@ -2,7 +2,8 @@
 //!
 //! Columns timestamp, channel, value (RFC 4180 without quotes), a header first, `.csv` or `.csv.gz`; the timestamp in
 //! decimal seconds since the Unix epoch. Rows come in the file's order: the recorded clock may repeat and step back,
-//! and packets carry it as it is. A row that cannot be read is counted and told with its line, never fatal.
+//! and packets carry it as it is. A row that cannot be read is counted and told with its line, never fatal. A gzip file may have
+//! several members (RFC 1952, 2.2); every whole row before the place where a file is cut or damaged is read.
 
 use std::{
     collections::HashMap,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use flate2::bufread::GzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use porin_core::{
     config::Replay as Config,
     ids::StreamId,
@@ -59,8 +60,16 @@ impl Replay {
         let mut lines = open(&self.config.file).with_context(|| format!("cannot replay {}", self.config.file))?;
         let mut line = Vec::new();
         let mut number = 0;
-        while read_line(&mut lines, &mut line).with_context(|| format!("{} line {}", self.config.file, number + 1))? {
-            number += 1;
+        loop {
+            match read_line(&mut lines, &mut line) {
+                Ok(true) => number += 1,
+                Ok(false) => break,
+                Err(error) => {
+                    // What was read before it counts.
+                    self.hand_over(outlet).await?;
+                    return Err(error).with_context(|| format!("{} line {}", self.config.file, number + 1));
+                }
+            }
             if number <= self.lines_done {
                 continue;
             }
@@ -140,7 +149,7 @@ impl Replay {
 
 fn open(path: &str) -> anyhow::Result<Box<dyn BufRead + Send>> {
     let file = BufReader::new(File::open(path)?);
-    Ok(if path.ends_with(".gz") { Box::new(BufReader::new(GzDecoder::new(file))) } else { Box::new(file) })
+    Ok(if path.ends_with(".gz") { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(file) })
 }
 
 /// Reads a line without its end. What is longer than a row may be is cut off, and then does not parse.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 
 use super::owned::Owned;
 use crate::failure::{Failure, REFUSED};
@@ -41,7 +41,7 @@ impl Image {
         let found = file.read(&mut magic).with_context(|| format!("{place}"))?;
         let whole = (&magic[..found]).chain(file);
         let packed: Box<dyn Read> =
-            if magic == [0x1f, 0x8b] { Box::new(GzDecoder::new(whole)) } else { Box::new(whole) };
+            if magic == [0x1f, 0x8b] { Box::new(MultiGzDecoder::new(whole)) } else { Box::new(whole) };
         let mut bytes = Vec::new();
         packed.take(MAX_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("{place} cannot be unpacked"))?;
         let not_ours = |why: &str| Failure {
