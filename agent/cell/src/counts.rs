@@ -26,6 +26,8 @@ pub(crate) struct Counts {
     functions: usize,
     segments: usize,
     globals: usize,
+    /// Pages of linear memory with which all modules begin.
+    pub(crate) pages: u64,
 }
 
 impl Counts {
@@ -42,6 +44,11 @@ impl Counts {
                     }
                 }
                 Payload::FunctionSection(functions) => self.functions += functions.count() as usize,
+                Payload::MemorySection(memories) => {
+                    for memory in memories {
+                        self.pages = self.pages.saturating_add(memory.map_err(malformed)?.initial);
+                    }
+                }
                 Payload::GlobalSection(globals) => self.globals += globals.count() as usize,
                 Payload::DataSection(segments) => self.segments += segments.count() as usize,
                 Payload::ElementSection(segments) => self.segments += segments.count() as usize,

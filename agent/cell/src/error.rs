@@ -76,6 +76,17 @@ pub enum StartError {
         /// The line of the configuration that would grant it.
         grant: &'static str,
     },
+    /// It begins with more memory than its slot allows: often the compiler's default stack.
+    #[error(
+        "it begins with {pages} pages of memory of 64 KiB, the slot allows {allowed} (limits.memory_pages); a smaller stack may do: \
+         link with `-z stack-size=16384`"
+    )]
+    Memory {
+        /// Pages that it begins with.
+        pages: u64,
+        /// Pages that the slot allows, with what its streams add.
+        allowed: u64,
+    },
     /// The core modules cannot be linked or instantiated within the limits.
     #[error("it cannot be instantiated: {0}")]
     Instantiate(String),

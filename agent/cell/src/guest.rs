@@ -2,7 +2,7 @@
 
 use porin_core::{
     fault::{BadOutput, Fault},
-    limits::CellLimits,
+    limits::{CellLimits, PAGE},
     time::Unix,
 };
 use wasmi::{AsContext, Extern, Func, Instance, Memory, Store, TrapCode, TypedFunc, WasmParams, WasmResults};
@@ -60,6 +60,10 @@ impl Guest {
             if !grants.iter().any(|grant| grant == capability.grant) {
                 return Err(StartError::NotGranted { import: capability.interface, grant: capability.grant });
             }
+        }
+        let allowed = (limits.memory_bytes / PAGE) as u64;
+        if component.pages > allowed {
+            return Err(StartError::Memory { pages: component.pages, allowed });
         }
         Self::instantiate(component, limits, export, exports)
             .map_err(|Unlinked(message)| StartError::Instantiate(message))

@@ -34,6 +34,8 @@ pub(crate) struct Component {
     pub(crate) capabilities: Vec<&'static Capability>,
     pub(crate) steps: Vec<Step>,
     pub(crate) exports: Vec<(String, Lift)>,
+    /// Pages of linear memory with which it begins.
+    pub(crate) pages: u64,
 }
 
 impl std::fmt::Debug for Plan {
@@ -109,7 +111,7 @@ impl Component {
         let mut spaces = Spaces::new(contract);
         top_level(bytes, |payload| spaces.define(engine, bytes, payload))?;
         let Spaces { steps, exports, .. } = spaces;
-        Ok(Self { engine: engine.clone(), capabilities, steps, exports })
+        Ok(Self { engine: engine.clone(), capabilities, steps, exports, pages: counts.pages })
     }
 }
 

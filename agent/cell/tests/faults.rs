@@ -62,6 +62,17 @@ fn answer(pointer: &str, len: &str) -> String {
 }
 
 #[test]
+fn a_component_that_begins_with_too_much_memory_is_refused_with_both_numbers_and_a_remedy() {
+    let with = |pages| start(&WatCell { pages, ..WatCell::default() }).map(drop);
+    assert_eq!(with(16), Ok(()));
+    let error = with(18).expect_err("18 of 16");
+    assert_eq!(error, StartError::Memory { pages: 18, allowed: 16 });
+    let text = error.to_string();
+    assert!(text.contains("18 pages") && text.contains("allows 16 (limits.memory_pages)"), "{text}");
+    assert!(text.contains("-z stack-size=16384"), "{text}");
+}
+
+#[test]
 fn tables_share_what_there_is_of_elements() {
     let with = |items| start(&WatCell { items, ..WatCell::default() }).map(drop);
     assert_eq!(with("(table 512 funcref) (table 512 funcref)"), Ok(()));

@@ -19,6 +19,8 @@ pub const CLOCK_IMPORT: &str = r#"(import "porin:cell/clock@0.1.0" "now-us" (fun
 /// `streams-added`).
 #[derive(Clone, Copy, Debug)]
 pub struct WatCell<'a> {
+    /// Pages of memory with which it begins.
+    pub pages: u32,
     /// Imports of capabilities.
     pub imports: &'a str,
     /// Globals and functions of its own.
@@ -46,6 +48,7 @@ pub struct WatCell<'a> {
 impl Default for WatCell<'_> {
     fn default() -> Self {
         Self {
+            pages: 1,
             imports: "",
             items: "",
             // Rewinds with every batch: the arguments of a call are all that lives.
@@ -89,12 +92,24 @@ impl WatCell<'_> {
     /// If the text is wrong.
     #[must_use]
     pub fn module(&self) -> Vec<u8> {
-        let Self { imports, items, realloc, init, process, post_process, streams_added, tick, flush, save, restore } =
-            self;
+        let Self {
+            pages,
+            imports,
+            items,
+            realloc,
+            init,
+            process,
+            post_process,
+            streams_added,
+            tick,
+            flush,
+            save,
+            restore,
+        } = self;
         let text = format!(
             r#"(module
               {imports}
-              (memory (export "memory") 1)
+              (memory (export "memory") {pages})
               (global $top (mut i32) (i32.const 1024))
               (data (i32.const 64) "cell: a text")
               {items}
