@@ -27,6 +27,7 @@ pub mod poll;
 pub mod pulses;
 pub mod rate;
 pub mod record;
+pub mod retry;
 pub mod setup;
 pub mod simulator;
 pub mod status;

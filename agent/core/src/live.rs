@@ -5,7 +5,11 @@
 
 use alloc::collections::VecDeque;
 
-use crate::{outbox::Ticket, time::Monotonic};
+use crate::{
+    outbox::Ticket,
+    retry::{Refusals, Retry},
+    time::Monotonic,
+};
 
 /// What waits at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,7 @@ struct Waiting<T> {
     ticket: Ticket,
     at: Monotonic,
     bytes: usize,
+    refusals: Refusals,
     item: T,
 }
 
@@ -39,6 +44,8 @@ pub struct Live<T> {
     next: u64,
     done: u64,
     lost: u64,
+    /// When it sends again after the broker has refused one for the moment.
+    retry: Retry,
 }
 
 impl<T> Live<T> {
@@ -46,13 +53,19 @@ impl<T> Live<T> {
     #[must_use]
     pub const fn new(bounds: Bounds) -> Self {
         let waiting = VecDeque::new();
-        Self { bounds, waiting, under_way: 0, window: 0, bytes: 0, next: 0, done: 0, lost: 0 }
+        Self { bounds, waiting, under_way: 0, window: 0, bytes: 0, next: 0, done: 0, lost: 0, retry: Retry::ZERO }
     }
 
     /// Adds one of this size. What has waited longest makes room for it.
     pub fn add(&mut self, item: T, bytes: usize, now: Monotonic) {
         self.expire(now);
-        self.waiting.push_back(Waiting { ticket: Ticket(self.next), at: now, bytes, item });
+        self.waiting.push_back(Waiting {
+            ticket: Ticket(self.next),
+            at: now,
+            bytes,
+            refusals: Refusals::default(),
+            item,
+        });
         self.next += 1;
         self.bytes += bytes;
         while self.waiting.len() > self.bounds.packets || self.bytes > self.bounds.bytes {
@@ -63,7 +76,7 @@ impl<T> Live<T> {
 
     /// The next one to be sent, which is under way then.
     pub fn take(&mut self, now: Monotonic) -> Option<(Ticket, &T)> {
-        if self.under_way >= self.window {
+        if self.under_way >= self.window || self.retry.at() > now {
             return None;
         }
         self.expire(now);
@@ -79,14 +92,39 @@ impl<T> Live<T> {
 
     /// The connection is gone: what was under way waits again.
     pub fn down(&mut self) {
+        self.retry.reset();
         (self.window, self.under_way) = (0, 0);
+        // Those that were put off stand behind younger ones.
+        self.waiting.make_contiguous().sort_by_key(|waiting| waiting.ticket);
     }
 
     /// The broker has it.
     pub fn acked(&mut self, ticket: Ticket) {
         if self.leave(ticket) {
             self.done += 1;
+            self.retry.accepted();
         }
+    }
+
+    /// The broker does not take it now: it is sent again after a pause, behind what is under way. One that was refused again and again while
+    /// the broker took others is lost.
+    pub fn put_off(&mut self, ticket: Ticket, now: Monotonic) {
+        let Some(index) = self.position(ticket).filter(|index| *index < self.under_way) else { return };
+        self.retry.refused(now);
+        if self.waiting[index].refusals.add(self.done) {
+            self.refused(ticket);
+            return;
+        }
+        if let Some(waiting) = self.waiting.remove(index) {
+            self.under_way -= 1;
+            self.waiting.insert(self.under_way, waiting);
+        }
+    }
+
+    /// When something may be sent that waits, if it waits for nothing else.
+    #[must_use]
+    pub fn resumes_at(&self) -> Option<Monotonic> {
+        (self.under_way < self.window.min(self.waiting.len())).then(|| self.retry.at())
     }
 
     /// The broker will never take it.
@@ -116,12 +154,17 @@ impl<T> Live<T> {
 
     /// Whether one that is under way is settled now.
     fn leave(&mut self, ticket: Ticket) -> bool {
-        let Ok(index) = self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket) else { return false };
+        let Some(index) = self.position(ticket) else { return false };
         if index < self.under_way {
             self.under_way -= 1;
         }
         self.remove(index);
         true
+    }
+
+    /// What is under way comes first: acknowledgements are found at once.
+    fn position(&self, ticket: Ticket) -> Option<usize> {
+        self.waiting.iter().position(|waiting| waiting.ticket == ticket)
     }
 
     fn expire(&mut self, now: Monotonic) {
@@ -145,7 +188,7 @@ impl<T> Live<T> {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
+    use alloc::{vec, vec::Vec};
 
     use proptest::prelude::*;
 
@@ -189,10 +232,34 @@ mod tests {
         assert_eq!((live.waiting(), live.done()), (0, 2));
     }
 
+    #[test]
+    fn what_the_broker_does_not_take_now_comes_again_after_a_pause() {
+        const S: u64 = 1_000_000;
+        let mut live = Live::new(Bounds { age_us: None, ..BOUNDS });
+        (0..3).for_each(|item| live.add(item, 10, Monotonic(0)));
+        live.up(2);
+        assert_eq!(all(&mut live, 0), [(Ticket(0), 0), (Ticket(1), 1)]);
+        live.put_off(Ticket(0), Monotonic(0));
+        assert_eq!((all(&mut live, S - 1), live.resumes_at()), (vec![], Some(Monotonic(S))));
+        live.acked(Ticket(1));
+        assert_eq!(all(&mut live, S), [(Ticket(0), 0), (Ticket(2), 2)]);
+        assert_eq!(live.resumes_at(), None, "nothing else waits");
+        live.acked(Ticket(2));
+        // It is taken in the end, or lost alone.
+        let mut now = S;
+        for _ in 1..crate::retry::MAX_REFUSALS {
+            assert_eq!((live.waiting(), live.lost()), (1, 0));
+            live.put_off(Ticket(0), Monotonic(now));
+            now += 60 * S;
+            live.take(Monotonic(now));
+        }
+        assert_eq!((live.waiting(), live.done(), live.lost()), (0, 2, 1));
+    }
+
     proptest! {
         /// Whatever happens: each has one fate, the bounds hold, and what is sent on one connection is in order and never twice.
         #[test]
-        fn each_has_one_fate(steps in prop::collection::vec((0_u8..7, 0_usize..30, 0_u64..6), 0..200)) {
+        fn each_has_one_fate(steps in prop::collection::vec((0_u8..8, 0_usize..30, 0_u64..6), 0..200)) {
             let (mut live, mut taken, mut now) = (Live::new(BOUNDS), 0_u32, 0);
             let mut sent: Vec<Ticket> = Vec::new();
             for (step, number, time) in steps {
@@ -214,6 +281,12 @@ mod tests {
                     5 => {
                         live.down();
                         sent.clear();
+                    }
+                    6 => {
+                        if let Some(ticket) = sent.get(number % sent.len().max(1)).copied() {
+                            live.put_off(ticket, Monotonic(now));
+                            sent.retain(|sent| *sent != ticket);
+                        }
                     }
                     _ => live.up(number),
                 }

@@ -327,6 +327,7 @@ impl Outbox {
     fn run(&mut self, queue: usize, rule: &impl Fn(RouteId) -> Rule) -> Option<next::Run> {
         let queue = &mut self.queues[queue];
         let mut run = queue.next_run(&self.starts, rule)?;
+        run.due = run.due.max(queue.retry.at());
         if self.bounds.backlog_rate.is_some() && queue.has_backlog() {
             run.due = run.due.max(self.backlog_after);
         }
@@ -348,9 +349,43 @@ impl Outbox {
 
     /// The broker has the publish. Gives the number of records that left.
     pub fn ack(&mut self, ticket: Ticket) -> u64 {
+        let flight = self.flight(ticket);
         let left = self.leave(ticket);
         self.counts.acknowledged += left;
+        if let Some(Flight { queue, first, .. }) = flight
+            && let Some(queue) = self.queues.iter_mut().find(|other| other.id == queue)
+        {
+            queue.accepted(first);
+        }
         left
+    }
+
+    /// The broker does not take the publish now. Its records wait again, and their queue sends nothing for a while; other queues go on,
+    /// and what else of this one is under way is answered by itself. Once it was refused [`crate::retry::MAX_REFUSALS`] times while the
+    /// broker took others, it is a dead letter: gives the number of records that are lost then.
+    pub fn refuse(&mut self, ticket: Ticket, now: Monotonic) -> u64 {
+        let Some(Flight { queue: id, first, last, .. }) = self.flight(ticket) else { return 0 };
+        let taken = self.counts.acknowledged;
+        let Some(queue) = self.queues.iter_mut().find(|queue| queue.id == id) else { return 0 };
+        if queue.refused(first, now, taken) {
+            return self.dead_letter(ticket);
+        }
+        self.counts.resent += queue.restate(ticket, first..=last, State::Waiting);
+        self.land(ticket);
+        0
+    }
+
+    fn flight(&self, ticket: Ticket) -> Option<Flight> {
+        self.flights.iter().find(|flight| flight.ticket == ticket && !flight.done).copied()
+    }
+
+    /// A publish is not under way any more. Gives what was known of it.
+    fn land(&mut self, ticket: Ticket) -> Option<Flight> {
+        let flight = self.flights.iter_mut().find(|flight| flight.ticket == ticket && !flight.done)?;
+        flight.done = true;
+        let flight = *flight;
+        while self.flights.pop_front_if(|flight| flight.done).is_some() {}
+        Some(flight)
     }
 
     /// The broker refused the publish for good. Gives the number of records that are lost.
@@ -361,12 +396,7 @@ impl Outbox {
     }
 
     fn leave(&mut self, ticket: Ticket) -> u64 {
-        let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket && !flight.done) else {
-            return 0;
-        };
-        flight.done = true;
-        let flight = *flight;
-        while self.flights.pop_front_if(|flight| flight.done).is_some() {}
+        let Some(flight) = self.land(ticket) else { return 0 };
         let Some(queue) = self.queues.iter_mut().find(|queue| queue.id == flight.queue) else { return 0 };
         let left = queue.restate(ticket, flight.first..=flight.last, State::Left);
         queue.forget_left();
@@ -375,6 +405,7 @@ impl Outbox {
 
     /// The connection is gone: everything under way will be sent again.
     pub fn rewind(&mut self) {
+        self.queues.iter_mut().for_each(|queue| queue.retry.reset());
         for Flight { ticket, queue, first, last, done, .. } in core::mem::take(&mut self.flights) {
             let Some(queue) = self.queues.iter_mut().find(|other| other.id == queue) else { continue };
             if !done {

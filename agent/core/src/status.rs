@@ -81,6 +81,8 @@ pub struct UplinkStatus {
     pub last_error: Option<String>,
     /// Publishes sent, those sent again among them.
     pub publishes: u64,
+    /// Publishes that the broker did not take for the moment, and that were sent again after a pause.
+    pub put_off: u64,
     /// Bytes of their payloads.
     pub bytes: u64,
     /// Publishes under way.

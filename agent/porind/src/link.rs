@@ -97,8 +97,10 @@ pub(crate) enum LinkEvent {
     Acked(Ticket),
     /// The broker does not give us something that we subscribed to; perhaps not now, perhaps never.
     NotSubscribed,
+    /// The broker does not take it now: why. It is to be sent again after a pause.
+    PutOff(Ticket, &'static str),
     /// The broker will never take it: why.
-    Refused(Ticket, String),
+    Refused(Ticket, &'static str),
     /// The connection is gone, or could not be made: why. Everything under way is to be sent again.
     Down(String),
     /// The farewell has been sent, or there was nobody to send it to.

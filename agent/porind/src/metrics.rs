@@ -106,12 +106,13 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 50] = [
+const METRICS: [Metric; 51] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
     plain!(Counter, "porin_uplink_connections", "Connections made", uplink.connections),
     plain!(Counter, "porin_uplink_publishes", "Publishes sent, again among them", uplink.publishes),
+    plain!(Counter, "porin_uplink_put_off", "Publishes that the broker did not take for the moment", uplink.put_off),
     plain!(Counter, "porin_uplink_payload_bytes", "Bytes of their payloads", uplink.bytes),
     plain!(Gauge, "porin_uplink_in_flight", "Publishes under way", uplink.in_flight),
     of_sources!("porin_source_received", "Packets that the source made", received),

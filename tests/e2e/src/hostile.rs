@@ -43,6 +43,8 @@ pub enum Deed {
     Quota,
     /// Allows two publishes under way (MQTT 5).
     SmallWindow,
+    /// Answers the first three publishes on data topics with this reason (MQTT 5), and behaves then.
+    Answers(u8),
     /// Behaves.
     Behaves,
 }
@@ -95,12 +97,22 @@ impl Hostile {
     /// If there is no port.
     #[must_use]
     pub fn start(protocol: Protocol) -> Self {
+        Self::that_does(protocol, &DEEDS)
+    }
+
+    /// The same with other deeds, one for each connection, and at last it behaves.
+    ///
+    /// # Panics
+    /// If there is no port.
+    #[must_use]
+    pub fn that_does(protocol: Protocol, deeds: &[Deed]) -> Self {
+        let deeds = deeds.to_vec();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let shared = seen.clone();
         thread::spawn(move || {
-            let mut deeds = DEEDS.iter().copied();
+            let mut deeds = deeds.into_iter();
             for agent in listener.incoming().map_while(Result::ok) {
                 let deed = deeds.next().unwrap_or(Deed::Behaves);
                 // One at a time: the agent has one connection.
@@ -153,16 +165,27 @@ impl Connection {
             | Deed::NeverAcknowledges
             | Deed::Silent
             | Deed::Quota
+            | Deed::Answers(_)
             | Deed::Behaves => self.agent.write_all(accepted)?,
         }
         let mut waiting = Vec::new();
-        let mut publishes = 0;
+        let (mut publishes, mut answered) = (0, 0);
         loop {
             let (kind, body) = self.read()?;
             match kind >> 4 {
                 3 => {
                     publishes += 1;
+                    let before = self.seen.lock().expect("no panic").payloads.len();
                     let id = self.publish(&body);
+                    let is_data = self.seen.lock().expect("no panic").payloads.len() > before;
+                    if let Deed::Answers(reason) = deed
+                        && is_data
+                        && answered < 3
+                    {
+                        answered += 1;
+                        self.agent.write_all(&[0x40, 4, id[0], id[1], reason, 0])?;
+                        continue;
+                    }
                     self.answer(deed, id, publishes, &mut waiting)?;
                 }
                 12 if deed != Deed::Silent => self.agent.write_all(&[0xd0, 0])?,
@@ -213,8 +236,8 @@ impl Connection {
                 Err(std::io::ErrorKind::Other.into())
             }
             Deed::Noise if soured => self.agent.write_all(&[0, 0xf0, 0xff, 0x81, 0x40, 0x40, 0x40, 7, 1, 2, 3]),
-            // With the reason 0x97.
-            Deed::Quota if soured && self.protocol == Protocol::V5 => {
+            // With the reason 0x97, which the agent waits for on this connection; so it ends after some.
+            Deed::Quota if soured && self.protocol == Protocol::V5 && publishes <= 2 * BEFORE => {
                 self.agent.write_all(&[0x40, 4, id[0], id[1], 0x97, 0])
             }
             Deed::Quota if soured => Err(std::io::ErrorKind::Other.into()),
@@ -229,6 +252,7 @@ impl Connection {
             | Deed::Noise
             | Deed::Silent
             | Deed::Quota
+            | Deed::Answers(_)
             | Deed::Behaves => self.agent.write_all(&ack(id)),
         }
     }

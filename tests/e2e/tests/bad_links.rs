@@ -1,5 +1,7 @@
 //! Links and brokers at their worst: nothing is missing, first occurrences are in order, and what comes twice is bounded.
 
+#![allow(clippy::panic)] // a table that says something else is named
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -11,12 +13,13 @@ use porin_e2e::{
     Broker, Cable, Gateway, Plugged, Subscriber,
     certificates::{Authority, VALID},
     free_port,
-    hostile::{DEEDS, Hostile},
+    hostile::{DEEDS, Deed, Hostile},
     library,
     nats::Nats,
     proxy::Proxy,
     publish_lines, wait_until,
 };
+use porin_test_support::top;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -251,4 +254,43 @@ fn a_broker_that_moves_to_another_address_is_found_there() {
     wait_until("everything has left", || left() == Some(packets));
     assert!(came(&at_new) > 0, "{}", gateway.log());
     // What the old broker took and had not given on when it was killed is its own loss.
+}
+
+/// The table of `docs/config.md`: each reason with which a broker can answer a publish, and what the agent makes of it.
+#[test]
+fn each_reason_of_an_acknowledgement_means_what_the_documents_say() {
+    let text = fs::read_to_string(top().join("docs/config.md")).expect("it is there");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| 0x")).map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let reason = u8::from_str_radix(&cells[0][..2], 16).expect("a reason in hexadecimal digits");
+        (reason, cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+    });
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows.len(), 9, "MQTT 5 has nine reasons: {rows:?}");
+    for (reason, name, meaning) in rows {
+        let broker = Hostile::that_does(Protocol::V5, &[Deed::Answers(reason)]);
+        let rest = "[sources.sim.simulator]\nstreams = \"s/{n}\"\nspeed = \"max\"\nreadings = 60\n[routes.all]\nstreams = [\"#\"]\n\
+                    batch = { packets = 10 }\n";
+        let gateway = Gateway::new("lab", broker.port, rest);
+        let status = gateway.run_to_the_end();
+        let (uplink, outbox) = (&status["uplink"], &status["outbox"]);
+        let number = |value: &Value| value.as_u64().expect("a number");
+        let dead = number(&outbox["dead_lettered"]);
+        let found = (number(&uplink["connections"]), number(&uplink["put_off"]), dead);
+        match meaning.as_str() {
+            "taken" => assert_eq!(found, (1, 0, 0), "{name}: {status}"),
+            "not now: sent again after a pause" => {
+                assert!(found.0 == 1 && found.1 >= 1 && dead == 0, "{name}: {status}")
+            }
+            "not now: sent again on a new connection" => {
+                assert!(found.0 >= 2 && found.1 == 0 && dead == 0, "{name}: {status}")
+            }
+            "never: a dead letter" => {
+                assert!(found.0 == 1 && dead >= 10, "{name}: {status}");
+                assert_eq!(outbox["dead_letters"], serde_json::json!({ name: dead }));
+            }
+            other => panic!("{name}: the table says `{other}`"),
+        }
+        assert_eq!(number(&outbox["acknowledged"]) + dead, 60, "{status}");
+    }
 }

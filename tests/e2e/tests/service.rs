@@ -271,7 +271,7 @@ fn the_unit_is_sound_and_gives_the_agent_no_more_than_it_needs() {
 fn every_file_of_the_agent_is_its_users_alone_and_an_open_store_is_closed() {
     use std::os::unix::fs::PermissionsExt;
     let rest = "[sources.sim.simulator]\nstreams = \"s/{n}\"\nevery = \"5ms\"\n[sinks.history.file]\npath = \"HERE/made/history.jsonl\"\n\
-        [slots.quiet]\ncell = \"CELLS/deadband.wasm\"\nlog = { file = { path = \"HERE/made/quiet.log\" } }\n[routes.all]\nstreams = [\"#\"]\n\
+        [slots.quiet]\ncell = \"CELLS/deadband.wasm\"\nparams = { absolute = 0.0 }\nlog = { file = { path = \"HERE/made/quiet.log\" } }\n[routes.all]\nstreams = [\"#\"]\n\
         slots = [\"quiet\"]\nsinks = [\"history\", \"uplink\"]\n";
     let gateway = Gateway::new("lab", 1, rest);
     let given: BTreeSet<_> = ["porin.toml", "log"].map(|name| gateway.path(name)).into();

@@ -1,6 +1,6 @@
 //! The outbox against a model: a plain list that is looked through as a whole each time.
 
-use alloc::{vec, vec::Vec};
+use alloc::{collections::BTreeMap, vec, vec::Vec};
 
 use proptest::prelude::*;
 
@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     ids::StreamId,
     packet::{Message, Packet, Quality, Reading},
+    retry::{Refusals, Retry},
     time::Unix,
 };
 
@@ -30,6 +31,8 @@ enum Step {
         keep: usize,
     },
     Ack(usize),
+    /// The broker does not take it now.
+    Refuse(usize),
     LoseTheConnection,
     Commit,
     Load,
@@ -53,6 +56,10 @@ struct Model {
     now: Monotonic,
     known: Vec<Known>,
     tickets: Vec<Ticket>,
+    retry: Retry,
+    /// By the first seq of a publish.
+    refusals: BTreeMap<Seq, Refusals>,
+    taken: u64,
 }
 
 impl Model {
@@ -91,7 +98,7 @@ impl Model {
                 bytes += known.record.packet.bytes();
                 taken.push(known.seq);
             }
-            (if full || backlog { since } else { since.after(rule.wait_us) }, taken)
+            (if full || backlog { since } else { since.after(rule.wait_us) }.max(self.retry.at()), taken)
         };
         topics.iter().map(due).collect()
     }
@@ -139,12 +146,35 @@ impl Model {
             Step::Ack(index) if !self.tickets.is_empty() => {
                 let ticket = self.tickets.remove(index % self.tickets.len());
                 let left = self.known.iter().filter(|known| known.in_flight == Some(ticket)).count();
+                let first = self.known.iter().find(|known| known.in_flight == Some(ticket)).map(|known| known.seq);
                 assert_eq!(self.outbox.ack(ticket), left as u64);
                 self.known.retain(|known| known.in_flight != Some(ticket));
+                self.taken += left as u64;
+                self.retry.accepted();
+                if let Some(first) = first {
+                    self.refusals.remove(&first);
+                }
             }
-            Step::Ack(_) => {}
+            Step::Refuse(index) if !self.tickets.is_empty() => {
+                let ticket = self.tickets.remove(index % self.tickets.len());
+                let publish = self.known.iter().filter(|known| known.in_flight == Some(ticket));
+                let (first, count) = (publish.clone().next().map(|known| known.seq), publish.count() as u64);
+                self.retry.refused(self.now);
+                let first = first.expect("a publish has a record");
+                if self.refusals.entry(first).or_default().add(self.taken) {
+                    assert_eq!(self.outbox.refuse(ticket, self.now), count);
+                    self.known.retain(|known| known.in_flight != Some(ticket));
+                    self.refusals.remove(&first);
+                } else {
+                    assert_eq!(self.outbox.refuse(ticket, self.now), 0);
+                    let publish = self.known.iter_mut().filter(|known| known.in_flight == Some(ticket));
+                    publish.for_each(|known| known.in_flight = None);
+                }
+            }
+            Step::Ack(_) | Step::Refuse(_) => {}
             Step::LoseTheConnection => {
                 self.outbox.rewind();
+                self.retry.reset();
                 self.tickets.clear();
                 self.known.iter_mut().for_each(|known| known.in_flight = None);
             }
@@ -201,10 +231,11 @@ fn a_step() -> impl Strategy<Value = Step> {
         30 => append.prop_map(|(route, stream, bytes)| Step::Append { route, stream, bytes }),
         8 => (1_usize..6, prop_oneof![4 => Just(usize::MAX), 1 => 1_usize..10]).prop_map(|(most, keep)| Step::Take { most, keep }),
         6 => any::<usize>().prop_map(Step::Ack),
+        1 => any::<usize>().prop_map(Step::Refuse),
         1 => Just(Step::LoseTheConnection),
         3 => Just(Step::Commit),
         2 => Just(Step::Load),
-        5 => (1_u64..60).prop_map(Step::Wait),
+        5 => prop_oneof![9 => 1_u64..60, 1 => Just(61_000_000_u64)].prop_map(Step::Wait),
         2 => Just(Step::Expire),
     ]
 }
@@ -232,7 +263,7 @@ proptest! {
         };
         let outbox = Outbox::new(Stored { queues, starts }, bounds);
         let known = (0..on_disk).map(|seq| Known { seq: Seq(seq), record: reading(seq), durable: true, in_flight: None });
-        let mut model = Model { outbox, rules, now: Monotonic(0), known: known.collect(), tickets: vec![] };
+        let mut model = Model { outbox, rules, now: Monotonic(0), known: known.collect(), tickets: vec![], retry: Retry::ZERO, refusals: BTreeMap::new(), taken: 0 };
         model.step(&Step::Load);
         let half = steps.len() / 2;
         for (index, step) in steps.iter().enumerate() {

@@ -13,7 +13,7 @@
 //! grows: memory is flat. Seqs have gaps where other queues have theirs.
 
 use alloc::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
 use core::ops::RangeInclusive;
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     ids::{Overflow, QueueId, RouteId, Seq},
     record::{RECORD_BYTES, Record},
+    retry::{Refusals, Retry},
     time::Monotonic,
 };
 
@@ -134,6 +135,10 @@ pub(super) struct Queue {
     committing: Option<Committing>,
     /// What waits in memory and may be sent, by topic.
     pub(super) lanes: Lanes,
+    /// When it sends again after the broker has refused a publish for the moment.
+    pub(super) retry: Retry,
+    /// Publishes that it refused, by their first seq: no more than can be under way.
+    refusals: BTreeMap<Seq, Refusals>,
     /// Records within `disk` that have left: acknowledged out of order before a lost connection. At most a window.
     left_on_disk: BTreeSet<Seq>,
     pub(super) waiting: u64,
@@ -159,6 +164,8 @@ impl Queue {
             durable_acked_to: acked_to,
             committing: None,
             lanes: Lanes::default(),
+            retry: Retry::ZERO,
+            refusals: BTreeMap::new(),
             left_on_disk: BTreeSet::new(),
             waiting: records,
             bytes,
@@ -282,6 +289,27 @@ impl Queue {
             State::InFlight(_) => {}
         }
         count
+    }
+
+    /// The broker has refused for the moment the publish that begins with this seq. `taken`: records that it has taken so far.
+    /// `true`: it is to be given up.
+    pub(super) fn refused(&mut self, first: Seq, now: Monotonic, taken: u64) -> bool {
+        self.retry.refused(now);
+        let gives_up = self.refusals.entry(first).or_default().add(taken);
+        if gives_up {
+            self.refusals.remove(&first);
+        }
+        gives_up
+    }
+
+    /// The broker has the publish that begins with this seq.
+    pub(super) fn accepted(&mut self, first: Seq) {
+        self.retry.accepted();
+        if !self.refusals.is_empty() {
+            self.refusals.remove(&first);
+            // What was evicted or expired meanwhile will never be accepted.
+            self.refusals = self.refusals.split_off(&self.acked_to());
+        }
     }
 
     fn forget(&mut self, records: u64, bytes: u64) {

@@ -587,3 +587,43 @@ fn what_cannot_be_read_is_passed_over_however_much_of_it_there_is() {
     assert_eq!((take(&mut queue), queue.counts().dead_lettered), (vec![many], many));
     balanced(&queue);
 }
+
+#[test]
+fn a_publish_that_the_broker_does_not_take_now_waits_while_other_queues_go_on() {
+    const S: u64 = 1_000_000;
+    let mut queue = queue(8);
+    queue.append(high(), record(1));
+    let alarm = queue.take(NOW, |_| FOUR).expect("the alarm");
+    let first = queue.take(NOW, |_| FOUR).expect("four");
+    let second = queue.take(NOW, |_| FOUR).expect("four");
+    assert_eq!(queue.refuse(first.ticket, NOW), 0);
+    // What else was under way is answered by itself.
+    assert_eq!(queue.ack(second.ticket), 4);
+    assert_eq!((queue.take(NOW, |_| FOUR), queue.due(|_| FOUR)), (None, Some(Monotonic(S))));
+    queue.ack(alarm.ticket);
+    queue.append(high(), record(1));
+    let alarm = queue.take(NOW, |_| FOUR).expect("alarms do not wait for it");
+    assert_eq!(alarm.route, RouteId(1));
+    let again = queue.take(Monotonic(S), |_| FOUR).expect("after the pause");
+    assert_eq!(again.records, first.records);
+    assert_eq!((queue.ack(again.ticket), queue.counts().resent), (4, 4));
+    balanced(&queue);
+}
+
+#[test]
+fn a_publish_that_alone_is_refused_again_and_again_is_a_dead_letter_in_the_end() {
+    let mut queue = queue(4);
+    let mut now = NOW;
+    for refusal in 1..=crate::retry::MAX_REFUSALS {
+        let parcel = queue.take(now, |_| FOUR).expect("it comes again");
+        assert_eq!(parcel.records[0].0, Seq(0));
+        queue.append(high(), record(1));
+        let alarm = queue.take(now, |_| FOUR).expect("another queue");
+        queue.ack(alarm.ticket);
+        let lost = queue.refuse(parcel.ticket, now);
+        assert_eq!(lost, if refusal == crate::retry::MAX_REFUSALS { 4 } else { 0 }, "refusal {refusal}");
+        now = now.after(60_000_000);
+    }
+    assert_eq!((queue.waiting(), queue.counts().dead_lettered), (0, 4));
+    balanced(&queue);
+}

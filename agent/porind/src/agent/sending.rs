@@ -68,15 +68,17 @@ impl Agent {
             }
             LinkEvent::NotSubscribed => self.listen_again_later(),
             LinkEvent::Acked(RECORDED) => self.send_recorded(),
-            LinkEvent::Refused(RECORDED, reason) => {
+            LinkEvent::Refused(RECORDED, reason) | LinkEvent::PutOff(RECORDED, reason) => {
                 warn!(reason, "the broker does not take what was recorded");
                 self.recorded.clear();
             }
             LinkEvent::Acked(ticket) => {
                 self.core.outbox.ack(ticket);
             }
+            LinkEvent::PutOff(ticket, reason) => self.put_off(ticket, reason),
             LinkEvent::Refused(ticket, reason) => {
-                self.dead_letter(ticket, &reason);
+                let packets = self.core.outbox.dead_letter(ticket);
+                self.dead_lettered(packets, reason);
             }
             LinkEvent::Down(reason) => {
                 self.link.connection = None;
@@ -89,9 +91,23 @@ impl Agent {
         }
     }
 
-    /// The packets of a publish that will never be taken: counted by reason, never as acknowledged.
-    fn dead_letter(&mut self, ticket: Ticket, reason: &str) {
-        let packets = self.core.outbox.dead_letter(ticket);
+    /// A publish that the broker does not take now comes again after a pause, unless it was refused too often.
+    fn put_off(&mut self, ticket: Ticket, reason: &str) {
+        let packets = self.core.outbox.refuse(ticket, self.now.mono);
+        if packets > 0 {
+            self.dead_lettered(packets, reason);
+            return;
+        }
+        self.link.status.put_off += 1;
+        let all = self.link.status.put_off;
+        if all.is_power_of_two() {
+            warn!(all, reason, "the broker does not take a publish now; it is sent again after a pause");
+        }
+        self.link.status.last_error = Some(reason.to_owned());
+    }
+
+    /// Packets of a publish that will never be taken: counted by reason, never as acknowledged.
+    fn dead_lettered(&mut self, packets: u64, reason: &str) {
         let counted = self.link.dead_letters.entry(reason.to_owned()).or_default();
         *counted += packets;
         // A topic that is denied is denied again and again: the counter tells, the log only begins to.
@@ -195,7 +211,8 @@ impl Agent {
             shorten(outbox, ticket, &mut records, keep.max(1));
         };
         if payload.len() > most {
-            self.dead_letter(ticket, &format!("more than the {most} bytes that the broker takes"));
+            let packets = self.core.outbox.dead_letter(ticket);
+            self.dead_lettered(packets, &format!("more than the {most} bytes that the broker takes"));
             return None;
         }
         let stream = records.first().map_or("", |(_, record)| pipeline.name(record.packet.stream()));

@@ -294,8 +294,8 @@ impl<'a> Connection<'a> {
                 self.took_some.set(true);
                 self.events.tell(LinkEvent::Acked(ticket)).await;
             }
-            // To be tried again later, not now: as if the connection were lost.
-            Answer::Later => return Some("the broker's quota is exceeded".into()),
+            Answer::Later(reason) => self.events.tell(LinkEvent::PutOff(ticket, reason)).await,
+            Answer::Reconnect(reason) => return Some(format!("the broker refuses a publish: {reason}")),
             Answer::Never(reason) => self.events.tell(LinkEvent::Refused(ticket, reason)).await,
         }
         None

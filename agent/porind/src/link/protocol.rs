@@ -32,10 +32,12 @@ pub(super) enum Heard {
 pub(super) enum Answer {
     /// The broker has it.
     Taken,
-    /// Not now.
-    Later,
+    /// Not now, on this connection: why.
+    Later(&'static str),
+    /// Not on this connection: why.
+    Reconnect(&'static str),
     /// Never: why.
-    Never(String),
+    Never(&'static str),
 }
 
 /// The half that speaks.

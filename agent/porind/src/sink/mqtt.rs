@@ -5,7 +5,7 @@
 use std::{
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -16,6 +16,7 @@ use porin_core::{
     packet::Packet,
     payload,
     status::SinkStatus,
+    time::Monotonic,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::warn;
@@ -174,13 +175,23 @@ async fn hand_over(
             let Some(publish) = next else { break };
             let _ = requests.send(Request::Publish(publish)).await;
         }
+        let resumes_at = lock(state).live.resumes_at();
         tokio::select! {
             event = heard.recv() => match event {
-                Some(event) => lock(state).learn(event),
+                Some(event) => lock(state).learn(event, start),
                 None => return,
             },
             () = changed.notified() => {}
+            () = pause(resumes_at, start) => {}
         }
+    }
+}
+
+/// Until the broker is asked again, after it has refused a packet for the moment.
+async fn pause(until: Option<Monotonic>, start: Instant) {
+    match until.map(|until| until.since(since(start))) {
+        Some(us @ 1..) => tokio::time::sleep(Duration::from_micros(us)).await,
+        _ => std::future::pending().await,
     }
 }
 
@@ -200,7 +211,7 @@ impl State {
         }
     }
 
-    fn learn(&mut self, event: LinkEvent) {
+    fn learn(&mut self, event: LinkEvent, start: Instant) {
         match event {
             LinkEvent::Up { connection, window, max_bytes } => {
                 (self.connection, self.max_bytes, self.status.ok) = (connection, max_bytes, true);
@@ -211,8 +222,12 @@ impl State {
                 self.live.down();
             }
             LinkEvent::Acked(ticket) => self.live.acked(ticket),
+            LinkEvent::PutOff(ticket, reason) => {
+                self.status.last_error = Some(reason.into());
+                self.live.put_off(ticket, since(start));
+            }
             LinkEvent::Refused(ticket, reason) => {
-                self.status.last_error = Some(reason);
+                self.status.last_error = Some(reason.into());
                 self.live.refused(ticket);
             }
             LinkEvent::Certificates(_) | LinkEvent::NotSubscribed | LinkEvent::Closed => {}
@@ -226,7 +241,7 @@ mod tests {
         config::{Config, SinkKind},
         ids::{RouteId, StreamId},
         packet::{Quality, Reading},
-        time::{Monotonic, Unix},
+        time::Unix,
     };
 
     use super::*;
@@ -261,7 +276,7 @@ mod tests {
             let item = Item { topic: topic.into(), content_type: JSON, payload: vec![b'x'; bytes] };
             state.live.add(item, bytes, Monotonic(0));
         }
-        state.learn(LinkEvent::Up { connection: 7, window: 10, max_bytes: 2_000 });
+        state.learn(LinkEvent::Up { connection: 7, window: 10, max_bytes: 2_000 }, Instant::now());
         let topics: Vec<_> = std::iter::from_fn(|| state.next(false, Instant::now())).map(|next| next.topic).collect();
         assert_eq!((topics, state.live.lost()), (vec!["a".into(), "c".into()], 1));
         let error = state.status.last_error.unwrap_or_default();

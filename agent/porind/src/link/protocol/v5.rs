@@ -111,15 +111,18 @@ pub(crate) fn explain(error: &ConnectionError, host: &str, is_up: bool) -> Strin
     }
 }
 
+/// What each reason of an acknowledgement means (MQTT 5, 3.4.2.1), as `docs/config.md` lists them. The words are those of the counters.
 fn answer(reason: PubAckReason) -> Answer {
     match reason {
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Answer::Taken,
-        PubAckReason::QuotaExceeded => Answer::Later,
-        PubAckReason::UnspecifiedError
-        | PubAckReason::ImplementationSpecificError
-        | PubAckReason::NotAuthorized
-        | PubAckReason::TopicNameInvalid
-        | PubAckReason::PacketIdentifierInUse
-        | PubAckReason::PayloadFormatInvalid => Answer::Never(format!("{reason:?}")),
+        // Brokers use the first two for a queue that is full or not there now, and for rules that timed out.
+        PubAckReason::UnspecifiedError => Answer::Later("UnspecifiedError"),
+        PubAckReason::ImplementationSpecificError => Answer::Later("ImplementationSpecificError"),
+        PubAckReason::QuotaExceeded => Answer::Later("QuotaExceeded"),
+        // The two sides disagree about what is under way: a new connection begins with nothing.
+        PubAckReason::PacketIdentifierInUse => Answer::Reconnect("PacketIdentifierInUse"),
+        PubAckReason::NotAuthorized => Answer::Never("NotAuthorized"),
+        PubAckReason::TopicNameInvalid => Answer::Never("TopicNameInvalid"),
+        PubAckReason::PayloadFormatInvalid => Answer::Never("PayloadFormatInvalid"),
     }
 }
