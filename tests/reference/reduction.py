@@ -3,7 +3,8 @@
 
 usage: reduction.py REFERENCE_FOLDER CLASS 'PERCENT ...' FILE.csv.gz ...
 
-CLASS is one of the reference's `cells.py`. Times are integer microseconds, as in a cell.
+CLASS is one of the reference's `cells.py`. Times are integer microseconds, as in a cell. The reference's deadband takes the rounding
+of a difference for a move; porin's does not, so the same rule is put before it here.
 """
 import csv
 import gzip
@@ -22,6 +23,19 @@ def span(values):
     return width or ordered[-1] - ordered[0]
 
 
+class Deadband(cells.Deadband):
+    """Drops a move of exactly the bound, whatever its binary rounding."""
+
+    def feed(self, time, value):
+        if self.last is not None:
+            rounding = (abs(value) + abs(self.last) + self.e) * 2.0**-52
+            if abs(value - self.last) - self.e <= rounding:
+                return []
+        return super().feed(time, value)
+
+
+CLASSES = {"Deadband": Deadband}
+
 for path in sys.argv[4:]:
     name = os.path.basename(path).replace(".csv.gz", "")
     channels = {}
@@ -31,6 +45,7 @@ for path in sys.argv[4:]:
             channels.setdefault(row["channel"], []).append(reading)
     for percent in sys.argv[3].split():
         for channel, readings in channels.items():
-            cell = getattr(cells, sys.argv[2])(float(percent) / 100.0 * span([value for _, value in readings]))
+            of = CLASSES.get(sys.argv[2]) or getattr(cells, sys.argv[2])
+            cell = of(float(percent) / 100.0 * span([value for _, value in readings]))
             kept = [sample for time, value in readings for sample in cell.feed(time, value)] + cell.flush()
             print(name, percent, channel, " ".join(f"{time}:{value!r}" for time, value in kept), sep="\t")
