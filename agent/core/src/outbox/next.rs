@@ -7,7 +7,7 @@ use alloc::{
 
 use super::{
     Start, Ticket,
-    queue::{Entry, Queue, State, find, from},
+    queue::{Entry, Queue, SPARE_RECORDS, State, find, from},
     start_of,
 };
 use crate::{
@@ -89,13 +89,7 @@ pub(super) struct Run {
 impl Lanes {
     /// Forgets everything: the records are added again when they are next asked for.
     pub(super) fn clear(&mut self) {
-        for lane in self.lanes.values_mut() {
-            lane.waiting.clear();
-            lane.bytes = 0;
-        }
-        if self.lanes.len() > SPARE_LANES {
-            self.lanes.clear();
-        }
+        self.lanes.clear();
         self.added_to = Seq(0);
     }
 
@@ -243,6 +237,10 @@ impl Queue {
             records.push((seq, entry.record.clone()));
         }
         lane.bytes -= bytes;
+        // A burst does not keep its memory.
+        if lane.waiting.is_empty() && lane.waiting.capacity() > SPARE_RECORDS {
+            lane.waiting = VecDeque::new();
+        }
         records
     }
 }

@@ -33,7 +33,7 @@ use crate::{
 pub const HEAD_RECORDS: usize = 8_192;
 
 /// Room for records that wait for their commit which is kept when they are gone.
-const SPARE_RECORDS: usize = 4_096;
+pub(super) const SPARE_RECORDS: usize = 4_096;
 
 /// Bytes of messages that are read back at a time at most...
 const LOAD_BYTES: usize = 2 << 20;
