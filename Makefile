@@ -19,7 +19,7 @@ CUTS := 20
 DIST := $(TARGET_DIR)/dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ test: cells broker python ## All tests but the slow ones; installs what they nee
 	@$(MAKE) -s list-skipped
 
 test-all: test test-arm ## All tests
+
+test-later: cells broker python ## The tests with the clock 400 days ahead
+	@$(CARGO) build --locked -p porind -p porin
+	@sh tests/later.sh
 
 # The power cuts at every write of the disk take long under emulation: `make test-arm ARM_SKIP=` has them. qemu-user gives no memory back to the
 # kernel and shows its own, so one test cannot be true there.
