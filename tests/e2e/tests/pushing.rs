@@ -147,6 +147,33 @@ fn what_a_gateway_has_recorded_is_fetched_by_its_operator_and_by_nobody_else() {
 }
 
 #[test]
+fn a_parameter_is_removed_and_another_cell_gets_none_of_the_one_before() {
+    let broker = Broker::mosquitto();
+    let operator = Operator::new(broker.port);
+    let (_gateway, agent) = gateway("gw1", broker.port, &operator, "");
+    let stock = target_dir().join("cells/deadband.wasm");
+    let (code, _, stderr) =
+        operator.push(&stock, "gw1", &["--slot", "quiet", "--config", "absolute=0.25", "--seq", "1"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let (code, _, stderr) = operator.push(&stock, "gw1", &["--slot", "quiet", "--unset", "loudness", "--seq", "2"]);
+    assert!(code == Some(2) && stderr.contains("--unset loudness: the slot has no such parameter"), "{stderr}");
+    let more = ["--slot", "quiet", "--config", "max_silence_s=60", "--seq", "2"];
+    let (code, _, stderr) = operator.push(&stock, "gw1", &more);
+    assert_eq!(code, Some(0), "{stderr}");
+    let set = || operator.json(&["desired", "show", "gw1"])["set"].as_str().expect("text").to_owned();
+    assert!(set().contains("max_silence_s = 60") && set().contains("absolute = 0.25"), "{}", set());
+    assert_eq!(operator.push(&stock, "gw1", &["--slot", "quiet", "--unset", "max_silence_s", "--seq", "3"]).0, Some(0));
+    assert!(!set().contains("max_silence_s") && set().contains("absolute = 0.25"), "{}", set());
+    // Another cell does not get the parameters of the one before.
+    let scale = target_dir().join("cells/scale.wasm");
+    let (code, _, stderr) = operator.push(&scale, "gw1", &["--slot", "quiet", "--config", "gain=1.0", "--seq", "1"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("absolute of acme/deadband do not go over to acme/scale"), "{stderr}");
+    assert!(!set().contains("absolute"), "{}", set());
+    drop(agent);
+}
+
+#[test]
 fn a_group_is_pushed_to_at_once_and_a_gateway_that_wants_its_word_back_is_enrolled_by_itself() {
     let broker = Broker::mosquitto();
     let operator = Operator::new(broker.port);

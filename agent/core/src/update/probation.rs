@@ -3,7 +3,7 @@
 //! Faults and a flooded log end it at once. How much comes out, what a packet costs and how much memory is used are judged when every new cell has had
 //! its packets and the time is over: before, they say little.
 
-use alloc::format;
+use alloc::{format, string::String};
 
 use crate::{
     config::Probation,
@@ -76,7 +76,8 @@ fn unhealthy(Compared { new, old, health }: &Compared<'_>) -> Option<Reason> {
         let per_mille = new.output.saturating_mul(1_000) / new.input;
         let (min, max) = (u64::from(health.min_per_mille), u64::from(health.max_per_mille));
         if !(min..=max).contains(&per_mille) {
-            let text = format!("{} of {} packets came out, {min} to {max} in a thousand should", new.output, new.input);
+            let (min, max) = (percent(min), percent(max));
+            let text = format!("{} of {} packets came out, {min} to {max} % should", new.output, new.input);
             return reason("output-ratio", &text);
         }
     }
@@ -91,10 +92,16 @@ fn unhealthy(Compared { new, old, health }: &Compared<'_>) -> Option<Reason> {
     None
 }
 
+/// As `--passes` takes it.
+fn percent(per_mille: u64) -> String {
+    match per_mille % 10 {
+        0 => format!("{}", per_mille / 10),
+        tenth => format!("{}.{tenth}", per_mille / 10),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use alloc::string::String;
-
     use super::*;
 
     const RULE: Probation = Probation { shadow_us: 10, canary_us: 10, packets: 100 };
@@ -137,6 +144,16 @@ mod tests {
         assert_eq!(code(&SlotStatus { fuel: 200_100, ..status(100, 30) }, 10), "fuel");
         assert_eq!(code(&SlotStatus { fuel: 200_000, ..status(100, 30) }, 10), "Passed");
         assert_eq!(code(&SlotStatus { memory_bytes: 524_289, ..status(100, 30) }, 10), "memory");
+    }
+
+    #[test]
+    fn a_refusal_has_the_unit_of_the_option() {
+        let health = Some(Health { min_per_mille: 5, max_per_mille: 500 });
+        let new = status(1_000, 501);
+        let Verdict::Failed(reason) = verdict(&[Compared { new: &new, old: None, health }], RULE, 10, 10) else {
+            panic!("it is above its share")
+        };
+        assert_eq!(reason.text, "501 of 1000 packets came out, 0.5 to 50 % should");
     }
 
     #[test]

@@ -40,9 +40,12 @@ pub(crate) struct Arguments {
     /// Which slot [default: the only one]
     #[arg(long)]
     slot: Option<String>,
-    /// A parameter of the cell, NAME=VALUE; may be given several times. The others stay
+    /// A parameter of the cell, NAME=VALUE; may be given several times. The others stay, unless the slot had another cell
     #[arg(long = "config", value_name = "NAME=VALUE", value_parser = parameter)]
     params: Vec<(String, Value)>,
+    /// Remove a parameter of the slot; may be given several times
+    #[arg(long = "unset", value_name = "NAME")]
+    unset: Vec<String>,
     /// Something that the cell may import: log, clock; may be given several times
     #[arg(long = "grant", value_name = "GRANT")]
     grants: Vec<String>,
@@ -134,7 +137,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cloud = Cloud::connect(&operator.broker)?;
     let members = fleet::members(&mut cloud, &keys, to, operator.new_key())?;
     let base = base(&mut cloud, &keys, to, &members)?;
-    let mut order = fleet::order(&mut cloud, &keys, to, &members, |seq| new_text(&base, arguments, &released, seq))?;
+    let mut order =
+        fleet::order(&mut cloud, &keys, to, &members, |seq| new_text(&base, arguments, &released, &members, seq))?;
     let Released { component, release, digest, envelope } = released;
     let pieces = (0..).zip(component.chunks(PIECE));
     let blob =
@@ -241,8 +245,22 @@ pub(crate) fn base(
     Ok(first.clone())
 }
 
+/// The signed cell that gateways report in a slot, if they agree.
+fn cell_before<'a>(members: &'a BTreeMap<String, Verified<Reported>>, slot: &str) -> Option<&'a str> {
+    let slots = members.values().flat_map(|account| &account.slots).filter(|report| report.name == slot);
+    let mut cells = slots.map(|report| report.release.as_ref().map(|release| release.cell.as_str()));
+    let first = cells.next()??;
+    cells.all(|cell| cell == Some(first)).then_some(first)
+}
+
 /// The text with the cell in its slot.
-fn new_text(base: &str, arguments: &Arguments, released: &Released, seq: u64) -> anyhow::Result<String> {
+fn new_text(
+    base: &str,
+    arguments: &Arguments,
+    released: &Released,
+    members: &BTreeMap<String, Verified<Reported>>,
+    seq: u64,
+) -> anyhow::Result<String> {
     let mut table = fleet::table(base)?;
     let mut slots = fleet::slots(&mut table);
     let names = slots.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ");
@@ -255,7 +273,22 @@ fn new_text(base: &str, arguments: &Arguments, released: &Released, seq: u64) ->
         let wanted = arguments.slot.as_deref().unwrap_or_default();
         bail!(Failure { code: 2, message: format!("there is no slot `{wanted}`; there are: {names}"), hint: None });
     };
+    let name = slots[index].0.clone();
     let slot = &mut slots[index].1;
+    // Parameters mean something to the cell that they were given to.
+    if let Some(before) = cell_before(members, &name).filter(|before| *before != released.release.cell)
+        && let Some(Value::Table(params)) = slot.remove("params")
+    {
+        let params = params.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        eprintln!("note: {params} of {before} do not go over to {}", released.release.cell);
+    }
+    for name in &arguments.unset {
+        let params = slot.get_mut("params").and_then(Value::as_table_mut);
+        if params.and_then(|params| params.remove(name)).is_none() {
+            let message = format!("--unset {name}: the slot has no such parameter");
+            bail!(Failure { code: 2, message, hint: Some("`porin desired show` has what there is".into()) });
+        }
+    }
     slot.insert("cell".into(), format!("release:{}", released.digest).into());
     let number = |number: u64| i64::try_from(number).map(Value::from).context("a number that is too high");
     // Somebody wants it now, whatever became of it before.

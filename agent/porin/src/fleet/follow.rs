@@ -123,10 +123,11 @@ pub(crate) fn conclude(
     more: &[(&str, Json)],
     as_json: bool,
 ) -> anyhow::Result<()> {
-    let refused = outcomes.iter().find_map(|(gateway, outcome)| match outcome {
+    let refused = outcomes.iter().filter_map(|(gateway, outcome)| match outcome {
         Outcome::Confirmed => None,
         Outcome::Refused(state, reason) => Some((gateway, *state, reason)),
     });
+    let refused: Vec<_> = refused.collect();
     if as_json {
         let gateways = outcomes.iter().map(|(gateway, outcome)| {
             let value = match outcome {
@@ -142,9 +143,12 @@ pub(crate) fn conclude(
         more.iter().for_each(|(key, value)| said[*key] = value.clone());
         writeln!(std::io::stdout().lock(), "{said}")?;
     }
-    let Some((gateway, state, reason)) = refused else { return Ok(()) };
-    let slot = reason.slot.as_ref().map_or_else(String::new, |slot| format!(" (slot `{slot}`)"));
-    let hint = match reason.code.as_str() {
+    let Some((_, _, first)) = refused.first() else { return Ok(()) };
+    let why = |(gateway, state, reason): &(&String, &str, &Reason)| {
+        let slot = reason.slot.as_ref().map_or_else(String::new, |slot| format!(" (slot `{slot}`)"));
+        format!("{gateway}: {state}: {reason}{slot}")
+    };
+    let hint = match first.code.as_str() {
         "not-granted" => Some("--grant allows it, if the gateway's policy does, too"),
         "below-floor" => Some("a lower number than may run; release the cell again"),
         "too-few-signatures" => Some("does the gateway's [updates] root belong to these keys? `porin keys show`"),
@@ -153,7 +157,7 @@ pub(crate) fn conclude(
     };
     Err(Failure {
         code: REFUSED,
-        message: format!("{gateway}: {state}: {reason}{slot}; what ran before runs on"),
+        message: format!("{}; what ran before runs on", refused.iter().map(why).collect::<Vec<_>>().join("\n")),
         hint: hint.map(Into::into),
     }
     .into())
