@@ -16,6 +16,7 @@ for program in $programs; do
     esac
     # A test program expects the folder of its package.
     folder=$(find agent cells tests -name Cargo.toml -not -path '*/target/*' -exec grep -lE "^name = \"$(echo "$name" | tr _ -)\"" {} + | head -n 1)
+    echo "$name" >&2
     folder=$(dirname "${folder:-tests/e2e/Cargo.toml}")
     (cd "$folder" && FAKETIME="+400d" LD_PRELOAD=$library FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1 CARGO_MANIFEST_DIR=$PWD \
         "$program" -q --skip while_nothing_has_set_the_clock --skip once_the_clock_is_set >"${TMPDIR:-/tmp}/later.log" 2>&1) ||

@@ -168,8 +168,8 @@ impl Clock {
         self.spans.last().is_some_and(|span| span.boot == self.boot && span.trusted)
     }
 
-    /// By which time certificates are judged. A clock that is believed because it says something plausible is that of a clock chip, or
-    /// somebody has set it; where there is no chip and nobody has, it may be as old as the image.
+    /// Returns the time by which certificates are judged. A plausible time comes from a clock chip, from NTP or from a person. On a board
+    /// without a chip whose clock has not been set since the start, it may be as old as the image.
     #[must_use]
     pub fn certificate_time(&self, chip: Chip) -> CertificateTime {
         let stretches = self.spans.iter().filter(|span| span.boot == self.boot).count();

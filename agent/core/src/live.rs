@@ -106,8 +106,8 @@ impl<T> Live<T> {
         }
     }
 
-    /// The broker does not take it now: it is sent again after a pause, behind what is under way. One that was refused again and again while
-    /// the broker took others is lost.
+    /// The broker does not take the packet now. It is sent again after a pause, behind the packets under way. A packet that the broker refuses
+    /// again and again while it takes others is lost.
     pub fn put_off(&mut self, ticket: Ticket, now: Monotonic) {
         let Some(index) = self.position(ticket).filter(|index| *index < self.under_way) else { return };
         self.retry.refused(now);
@@ -162,7 +162,7 @@ impl<T> Live<T> {
         true
     }
 
-    /// What is under way comes first: acknowledgements are found at once.
+    /// Position of a packet. Packets under way come first, so the packet of an acknowledgement is found at once.
     fn position(&self, ticket: Ticket) -> Option<usize> {
         self.waiting.iter().position(|waiting| waiting.ticket == ticket)
     }

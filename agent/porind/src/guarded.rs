@@ -1,4 +1,4 @@
-//! Files that count only if nobody else could read or change them: secrets, the policy, the root of trust.
+//! Files that the agent uses only if other users cannot read or change them: secrets, the policy, the root of trust.
 //!
 //! Each file is opened once. The kernel's description of the open file decides, so a file that takes its place meanwhile changes
 //! nothing.

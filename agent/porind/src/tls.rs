@@ -120,8 +120,8 @@ impl ServerCertVerifier for EndsOnly {
     }
 }
 
-/// Returns once certificates that were judged by a floor are to be judged by the clock: the connection is made again then. Never
-/// returns for a connection that needs no such judgement.
+/// Returns the reason to connect again, once the clock is set and the broker's certificate was judged by a floor. Never returns for other
+/// connections.
 pub(crate) async fn clock_was_set(
     broker: &Broker,
     judged_by: CertificateTime,

@@ -165,7 +165,7 @@ impl Cell<Message> for Lht65 {
         for frame in frames.iter().filter_map(Frame::of) {
             let (time_us, quality) = match frame.time_us() {
                 Some(time_us) => (time_us, message.quality & !TIME_UNCERTAIN),
-                // When it was written nobody knows.
+                // The device did not know the time when it wrote the record.
                 None if frame.is_record() => continue,
                 None => (message.time_us, message.quality),
             };

@@ -49,7 +49,7 @@ struct Known {
     in_flight: Option<Ticket>,
 }
 
-/// What is in memory and on disk, in order.
+/// The outbox, and every record that it must know, in order.
 struct Model {
     outbox: Outbox,
     rules: Vec<Rule>,

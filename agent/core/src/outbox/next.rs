@@ -154,7 +154,7 @@ impl Lanes {
         }
     }
 
-    /// Whether a route's topics depend on streams now and did not before, or the other way round.
+    /// Whether a rule has changed since the records were added: topics name streams now and did not before, or the other way round.
     fn are_of_other_rules(&self, rule: &impl Fn(RouteId) -> Rule) -> bool {
         let mut known: Option<(RouteId, bool)> = None;
         self.lanes.iter().filter(|(_, lane)| !lane.waiting.is_empty()).any(|(topic, _)| {
@@ -168,8 +168,8 @@ impl Lanes {
 }
 
 impl Queue {
-    /// The next publish: of the topic whose batch is due first. A full batch is due at once, and so is every batch while records wait on
-    /// disk only: there is no company to wait for that is not there already.
+    /// Returns the next publish, of the topic whose batch is due first. A full batch is due at once. While records wait on disk only, every
+    /// batch is due at once: it has to leave before more records are read.
     pub(super) fn next_run(&mut self, starts: &[Start], rule: &impl Fn(RouteId) -> Rule) -> Option<Run> {
         self.add_to_lanes(starts, rule);
         if self.lanes.are_of_other_rules(rule) {
@@ -187,7 +187,7 @@ impl Queue {
             };
             let sendable = match rule.publish {
                 Publish::AtOnce => lane.waiting.len(),
-                // What is not durable may leave early, but not on such a route.
+                // On such a route a record leaves after its commit only.
                 Publish::AfterCommit => lane.waiting.partition_point(|(seq, _)| *seq < durable_to),
             };
             if sendable == 0 {
@@ -211,7 +211,7 @@ impl Queue {
     fn add_to_lanes(&mut self, starts: &[Start], rule: &impl Fn(RouteId) -> Rule) {
         let Self { lanes, head, fresh, disk, .. } = self;
         let (backlog, from_seq) = (!disk.is_empty(), lanes.added_to);
-        // What is younger than an older backlog waits for it.
+        // Records that are younger than a backlog on disk wait for it.
         let to = if backlog { disk.start } else { self.end };
         let fresh = fresh.range(from(fresh, from_seq)..).filter(|_| !backlog);
         lanes.add(head.range(from(head, from_seq)..).chain(fresh), to, starts, rule);

@@ -307,7 +307,7 @@ impl Queue {
         self.retry.accepted();
         if !self.refusals.is_empty() {
             self.refusals.remove(&first);
-            // What was evicted or expired meanwhile will never be accepted.
+            // The broker will never accept records that were evicted or expired meanwhile.
             self.refusals = self.refusals.split_off(&self.acked_to());
         }
     }
@@ -400,7 +400,7 @@ impl Queue {
             self.memory -= entry.record.packet.bytes();
             if self.disk.is_empty() {
                 self.disk.start = entry.seq;
-                // What is younger may not be sent any more.
+                // Younger records wait for the backlog from now on.
                 self.lanes.clear();
             }
             self.disk.end = entry.seq.next();
