@@ -64,20 +64,21 @@ deb: cross cells ## Debian packages for arm64 and armhf → target/dist
 	@ls -l $(DIST)/*.deb
 
 image: cross cells ## The appliance image, BOARD=rpi-3b or rpi-4b → target/image
-	@sh cross/image.sh $(BOARD) $(DIST) $(TARGET_DIR)/cells $(TARGET_DIR)/image
+	@$(IMAGE_ENV) sh cross/image.sh $(BOARD) $(DIST) $(TARGET_DIR)/cells $(TARGET_DIR)/image
 
-# Tests boot an image that is a year old: nothing may depend on the day on which it is made.
+# Tests boot an image that is a year old: nothing may depend on the day on which it is made. Only the image: another time for
+# the compiler would build everything anew.
 YEAR_OLD = SOURCE_DATE_EPOCH=$$(($$(date +%s) - 31536000))
 test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its power CUTS=20 times
 	@sh cross/apt.sh qemu-system-arm
-	@$(YEAR_OLD) $(MAKE) -s image BOARD=rpi-4b
-	@$(YEAR_OLD) $(MAKE) -s image BOARD=rpi-3b
+	@$(MAKE) -s image BOARD=rpi-4b IMAGE_ENV=$(YEAR_OLD)
+	@$(MAKE) -s image BOARD=rpi-3b IMAGE_ENV=$(YEAR_OLD)
 	@$(CARGO) build --locked -p porin
 	PORIN_CUTS=$(CUTS) $(CARGO) test --locked --workspace --test image -- --ignored --nocapture --test-threads 1
 
 test-board: broker ## Read chips on the I2C bus of an emulated Pi 3B, and edges of the lines of another board
 	@sh cross/qemu.sh $(TARGET_DIR)/qemu
-	@$(YEAR_OLD) $(MAKE) -s image BOARD=rpi-3b
+	@$(MAKE) -s image BOARD=rpi-3b IMAGE_ENV=$(YEAR_OLD)
 	@$(CARGO) build --locked -p porin
 	$(CARGO) test --locked --workspace --test board -- --ignored --nocapture --test-threads 1
 
@@ -150,7 +151,7 @@ fuzz-one: ## Fuzz one of the readers, in rotation, FOR=60 seconds
 	@$(MAKE) -s fuzz FUZZ=$(word $(shell echo $$(($$(date +%s) / 7200 % $(words $(FUZZ)) + 1))),$(FUZZ))
 
 size: cells deb ## Size of porind, packages, image, dependencies; memory here and in the emulated Pi
-	@$(YEAR_OLD) $(MAKE) -s image BOARD=rpi-3b
+	@$(MAKE) -s image BOARD=rpi-3b IMAGE_ENV=$(YEAR_OLD)
 	@sh tests/size.sh
 	@sh cross/apt.sh qemu-system-arm mosquitto mosquitto-clients
 	@$(CARGO) build -q --locked -p porin
