@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-/// Who may have access to a file besides its owner.
+/// Access that other users may have to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guard {
     /// A key or a password. Either it belongs to the agent's user, without bits for group and others; or it belongs to root with the

@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(timed(&record), of(TIME, 27.81));
         assert_eq!(timed(&[record, later].concat()), [of(TIME, 27.81), of(TIME + 10, -5.0)].concat());
         let unset = [0x0a, 0xdd, 0x0b, 0x0d, 0x03, 0x76, 0x41, 0, 0, 0x10, 0];
-        assert_eq!(timed(&unset), [], "nobody knows when");
+        assert_eq!(timed(&unset), [], "the device did not know the time");
         let light = [0x00, 0x05, 0x0b, 0x0d, 0x03, 0x76, 0x45, 0x65, 0x53, 0xf1, 0x00];
         assert_eq!(timed(&light), [(TIME, 11, 28.29), (TIME, 12, 88.6)]);
         // A record and a frame that is none do not come together.

@@ -125,7 +125,7 @@ fn messages() -> Vec<Message> {
     (0..500).map(message).map(of_a_known_type).collect()
 }
 
-/// What has the length of an LHT65's frame is of each of its types in turn.
+/// Gives messages with the length of an LHT65's frame each of its types in turn.
 fn of_a_known_type(mut message: Message) -> Message {
     const TYPES: [u8; 11] = [0, 1, 4, 5, 6, 7, 8, 9, 0x41, 0x81, 0x0f];
     let mut payload = message.payload.to_vec();

@@ -283,7 +283,7 @@ fn the_package_installs_upgrades_under_traffic_comes_back_and_leaves_nothing_beh
          [routes.recorded]\nstreams = [\"glucose/#\"]\nslots = [\"less\"]\nencoding = \"compact\"\nbatch = {{ packets = 50 }}\n",
         cloud.tls_port, local.port
     );
-    // A key that root lends to the agent, a password of the agent's own, and modes that are nobody else's business.
+    // A key that root lends to the agent, a password of the agent's own, and modes that the package must not change.
     root.own("porin.toml", &config, (user, group, 0o600));
     root.own("certs/ca.pem", &cloud.authority, (0, 0, 0o644));
     root.own("certs/client.pem", &cloud.client.cert, (0, 0, 0o604));

@@ -65,7 +65,7 @@ impl Replay {
                 Ok(true) => number += 1,
                 Ok(false) => break,
                 Err(error) => {
-                    // What was read before it counts.
+                    // Rows read before the error count.
                     self.hand_over(outlet).await?;
                     return Err(error).with_context(|| format!("{} line {}", self.config.file, number + 1));
                 }
