@@ -70,8 +70,10 @@ fn refusal(guard: Guard, file: Access, agent: Access) -> Option<String> {
     let Access { user, group, mode } = file;
     match guard {
         Guard::Secret => {
-            let is_ours = user == agent.user && mode & 0o077 == 0;
-            let is_lent = user == 0 && group == agent.group && mode & !0o640 == 0;
+            // Root asks `check` and `doctor` on behalf of the agent, and reads every file anyway.
+            let is_root = agent.user == 0;
+            let is_ours = (is_root || user == agent.user) && mode & 0o077 == 0;
+            let is_lent = user == 0 && (is_root || group == agent.group) && mode & !0o640 == 0;
             (!is_ours && !is_lent).then(|| {
                 let remedy = if user == agent.user || user != 0 {
                     "chmod 600 FILE, as the agent's user".to_owned()
@@ -125,6 +127,14 @@ mod tests {
         ] {
             assert!(!secret(user, group, mode), "{user}:{group} {mode:04o}");
         }
+    }
+
+    #[test]
+    fn root_checks_the_files_of_the_agent_and_still_finds_one_that_others_may_read() {
+        let root = Access { user: 0, group: 0, mode: 0 };
+        let secret = |user, group, mode| refusal(Guard::Secret, Access { user, group, mode }, root).is_none();
+        assert!(secret(0, 901, 0o640) && secret(900, 901, 0o600) && secret(0, 0, 0o600));
+        assert!(!secret(0, 901, 0o644) && !secret(900, 901, 0o640) && !secret(0, 901, 0o660));
     }
 
     #[test]
