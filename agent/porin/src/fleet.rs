@@ -3,30 +3,33 @@
 //! The broker has everything that counts: what gateways report, what they are to run. The folder of the keys has the desired states that were signed here,
 //! for a way back.
 
+mod base;
 mod follow;
 mod history;
 mod order;
+mod seen;
 
 use std::{
     collections::BTreeMap,
-    fs,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use porin_core::trust::{self, Desired, Envelope, Reported, Target, Verified};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
 pub(crate) use self::{
+    base::{agreed, base},
     follow::{Outcome, conclude, follow},
     history::History,
     order::{is_there, order},
+    seen::NewKey,
 };
 use crate::{
     cloud::Cloud,
     failure::{Failure, REFUSED, UNREACHABLE},
-    keys::{KeyFolder, write_whole},
+    keys::KeyFolder,
 };
 
 /// Time for a gateway's account to come, where it is retained.
@@ -86,33 +89,6 @@ fn account(topic: &str, payload: &[u8]) -> Option<(String, Verified<Reported>)> 
     }
 }
 
-/// Whether an account is that of the gateway that was seen under this name before: its key is remembered when it is seen for the first time. Whoever may
-/// publish there could write anything; what is signed for a gateway is made of what it says that it runs.
-fn is_known(keys: &KeyFolder, gateway: &str, account: &Reported, new_key: NewKey) -> anyhow::Result<bool> {
-    let path = keys.path().join("gateways").join(gateway);
-    let key = account.key.id().to_string();
-    match fs::read_to_string(&path) {
-        Ok(known) if known.trim() == key => return Ok(true),
-        Ok(_) if new_key == NewKey::Refused => return Ok(false),
-        Ok(_) => eprintln!("note: {gateway} has another key than before"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("note: {gateway} is new here; its key {} is remembered", &key[..16]);
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
-    let folder = path.parent().context("a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    write_whole(&path, format!("{key}\n").as_bytes())?;
-    Ok(true)
-}
-
-/// What to do about a gateway that has another key than before: its store was lost, or somebody else says that he is it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NewKey {
-    Refused,
-    Accepted,
-}
-
 /// The gateways that a target means, as they report themselves.
 pub(crate) fn members(
     cloud: &mut Cloud,
@@ -136,20 +112,12 @@ pub(crate) fn members(
         Target::Group(group) => account.groups.contains(group),
     });
     for gateway in members.keys().cloned().collect::<Vec<_>>() {
-        if is_known(keys, &gateway, &members[&gateway], new_key)? {
-            continue;
-        }
+        let Err(strange) = seen::look(keys, &members[&gateway], new_key)? else { continue };
         if let Target::Gateway(_) = target {
-            return Err(Failure {
-                code: REFUSED,
-                message: format!("{gateway} reports itself with another key than before"),
-                hint: Some("was its store lost? then --new-key; if not, somebody else writes there".into()),
-            }
-            .into());
+            let (message, hint) = (strange.to_string(), Some(strange.hint().into()));
+            return Err(Failure { code: REFUSED, message, hint }.into());
         }
-        eprintln!(
-            "warning: {gateway} reports itself with another key than before, and is left out; --new-key takes it"
-        );
+        eprintln!("warning: {strange}; it is left out ({})", strange.hint());
         members.remove(&gateway);
     }
     if let Target::Group(group) = target {
@@ -163,6 +131,7 @@ pub(crate) fn members(
         }
         .into());
     }
+    History::of(keys, target).settle(target, &members)?;
     Ok(members)
 }
 

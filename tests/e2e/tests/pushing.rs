@@ -232,13 +232,61 @@ fn nothing_is_signed_of_what_somebody_else_says_that_a_gateway_runs() {
     let (code, _, stderr) = push(&[]);
     assert!(code == Some(5) && stderr.contains("another key than before"), "{stderr}");
     assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 1");
-    // Also where its key is taken: no number of another day.
+    // Also where its key is taken: no number of another day, and what it says that it runs is not what is signed.
+    let (code, _, stderr) = push(&["--new-key"]);
+    assert!(code == Some(5) && stderr.contains("- routes.all.streams = [\"#\"]"), "{stderr}");
     let path = cell.display().to_string();
     let (_, _, stderr) =
-        operator.run(&["push", &path, "--to", "gw1", "--slot", "mark", "--seq", "3", "--new-key", "--wait", "2s"]);
+        operator.run(&["push", &path, "--to", "gw1", "--slot", "mark", "--seq", "3", "--yes", "--wait", "2s"]);
     assert!(stderr.contains("left out of account"), "{stderr}");
+    assert!(operator.json(&["desired", "show", "gw1"])["set"].to_string().contains("s/1"));
     let text = fs::read_dir(operator.keys().join("desired/gw-gw1")).expect("it is there").count();
     assert_eq!(text, 3, "number 0 and two that were signed");
+}
+
+#[test]
+fn a_report_that_the_broker_gives_back_makes_no_operator_sign_what_ran_then() {
+    let broker = Broker::mosquitto();
+    let operator = Operator::new(broker.port);
+    let (gateway, mut agent) = gateway("gw1", broker.port, &operator, "");
+    let (accounts, topic) = (Accounts::of(&broker), "porin/v1/gw/gw1/reported");
+    let reports = Subscriber::start(broker.port, topic);
+    let cell = operator.path("mark.wasm");
+    let mark = |marks: u32, seq: &str| {
+        fs::write(&cell, marking_cell(marks)).expect("written");
+        operator.push(&cell, "gw1", &["--slot", "mark", "--seq", seq])
+    };
+    let stock = target_dir().join("cells/deadband.wasm");
+    let quiet = |absolute: &str, seq: &str, more: &[&str]| {
+        let config = format!("absolute={absolute}");
+        operator.push(&stock, "gw1", &[&["--slot", "quiet", "--config", &config, "--seq", seq], more].concat())
+    };
+    assert_eq!(mark(4, "1").0, Some(0));
+    accounts.wait("gw1", "the first is kept", |account| account.state.name() == "confirmed");
+    let old = reports.publishes().pop().expect("it reports").payload;
+    let (code, _, stderr) = mark(8, "2");
+    assert_eq!(code, Some(0), "{stderr}");
+
+    // It is signed by the gateway itself. Who pushed meanwhile knows better.
+    accounts.retain(&[(topic.into(), old)]);
+    let (code, _, stderr) = quiet("0.25", "1", &[]);
+    assert!(code == Some(5) && stderr.contains("what gw1 reports is older than what was seen of it"), "{stderr}");
+    assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 2");
+
+    // A new store is another key, and the gateway runs what its owner has: nothing of that becomes the new set without a word.
+    agent.kill();
+    fs::remove_file(gateway.path("porin.redb")).expect("removed");
+    agent = gateway.run(&["--json"]);
+    accounts.wait("gw1", "it begins anew", |account| account.nonce.is_some());
+    let (code, _, stderr) = quiet("0.25", "2", &[]);
+    assert!(code == Some(5) && stderr.contains("another key than before"), "{stderr}");
+    let (code, _, stderr) = quiet("0.25", "3", &["--new-key"]);
+    assert!(code == Some(5) && stderr.contains("+ slots.mark.cell = \"release:"), "{stderr}");
+    assert!(stderr.contains("more than slot `quiet`; nothing was signed"), "{stderr}");
+    let (code, _, stderr) = quiet("0.25", "4", &["--yes"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 2", "as it was signed last");
+    drop(agent);
 }
 
 #[test]

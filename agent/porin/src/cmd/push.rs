@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use porin_core::{
     config::microseconds,
     payload::{self, Decoded},
@@ -57,7 +57,17 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     about: About,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     operator: Operator,
+}
+
+/// What the operator agrees to beforehand.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Consent {
+    /// Also change what differs besides that slot; without it, it is printed and nothing is signed
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// What a new set must go through before it is kept.
@@ -82,7 +92,7 @@ pub(crate) struct Operator {
     /// Where the operator's key is [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     pub(crate) keys: Option<PathBuf>,
-    /// Take a gateway that reports itself with another key than before: its store was lost
+    /// Take a gateway that reports another key or store than before: its store was lost
     #[arg(long)]
     new_key: bool,
     /// Give up waiting after this; what was published stays
@@ -136,7 +146,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let released = released(&keys, cell, arguments.slot.as_deref(), &arguments.about)?;
     let mut cloud = Cloud::connect(&operator.broker)?;
     let members = fleet::members(&mut cloud, &keys, to, operator.new_key())?;
-    let base = base(&mut cloud, &keys, to, &members)?;
+    let base = fleet::base(&mut cloud, &keys, to, &members)?;
     let mut order =
         fleet::order(&mut cloud, &keys, to, &members, |seq| new_text(&base, arguments, &released, &members, seq))?;
     let Released { component, release, digest, envelope } = released;
@@ -221,30 +231,6 @@ fn released(keys: &KeyFolder, cell: &Path, slot: Option<&str>, about: &About) ->
     Ok(Released { component, release: (*document).clone(), digest, envelope })
 }
 
-/// The routes and slots that are to be changed: what runs; for a group whose gateways differ, what is retained for it.
-pub(crate) fn base(
-    cloud: &mut Cloud,
-    keys: &KeyFolder,
-    to: &Target,
-    members: &BTreeMap<String, Verified<Reported>>,
-) -> anyhow::Result<String> {
-    let mut sets = members.values().map(|account| &account.set);
-    let first = sets.next().ok_or_else(|| anyhow!("there is no gateway"))?;
-    if sets.any(|set| !fleet::is_same(set, first)) {
-        if let Some(desired) = fleet::current(cloud, keys, to)? {
-            eprintln!("note: they run different routes and slots; what is retained for all of them is changed");
-            return Ok(desired.set);
-        }
-        return Err(Failure {
-            code: 1,
-            message: format!("the gateways of {} run different routes and slots", fleet::name(to)),
-            hint: Some("say once what all of them are to run: porin desired apply FILE --to group:NAME".into()),
-        }
-        .into());
-    }
-    Ok(first.clone())
-}
-
 /// The signed cell that gateways report in a slot, if they agree.
 fn cell_before<'a>(members: &'a BTreeMap<String, Verified<Reported>>, slot: &str) -> Option<&'a str> {
     let slots = members.values().flat_map(|account| &account.slots).filter(|report| report.name == slot);
@@ -311,7 +297,9 @@ fn new_text(
         params.extend(arguments.params.iter().cloned());
     }
     arguments.proof.write(&mut table);
-    Ok(toml::to_string(&table)?)
+    let text = toml::to_string(&table)?;
+    fleet::agreed(&text, &name, members, arguments.consent.yes)?;
+    Ok(text)
 }
 
 /// The route of the slot with this release, where it publishes under its own name.

@@ -4,7 +4,7 @@ use anyhow::Context;
 use porin_core::trust::Target;
 use toml::Table;
 
-use super::push::{Operator, Proof, base};
+use super::push::{Consent, Operator, Proof};
 use crate::{
     cloud::Cloud,
     failure::Failure,
@@ -22,6 +22,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     proof: Proof,
     #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
     operator: Operator,
 }
 
@@ -30,7 +32,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let keys = KeyFolder::at(operator.keys.as_deref())?;
     let mut cloud = Cloud::connect(&operator.broker)?;
     let members = fleet::members(&mut cloud, &keys, to, operator.new_key())?;
-    let now = base(&mut cloud, &keys, to, &members)?;
+    let now = fleet::base(&mut cloud, &keys, to, &members)?;
     if let Some(slot) = slot
         && !fleet::slots(&mut fleet::table(&now)?).iter().any(|(name, _)| name == slot)
     {
@@ -53,6 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => fleet::table(&before)?,
         Some(slot) => one_slot(&now, &before, slot)?,
     };
+    if let Some(slot) = slot {
+        fleet::agreed(&toml::to_string(&wanted)?, slot, &members, arguments.consent.yes)?;
+    }
     fleet::is_there(&mut cloud, &toml::to_string(&wanted)?)?;
     let order = fleet::order(&mut cloud, &keys, to, &members, |seq| {
         let mut table = wanted;

@@ -12,7 +12,7 @@ use porin_core::trust::{
 };
 use serde_json::{Value as Json, json};
 
-use super::{History, account, is_same, name};
+use super::{History, NewKey, account, is_same, name, seen};
 use crate::{
     cloud::Cloud,
     failure::{Failure, REFUSED, UNREACHABLE},
@@ -73,6 +73,11 @@ pub(crate) fn follow(
         let Some((gateway, account)) = account(&topic, &payload) else { continue };
         // Whoever else writes there has another key.
         let Some(earlier) = before.get(&gateway).filter(|earlier| earlier.key == account.key) else { continue };
+        // The broker may say again what was so before.
+        if let Err(strange) = seen::look(keys, &account, NewKey::Refused)? {
+            eprintln!("warning: {strange}");
+            continue;
+        }
         let ours = account.desired.as_ref() == Some(&(desired.target.clone(), desired.seq));
         let outcome = match (ours, account.state, &account.reason) {
             // The same number may be another operator's.

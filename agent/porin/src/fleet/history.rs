@@ -2,10 +2,10 @@
 //!
 //! `<number>.signed` was published, `<number>` was kept by a gateway, `<number>.refused` by none. `<number>.back` says which number a rollback went back to.
 
-use std::{fs, io::ErrorKind, path::PathBuf};
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::Context;
-use porin_core::trust::{self, Desired, Envelope, Role, Target};
+use porin_core::trust::{self, Desired, Envelope, Reported, Role, Target, Verified, reported::UpdateState};
 use toml::Value;
 
 use super::{is_same, meaning};
@@ -68,6 +68,40 @@ impl History {
         self.envelopes(|_| true).into_iter().filter(|(_, envelope)| counts(envelope)).map(|(number, _)| number).max()
     }
 
+    /// The newest that was published from here and did not come to nothing.
+    pub(super) fn newest_set(&self) -> Option<Desired> {
+        // Number 0 is what the owner had configured before the first.
+        let published =
+            self.envelopes(|name| !name.ends_with(".refused")).into_iter().filter(|(number, _)| *number > 0);
+        published.max_by_key(|(number, _)| *number).and_then(|(_, envelope)| document(&envelope))
+    }
+
+    /// Writes down how those ended that were not waited for long enough.
+    pub(super) fn settle(&self, target: &Target, members: &BTreeMap<String, Verified<Reported>>) -> anyhow::Result<()> {
+        let mut ends: BTreeMap<u64, Vec<Option<bool>>> = BTreeMap::new();
+        for account in members.values() {
+            let Some((_, number)) = account.desired.as_ref().filter(|(of, _)| of == target) else { continue };
+            ends.entry(*number).or_default().push(match account.state {
+                UpdateState::Confirmed => Some(true),
+                UpdateState::Rejected | UpdateState::RolledBack | UpdateState::Inconsistent => Some(false),
+                UpdateState::Local
+                | UpdateState::Fetching
+                | UpdateState::Stalled
+                | UpdateState::Staged
+                | UpdateState::Shadow
+                | UpdateState::Canary => None,
+            });
+        }
+        for (number, ends) in ends {
+            if ends.contains(&Some(true)) {
+                self.confirmed(number)?;
+            } else if !ends.contains(&None) {
+                self.refused(number)?;
+            }
+        }
+        Ok(())
+    }
+
     /// It is about to be published.
     pub(super) fn keep(&self, seq: u64, signed: &[u8]) -> anyhow::Result<()> {
         fs::create_dir_all(&self.0).with_context(|| format!("making {}", self.0.display()))?;
@@ -106,8 +140,10 @@ impl History {
 
     /// What ran before what says this: the newest kept one in which something is otherwise, all of it or a slot.
     pub(crate) fn before(&self, text: &str, slot: Option<&str>) -> Option<Desired> {
-        let kept = self.kept();
-        let mut this = kept.iter().find(|desired| is_same(&desired.set, text))?.seq;
+        let (kept, newest) = (self.kept(), self.newest_set());
+        // One that is on its way yet is no kept one.
+        let known = kept.iter().chain(newest.as_ref()).find(|desired| is_same(&desired.set, text));
+        let mut this = known?.seq;
         while let Some(back) = self.back_of(this, slot).filter(|back| *back < this) {
             this = back;
         }

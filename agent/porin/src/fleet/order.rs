@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use porin_core::{
     config::wanted,
     time::Unix,
-    trust::{self, Desired, Reported, Target, Verified, reported::UpdateState},
+    trust::{self, Desired, Reported, Target, Verified},
 };
 use porind::wall_clock;
 
@@ -43,13 +43,6 @@ pub(crate) fn order(
     let known = members.values().flat_map(|account| &account.known);
     let known: Vec<_> = known.filter(|(of, _)| of == target).map(|(_, seq)| *seq).collect();
     let seq = next_number(cloud, keys, &root, target, &known, issued)?;
-    // Some that were not waited for long enough have been kept since.
-    let kept = members.values().filter(|account| account.state == UpdateState::Confirmed);
-    for (of, seq) in kept.filter_map(|account| account.desired.as_ref()) {
-        if of == target {
-            History::of(keys, target).confirmed(*seq)?;
-        }
-    }
     let nonce = |gateway: &str| members.get(gateway).and_then(|account| account.nonce);
     let document = |target: Target, seq, nonce, set| Desired {
         fleet: root.fleet.clone(),
