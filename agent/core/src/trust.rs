@@ -22,7 +22,7 @@ pub use self::{
     documents::{Desired, Health, Publisher, Release, Request, Role, Root, Target},
     envelope::{Envelope, MAX_ENVELOPE, Signature, signing_input},
     reported::Reported,
-    verify::{Gateway, Time, desired, next_root, pinned_root, recall, release, reported, request},
+    verify::{Gateway, Memory, Time, desired, next_root, pinned_root, recall, release, reported, request},
 };
 use crate::time::Unix;
 
@@ -220,8 +220,16 @@ pub enum Refusal {
         known: u64,
     },
     /// It may be an old one: nobody here can tell otherwise.
-    #[error("it does not give this gateway's word back, which it must since the store was lost")]
+    #[error("it does not give back the word of this gateway, which remembers no numbers")]
     OtherNonce,
+    /// For a gateway that remembers nothing.
+    #[error("issued at {} µs, it is {} µs: more than 30 days, and this gateway remembers no numbers", .issued.0, .now.0)]
+    TooOld {
+        /// The document's.
+        issued: Unix,
+        /// What is known of the time.
+        now: Unix,
+    },
     /// Replayed.
     #[error("number {found}, number {known} is known")]
     Older {
@@ -300,6 +308,7 @@ impl Refusal {
             Self::RootOutOfTurn { .. } => "root-out-of-turn",
             Self::NewerRoot { .. } => "newer-root",
             Self::OtherNonce => "other-nonce",
+            Self::TooOld { .. } => "too-old",
             Self::Older { .. } => "older",
             Self::SameNumber(_) => "same-number",
             Self::Expired { .. } => "expired",

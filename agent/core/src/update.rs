@@ -27,7 +27,7 @@ use alloc::{
 use self::rows::{Blocked, Failed, Number, Trial};
 pub use self::{
     probation::{Compared, Verdict},
-    rows::{PIECES, Row, Write, content, piece_key},
+    rows::{Marker, PIECES, Row, Write, content, piece_key},
 };
 use crate::{
     config::{CellSet, Config, DesiredSet, Releases, Wanted, wanted},
@@ -204,6 +204,10 @@ pub struct Update {
     root: Verified<Root>,
     /// The root that the owner trusted when what is known was learnt.
     owner: Option<Digest>,
+    /// What lay beside the store at the start, if a desired state was ever taken up here.
+    marker: Option<Marker>,
+    /// A group's desired state was taken up by a gateway that could not tell whether it is an old one.
+    unproven: bool,
     /// By target: the number that was taken up last, and whose it was.
     numbers: BTreeMap<Target, Number>,
     /// By target: what was taken up last.
@@ -226,6 +230,8 @@ pub struct Update {
     /// What the goal wants, and what of it has been checked.
     wanted: Vec<Wanted>,
     checked: Releases,
+    /// What came out of the two sets in the last stage that was passed.
+    compared: Option<String>,
     /// The goal, once everything is here.
     set: Option<DesiredSet>,
     /// What runs when nothing is on probation.
@@ -317,7 +323,7 @@ impl Update {
 
     /// Starts on the goal, if there is anything to do about it.
     fn begin(&mut self, now: Moment) {
-        self.phase = Phase::Settled;
+        (self.phase, self.compared) = (Phase::Settled, None);
         (self.wanted, self.checked) = (Vec::new(), Releases::new());
         let Some(goal) = self.goal() else { return };
         let digest = goal.desired.digest();

@@ -35,6 +35,9 @@ use crate::{
 /// Time for a gateway's account to come, where it is retained.
 const ACCOUNT: Duration = Duration::from_secs(5);
 
+/// Reasons of gateways that do not remember what they took up.
+const FORGETFUL: [&str; 2] = ["lost-store", "unproven"];
+
 /// A text that may end up on a terminal.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -131,6 +134,11 @@ pub(crate) fn members(
         }
         .into());
     }
+    for (gateway, account) in &members {
+        if let Some(reason) = account.reason.as_ref().filter(|reason| FORGETFUL.contains(&reason.code.as_str())) {
+            eprintln!("note: {gateway}: {reason}");
+        }
+    }
     History::of(keys, target).settle(target, &members)?;
     Ok(members)
 }
@@ -149,7 +157,7 @@ fn leave_out_others(
         let own = current(cloud, keys, &Target::Gateway(gateway.clone()))?;
         if own.is_some_and(|own| !own.set.is_empty()) {
             eprintln!(
-                "note: {gateway} has lost its store, and has a desired state of its own: push to it, or give it that again"
+                "note: {gateway} remembers no numbers, and has a desired state of its own: push to it, or give it that again"
             );
             members.remove(&gateway);
         }

@@ -27,11 +27,11 @@ use porin_core::{
     record::Record,
     time::Unix,
     trust::Release,
-    update::{self, Row, Write},
+    update::{self, Marker, Row, Write},
 };
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
 use ring::rand::{SecureRandom, SystemRandom};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::{
     place::Place,
@@ -74,6 +74,8 @@ pub(crate) struct Commit {
     pub(crate) time_floor: Option<Unix>,
     /// Steps of an update.
     pub(crate) update: Vec<Write>,
+    /// What is to lie beside the store when they are written.
+    pub(crate) marker: Option<Marker>,
     /// The disk was full: what has left is deleted, nothing new is written.
     pub(crate) deletes_only: bool,
 }
@@ -97,6 +99,9 @@ pub(crate) struct Found {
     pub(crate) room: Room,
 }
 
+type ReadMarker = Box<dyn Fn() -> io::Result<Option<Vec<u8>>> + Send + Sync>;
+type KeepMarker = Box<dyn Fn(&[u8]) -> io::Result<()> + Send + Sync>;
+
 /// The disk, as far as the store needs it after the start. A test has another one.
 pub(crate) struct Disk {
     /// Opens the file again after an error.
@@ -105,6 +110,10 @@ pub(crate) struct Disk {
     pub(crate) keep_reserve: Box<dyn Fn() -> bool + Send + Sync>,
     /// Gives up what was set aside.
     pub(crate) use_reserve: Box<dyn Fn() + Send + Sync>,
+    /// What lies beside the store for the day on which it is lost, if anything does.
+    pub(crate) marker: ReadMarker,
+    /// Keeps that.
+    pub(crate) keep_marker: KeepMarker,
 }
 
 /// The open store.
@@ -268,8 +277,24 @@ impl Store {
         if !commit.deletes_only || !commit.queues.is_empty() {
             self.write(commit)?;
         }
+        if let Some(marker) = &commit.marker {
+            self.keep_marker(marker);
+        }
         let room = !commit.deletes_only || (self.disk.keep_reserve)();
         Ok(if room { Room::Enough } else { Room::None })
+    }
+
+    /// What lies beside the store: that a desired state was taken up here once, whatever has become of the store.
+    pub(crate) fn marker(&self) -> anyhow::Result<Option<Marker>> {
+        let found = (self.disk.marker)().context("reading what lies beside the store")?;
+        Ok(found.map(|bytes| Marker::decode(&bytes)))
+    }
+
+    /// Keeps that. What could not be kept is kept with the next step, or at the next start.
+    pub(crate) fn keep_marker(&self, marker: &Marker) {
+        if let Err(error) = (self.disk.keep_marker)(&marker.encode()) {
+            warn!(%error, "cannot note beside the store that a desired state was taken up");
+        }
     }
 
     fn write(&self, commit: &Commit) -> anyhow::Result<()> {

@@ -39,6 +39,8 @@ pub(crate) struct Trial {
     /// The new set as it was asked for.
     pub(crate) cells: CellSet,
     mark: Mark,
+    /// What the old set had done when the stage began: in the shadow its counters are those of its whole life.
+    at_begin: Vec<SlotStatus>,
     /// What the old set has done as the one whose output is not sent, before its counters began anew.
     before: Vec<SlotStatus>,
     /// The slot of the new set that faulted where the old set did not, and how, as long as nobody was told.
@@ -49,7 +51,8 @@ impl Trial {
     /// `pipeline` has the output that is sent; what is known of streams stays with it.
     pub(crate) fn begin(pipeline: &mut Pipeline, mut new: Pipeline, cells: CellSet, mark: Mark) -> Self {
         pipeline.exchange_names(&mut new);
-        Self { other: new, stage: Stage::Shadow, cells, mark, before: Vec::new(), fault: None }
+        let at_begin = pipeline.slot_status();
+        Self { other: new, stage: Stage::Shadow, cells, mark, at_begin, before: Vec::new(), fault: None }
     }
 
     /// Takes something through both sets, and gives what counts. `earlier`: what the set that is sent no more has put out is added to it.
@@ -104,6 +107,9 @@ impl Trial {
         if self.stage != stage {
             self.swap(pipeline, stage);
             pipeline.begin_counts();
+            // Both are compared on the packets of this stage.
+            self.other.begin_counts();
+            (self.at_begin, self.before) = (pipeline.slot_status(), Vec::new());
         }
     }
 
@@ -123,11 +129,11 @@ impl Trial {
         self.stage
     }
 
-    /// What the slots have done: the new set's and the old one's.
+    /// What the slots have done since the stage began: the new set's and the old one's.
     pub(crate) fn compare(&self, pipeline: &Pipeline) -> (Vec<SlotStatus>, Vec<SlotStatus>) {
         let (sent, other) = (pipeline.slot_status(), self.other.slot_status());
         match self.stage {
-            Stage::Shadow => (other, sent),
+            Stage::Shadow => (other, since(&self.at_begin, sent)),
             Stage::Canary => (sent, sum(self.before.clone(), other)),
         }
     }
@@ -174,6 +180,17 @@ fn worse(before: &[SlotStatus], after: &[SlotStatus], old: &[SlotStatus]) -> Opt
         }
     });
     found.map(|(_, slot)| (slot.name.clone(), slot.last_fault.clone().unwrap_or_default()))
+}
+
+/// What slots did after a moment, in the numbers that are compared.
+fn since(moment: &[SlotStatus], mut now: Vec<SlotStatus>) -> Vec<SlotStatus> {
+    for (now, before) in now.iter_mut().zip(moment) {
+        now.input = now.input.saturating_sub(before.input);
+        now.processed = now.processed.saturating_sub(before.processed);
+        now.output = now.output.saturating_sub(before.output);
+        now.fuel = now.fuel.saturating_sub(before.fuel);
+    }
+    now
 }
 
 /// What slots did in two stretches of time, in the numbers that are compared.

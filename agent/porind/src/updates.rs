@@ -30,8 +30,12 @@ pub(crate) fn recall(mut config: Config, store: &Store) -> anyhow::Result<(Confi
     let me = Me { id: config.gateway.id.clone(), groups: updates.groups, board: updates.board, nonce };
     let crashed = Mark::was_left(&config.gateway.socket);
     let local = config.cells.clone();
-    let mut update = Update::recall(me, &root, &store.update_rows()?, crashed, local.clone())
+    let (rows, marker) = (store.update_rows()?, store.marker()?);
+    let mut update = Update::recall(me, &root, (&rows, marker), crashed, local.clone())
         .map_err(|error| anyhow!("updates from {}: {error}", updates.root))?;
+    if let Some(marker) = update.marker() {
+        store.keep_marker(&marker);
+    }
     config.cells = update.kept(&config);
     let key = Ed25519KeyPair::from_seed_unchecked(&store.key_seed()?).map_err(|error| anyhow!("{error}"))?;
     Ok((config, Some((Updating::new(update, key), local))))

@@ -112,7 +112,7 @@ fn a_release_is_what_a_gateway_with_the_same_root_takes() {
     let said = owner.json(&owner.release(&["--seq", "7", "--passes", "1..50", "--board", "rpi-4b"]));
     let bytes = fs::read(owner.0.path().join("x.release")).expect("it is there");
     let envelope = Envelope::decode(&bytes).expect("good");
-    let gateway = trust::Gateway { id: "gw", groups: &[], board: Some("rpi-4b"), nonce: None };
+    let gateway = trust::Gateway { id: "gw", groups: &[], board: Some("rpi-4b"), memory: trust::Memory::Numbers };
     let time = trust::Time::AtLeast(porin_core::time::Unix(0));
     let check =
         |root: &Verified<Root>, floor| trust::release(root, &bytes, envelope.digest(), |_| floor, time, gateway, "s");

@@ -46,6 +46,13 @@ fn an_operator_pushes_watches_changes_a_parameter_and_goes_back() {
     assert_eq!((code, &said["gateways"]["gw1"]["state"]), (Some(0), &json!("confirmed")), "{stderr}");
     assert!(said["decisions"].as_array().is_some_and(|packets| packets.len() == 3), "{said}");
     assert!(["shadow", "canary", "confirmed"].iter().all(|word| stderr.contains(word)), "{stderr}");
+    // What came out of both, before it is kept.
+    let lines: Vec<_> = stderr.lines().filter(|line| line.contains("canary (compared: mark: old: ")).collect();
+    assert!(!lines.is_empty(), "{stderr}");
+    for line in lines {
+        let inputs: Vec<_> = line.split(" of ").skip(1).map(|rest| rest.split([',', ')']).next()).collect();
+        assert!(inputs.len() == 2 && inputs[0] == inputs[1], "both on the same packets: {line}");
+    }
     assert_eq!(from(&gateway, "mark"), "release acme/mark 0.1.0, number 1");
     assert!(from(&gateway, "quiet").ends_with("deadband.wasm"), "the other slot keeps the owner's own");
     let told: Vec<_> = events.received().into_iter().map(|(_, event)| event["event"].clone()).collect();
@@ -203,12 +210,22 @@ fn a_group_is_pushed_to_at_once_and_a_gateway_that_wants_its_word_back_is_enroll
         (from(gw1, "mark"), from(root, "mark")),
         ("release acme/mark 0.1.0, number 2".into(), "release acme/mark 0.1.0, number 1".into())
     );
+    // One that comes later takes up what is there for its group, and says that it cannot tell how old it is. The next push proves it.
+    let (late, _later) = gateway("late", broker.port, &operator, groups);
+    accounts.wait("late", "it runs what its group does", |account| {
+        account.state.name() == "confirmed" && account.reason.as_ref().is_some_and(|reason| reason.code == "unproven")
+    });
+    assert_eq!(from(&late, "mark"), "release acme/mark 0.1.0, number 1");
+    let (code, said, stderr) = operator.push(&cell, "group:north", &["--slot", "mark", "--seq", "3"]);
+    assert_eq!((code, &said["gateways"]["late"]["state"]), (Some(0), &json!("confirmed")), "{stderr}");
+    assert_eq!(from(&late, "mark"), "release acme/mark 0.1.0, number 3");
+    accounts.wait("late", "it is proven", |account| account.nonce.is_none() && account.reason.is_none());
     // Nobody is there who could.
     let (code, _, stderr) = operator.push(&cell, "gw9", &["--slot", "mark"]);
     assert!(code == Some(4) && stderr.contains("no gateway `gw9`"), "{stderr}");
     wait_until("all are listed", || {
         let (_, stdout, _) = operator.run(&["ls", "--json"]);
-        stdout.lines().count() == 3
+        stdout.lines().count() == 4
     });
 }
 

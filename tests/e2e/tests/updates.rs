@@ -183,6 +183,11 @@ fn bad_cells_are_refused_or_rolled_back_by_themselves_and_no_packet_is_lost() {
             change: half,
             ..rolled_back("forwards nothing", WatCell { process: EMPTY, ..plain }.build(), "output-ratio")
         },
+        rolled_back(
+            "forwards nothing, and nothing is said of that",
+            WatCell { process: EMPTY, ..plain }.build(),
+            "output-ratio",
+        ),
         rolled_back("leaks memory", WatCell { process: &leak, ..plain }.build(), "fault"),
         Bad { change: imports_log, slot: grants, ..rolled_back("floods the log", logs.clone(), "log-flood") },
         Bad {
@@ -391,8 +396,9 @@ fn a_store_that_was_lost_takes_nothing_until_the_operator_gives_the_new_ones_wor
     let mut agent = gateway.run(&["--json"]);
     let (old, new) = (published(&marking_cell(4), 1), published(&marking_cell(8), 2));
     [&old, &new].iter().for_each(|version| accounts.retain(&version.publishes));
-    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &set(&old, "", QUICK))]);
+    accounts.retain(&[order("gw1", 1, accounts.nonce("gw1"), &set(&old, "min_seq = 1", QUICK))]);
     assert_eq!(accounts.end_of("gw1", 1).0, "confirmed");
+    accounts.wait("gw1", "its floor", |account| !account.floors.is_empty());
     agent.kill();
     let before = accounts.last("gw1").expect("it reported");
     fs::remove_file(gateway.path("porin.redb")).expect("removed");
@@ -401,6 +407,9 @@ fn a_store_that_was_lost_takes_nothing_until_the_operator_gives_the_new_ones_wor
         .wait("gw1", "it refuses what is retained", |account| account.key != before.key && account.refused.is_some());
     assert_eq!((account.state.name(), account.refused.expect("a reason").code), ("local", "other-nonce".into()));
     assert!(account.slots[0].release.is_none() && account.nonce.is_some() && account.floors.is_empty());
+    let reason = account.reason.expect("why it waits");
+    assert_eq!(reason.code, "lost-store");
+    assert!(reason.text.contains("floors that are gone: acme/cell 1"), "{reason}");
     accounts.retain(&[order("gw1", 2, account.nonce, &set(&new, "", QUICK))]);
     assert_eq!(accounts.end_of("gw1", 2).0, "confirmed");
     drop(agent);

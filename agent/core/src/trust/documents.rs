@@ -102,6 +102,11 @@ pub struct Health {
     pub max_per_mille: u32,
 }
 
+impl Health {
+    /// Where a publisher says nothing: at most what goes in.
+    pub const UNSAID: Self = Self { min_per_mille: 0, max_per_mille: 1_000 };
+}
+
 /// Whom a desired state is for. A gateway's own wins over its group's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Target {

@@ -13,7 +13,7 @@ use super::{
 const FOREVER: Unix = Unix(u64::MAX);
 const NONCE: [u8; 16] = [7; 16];
 const NOW: Time = Time::Known(Unix(1_000_000_000_000_000));
-const GATEWAY: Gateway<'static> = Gateway { id: "gw1", groups: &[], board: None, nonce: None };
+const GATEWAY: Gateway<'static> = Gateway { id: "gw1", groups: &[], board: None, memory: Memory::Numbers };
 
 fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a seed")
@@ -340,13 +340,15 @@ fn a_desired_state_is_for_one_gateway_or_a_group_of_one_fleet() {
 
 #[test]
 fn a_gateway_without_a_memory_takes_only_what_gives_its_word_back() {
-    let fresh = Gateway { nonce: Some(NONCE), ..GATEWAY };
-    let check = |nonce| {
-        let bytes = signed(&Desired { nonce, ..state(1) }, &[10]);
-        desired(&trusted(&root()), &bytes, None, NOW, fresh).map(drop)
-    };
-    assert_eq!((check(None), check(Some([8; 16]))), (Err(Refusal::OtherNonce), Err(Refusal::OtherNonce)));
-    assert_eq!(check(Some(NONCE)), Ok(()));
+    for memory in [Memory::New(NONCE), Memory::Lost(NONCE)] {
+        let fresh = Gateway { memory, ..GATEWAY };
+        let check = |nonce| {
+            let bytes = signed(&Desired { nonce, ..state(1) }, &[10]);
+            desired(&trusted(&root()), &bytes, None, NOW, fresh).map(drop)
+        };
+        assert_eq!((check(None), check(Some([8; 16]))), (Err(Refusal::OtherNonce), Err(Refusal::OtherNonce)));
+        assert_eq!(check(Some(NONCE)), Ok(()));
+    }
     // Whoever remembers does not need it.
     assert!(want(&Desired { nonce: Some(NONCE), ..state(1) }, &[10]).is_ok());
 }

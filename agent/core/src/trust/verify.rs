@@ -11,6 +11,9 @@ use crate::time::Unix;
 /// How far ahead of a set clock a document may have been issued: clocks differ.
 const AHEAD_US: u64 = 86_400_000_000;
 
+/// A gateway that never took anything up takes a group's desired state that is not older than this: 30 days.
+const NEW_US: u64 = 30 * 86_400_000_000;
+
 /// What is known of the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Time {
@@ -29,6 +32,12 @@ impl Time {
     fn expiry(self, expires: Unix) -> Result<(), Refusal> {
         let now = self.earliest();
         if expires <= now { Err(Refusal::Expired { expires, now }) } else { Ok(()) }
+    }
+
+    /// Whether a document may be recent. Without a clock only what is older for certain is refused.
+    fn recent(self, issued: Unix) -> Result<(), Refusal> {
+        let now = self.earliest();
+        if now.0 > issued.0.saturating_add(NEW_US) { Err(Refusal::TooOld { issued, now }) } else { Ok(()) }
     }
 
     /// Not even without a clock may a document be from after its root's end: it would tell every later one that its time is over.
@@ -50,8 +59,30 @@ pub struct Gateway<'a> {
     pub groups: &'a [String],
     /// The hardware it runs on, if its configuration says so.
     pub board: Option<&'a str>,
-    /// Its own word, where it knows no numbers any more: only what gives it back is new for certain.
-    pub nonce: Option<[u8; 16]>,
+    /// What it remembers.
+    pub memory: Memory,
+}
+
+/// What a gateway remembers of the desired states that it took up: what it does not remember cannot be told from an old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Their numbers.
+    Numbers,
+    /// Nothing that is proven, and no store was lost. A group's desired state counts if it is recent; any that gives this word back does.
+    New([u8; 16]),
+    /// Nothing, although it once took one up. Only what gives this word back counts.
+    Lost([u8; 16]),
+}
+
+impl Memory {
+    /// Whether a document with this word is new for certain, or need not be.
+    #[must_use]
+    pub fn proves(self, nonce: Option<[u8; 16]>) -> bool {
+        match self {
+            Self::Numbers => true,
+            Self::New(word) | Self::Lost(word) => nonce == Some(word),
+        }
+    }
 }
 
 /// A root that the owner has put on the gateway: trusted because of where it lies. It must be whole, and signed by itself. Its expiry is not looked
@@ -118,8 +149,11 @@ pub fn desired(
     if !ours {
         return Err(Refusal::OtherGateway(name.clone()));
     }
-    if gateway.nonce.is_some() && desired.nonce != gateway.nonce {
-        return Err(Refusal::OtherNonce);
+    if !gateway.memory.proves(desired.nonce) {
+        match (gateway.memory, &desired.target) {
+            (Memory::New(_), Target::Group(_)) => time.recent(desired.issued)?,
+            (Memory::Numbers | Memory::New(_) | Memory::Lost(_), _) => return Err(Refusal::OtherNonce),
+        }
     }
     Ok(Verified { document: desired, digest })
 }

@@ -15,7 +15,7 @@ use crate::{
     config::Wanted,
     time::Monotonic,
     trust::{
-        self, Digest, Envelope, Gateway, Refusal, Target,
+        self, Digest, Envelope, Gateway, Memory, Refusal, Target,
         documents::PIECE,
         reported::{Reason, UpdateState},
     },
@@ -114,10 +114,9 @@ impl Update {
             self.skipped = true;
             return Ok(());
         }
-        let Me { id, groups, board, nonce } = &self.me;
-        // Who has taken up anything knows what is older.
-        let nonce = self.accepted.is_empty().then_some(*nonce);
-        let gateway = Gateway { id, groups, board: board.as_deref(), nonce };
+        let Me { id, groups, board, .. } = &self.me;
+        let memory = self.memory();
+        let gateway = Gateway { id, groups, board: board.as_deref(), memory };
         let known = known.map(|Number(seq, digest)| (seq, digest));
         let desired = trust::desired(&self.root, payload, known, now.time, gateway)?;
         if desired.target != target {
@@ -128,8 +127,13 @@ impl Update {
         self.unsaved.push(Key::Desired(target.clone()).put(&envelope.payload));
         self.numbers.insert(target.clone(), number);
         let seq = Some(desired.seq);
-        // Those of groups had to wait for this.
-        self.again = self.again.wrapping_add(u32::from(self.accepted.is_empty()));
+        let unproven = !memory.proves(desired.nonce);
+        if unproven != self.unproven {
+            self.unsaved.push(if unproven { Key::Unproven.put(&[]) } else { Key::Unproven.delete() });
+        }
+        self.unproven = unproven;
+        // Others that were refused had to wait for this.
+        self.again = self.again.wrapping_add(u32::from(memory != Memory::Numbers && !unproven));
         self.issued = self.issued.max(desired.issued);
         self.accepted.insert(target, Accepted { desired, payload: envelope.payload });
         self.refused = None;
@@ -146,6 +150,16 @@ impl Update {
             self.forget();
         }
         Ok(())
+    }
+
+    /// What is remembered of desired states.
+    pub(super) fn memory(&self) -> Memory {
+        let word = self.me.nonce;
+        match (self.accepted.is_empty(), &self.marker) {
+            (false, _) if !self.unproven => Memory::Numbers,
+            (true, Some(_)) => Memory::Lost(word),
+            (false, _) | (true, None) => Memory::New(word),
+        }
     }
 
     /// Whom desired states are for that this gateway looks at, the one that wins first.
@@ -212,7 +226,7 @@ impl Update {
     pub(super) fn check_release(&mut self, now: Moment, payload: &[u8], wanted: &Wanted) -> Result<(), Refusal> {
         let Some(digest) = wanted.release else { return Ok(()) };
         let Me { id, groups, board, .. } = &self.me;
-        let gateway = Gateway { id, groups, board: board.as_deref(), nonce: None };
+        let gateway = Gateway { id, groups, board: board.as_deref(), memory: Memory::Numbers };
         let floor = |cell: &str| self.floors.get(cell).copied().unwrap_or(0).max(wanted.min_seq);
         let release = trust::release(&self.root, payload, digest, floor, now.time, gateway, &wanted.slot)?;
         self.checked.insert(digest, Arc::new(release));

@@ -9,7 +9,7 @@ use alloc::{
 
 use super::{
     Accepted, Me, Phase, RecallError, Update,
-    rows::{Key, Row, Write, content},
+    rows::{Key, Marker, Row, Write, content},
 };
 use crate::{
     config::{CellSet, Config, DesiredSet, Provenance, Releases, wanted},
@@ -18,17 +18,25 @@ use crate::{
 };
 
 impl Update {
-    /// What was known, from the rows of the store; bytes of pieces are not needed. `pinned`: the owner's root. `crashed`: the last start ended within a
-    /// call into a cell on probation.
+    /// What was known, from the rows of the store; bytes of pieces are not needed. `marker`: what lies beside the store. `pinned`: the owner's root.
+    /// `crashed`: the last start ended within a call into a cell on probation.
     ///
     /// # Errors
     /// If the root is none, or a row cannot be read.
-    pub fn recall(me: Me, pinned: &[u8], rows: &[Row], crashed: bool, local: CellSet) -> Result<Self, RecallError> {
+    pub fn recall(
+        me: Me,
+        pinned: &[u8],
+        (rows, marker): (&[Row], Option<Marker>),
+        crashed: bool,
+        local: CellSet,
+    ) -> Result<Self, RecallError> {
         let root = trust::pinned_root(pinned).map_err(RecallError::Root)?;
         let mut update = Self {
             me,
             root,
             owner: None,
+            marker,
+            unproven: false,
             numbers: BTreeMap::new(),
             accepted: BTreeMap::new(),
             again: 0,
@@ -44,6 +52,7 @@ impl Update {
             phase: Phase::Settled,
             wanted: Vec::new(),
             checked: Releases::new(),
+            compared: None,
             set: None,
             running: local.clone(),
             local,
@@ -91,6 +100,9 @@ impl Update {
             self.root = chain;
             return;
         }
+        if !self.accepted.is_empty() {
+            self.marker = self.marker();
+        }
         self.unsaved.extend(later.map(|(version, _)| Key::Root(*version).delete()));
         let numbers = core::mem::take(&mut self.numbers).into_keys();
         self.unsaved.extend(numbers.map(|target| Key::Number(target).delete()));
@@ -111,6 +123,7 @@ impl Update {
             Key::Confirmed => self.confirmed = Some(trust::recall(bytes).ok()?),
             Key::Failed => self.failed = Some(postcard::from_bytes(bytes).ok()?),
             Key::Trial => self.trial = Some(postcard::from_bytes(bytes).ok()?),
+            Key::Unproven => self.unproven = true,
             Key::Release(digest) => drop(self.releases.insert(digest, bytes.to_vec())),
             Key::Piece(component, piece) => drop(self.pieces.insert((component, piece))),
             Key::Floor(cell) => drop(self.floors.insert(cell, postcard::from_bytes(bytes).ok()?)),
@@ -119,6 +132,19 @@ impl Update {
             }
         }
         Some(())
+    }
+
+    /// What is to lie beside the store: that a desired state was taken up, and the floors as they are with what is written next. `None`: none was.
+    #[must_use]
+    pub fn marker(&self) -> Option<Marker> {
+        if self.accepted.is_empty() {
+            return self.marker.clone();
+        }
+        let mut floors = self.floors.clone();
+        if self.is_confirming() {
+            floors.extend(self.raised_floors());
+        }
+        Some(Marker { floors: Some(floors) })
     }
 
     /// The cells that are kept, to be started with: the confirmed desired state, or what the owner has configured.

@@ -3,7 +3,7 @@
 //! Faults and a flooded log end it at once. How much comes out, what a packet costs and how much memory is used are judged when every new cell has had
 //! its packets and the time is over: before, they say little.
 
-use alloc::{format, string::String};
+use alloc::{format, string::String, vec::Vec};
 
 use crate::{
     config::Probation,
@@ -16,6 +16,9 @@ const MORE_FUEL: u64 = 10;
 
 /// ...or this much, which is small beside any budget.
 const LITTLE_FUEL: u64 = 2_000;
+
+/// From so many packets that the cell before put out, one that puts out none is not well.
+const ENOUGH: u64 = 10;
 
 /// Memory may be so many times that of the cell before...
 const MORE_MEMORY: usize = 4;
@@ -68,6 +71,17 @@ pub fn verdict(compared: &[Compared<'_>], rule: Probation, stage_us: u64, elapse
     }
 }
 
+/// What came out of the new cells, and of those before them.
+#[must_use]
+pub fn outputs(compared: &[Compared<'_>]) -> String {
+    let one = |Compared { new, old, .. }: &Compared<'_>| {
+        let of = |slot: &SlotStatus| format!("{} of {}", slot.output, slot.input);
+        let old = old.map_or_else(String::new, |old| format!("old: {}, ", of(old)));
+        format!("{}: {old}new: {}", new.name, of(new))
+    };
+    compared.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
 fn unhealthy(Compared { new, old, health }: &Compared<'_>) -> Option<Reason> {
     let reason = |code, text: &str| Some(Reason::new(code, text).of(&new.name));
     if let Some(health) = health
@@ -82,6 +96,13 @@ fn unhealthy(Compared { new, old, health }: &Compared<'_>) -> Option<Reason> {
         }
     }
     let old = old.filter(|old| old.processed > 0 && new.processed > 0)?;
+    // Where the publisher says nothing of it, everything or nothing is suspicious if the cell before did the contrary.
+    let silent = old.output >= ENOUGH && new.output == 0;
+    let loud = old.output == 0 && new.output > new.input / 2;
+    if health.is_none_or(|health| health == Health::UNSAID) && (silent || loud) {
+        let text = format!("old: {} of {}, new: {} of {}", old.output, old.input, new.output, new.input);
+        return reason("output-ratio", &text);
+    }
     let (fuel, before) = (new.fuel / new.processed, old.fuel / old.processed);
     if fuel > before.saturating_mul(MORE_FUEL).max(LITTLE_FUEL) {
         return reason("fuel", &format!("a packet costs {fuel} fuel, it cost {before}"));
@@ -144,6 +165,30 @@ mod tests {
         assert_eq!(code(&SlotStatus { fuel: 200_100, ..status(100, 30) }, 10), "fuel");
         assert_eq!(code(&SlotStatus { fuel: 200_000, ..status(100, 30) }, 10), "Passed");
         assert_eq!(code(&SlotStatus { memory_bytes: 524_289, ..status(100, 30) }, 10), "memory");
+    }
+
+    #[test]
+    fn nothing_where_there_was_something_or_everything_where_there_was_nothing_fails_unless_the_publisher_says_otherwise()
+     {
+        let check = |old: (u64, u64), new: (u64, u64), health| {
+            let (old, new) = (status(old.0, old.1), status(new.0, new.1));
+            match verdict(&[Compared { new: &new, old: Some(&old), health }], RULE, 10, 10) {
+                Verdict::Failed(reason) => reason.to_string(),
+                other @ (Verdict::Open | Verdict::Passed) => format!("{other:?}"),
+            }
+        };
+        for health in [None, Some(Health::UNSAID)] {
+            assert_eq!(check((500, 42), (500, 0), health), "output-ratio: old: 42 of 500, new: 0 of 500");
+            assert_eq!(check((500, 0), (500, 251), health), "output-ratio: old: 0 of 500, new: 251 of 500");
+            for (old, new) in
+                [((500, 9), (500, 0)), ((500, 42), (500, 1)), ((500, 0), (500, 250)), ((500, 0), (500, 0))]
+            {
+                assert_eq!(check(old, new, health), "Passed", "{old:?} {new:?}");
+            }
+        }
+        let said = |min_per_mille, max_per_mille| Some(Health { min_per_mille, max_per_mille });
+        assert_eq!(check((500, 42), (500, 0), said(0, 10)), "Passed");
+        assert_eq!(check((500, 0), (500, 500), said(500, 1_000)), "Passed");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     config::Provenance,
     status::SlotStatus,
     trust::{
-        Digest, Reported, Time,
+        Digest, Memory, Reported, Time,
         reported::{ClockWord, Reason, ReleaseReport, SlotReport, UpdateState},
     },
 };
@@ -60,7 +60,7 @@ impl Update {
             root_version: self.root.version,
             groups: self.me.groups.clone(),
             board: self.me.board.clone(),
-            nonce: self.accepted.is_empty().then_some(self.me.nonce),
+            nonce: (self.memory() != Memory::Numbers).then_some(self.me.nonce),
             known: self.numbers.iter().map(|(target, Number(seq, _))| (target.clone(), *seq)).collect(),
             desired: self.goal().map(|goal| (goal.desired.target.clone(), goal.desired.seq)),
             state,
@@ -96,6 +96,36 @@ impl Update {
         }
     }
 
+    /// What came out in the last stage that was passed.
+    pub(super) fn outputs(&self) -> Option<Reason> {
+        self.compared.as_ref().map(|outputs| Reason::new("compared", outputs))
+    }
+
+    /// What is not remembered, where that matters.
+    fn doubt(&self) -> Option<Reason> {
+        match self.memory() {
+            Memory::Numbers => None,
+            Memory::New(_) if self.unproven => Some(Reason::new(
+                "unproven",
+                "taken up by a gateway that remembered no numbers: it may be an older one of its group; a push proves it",
+            )),
+            Memory::New(_) => None,
+            Memory::Lost(_) => Some(Reason::new("lost-store", &self.lost())),
+        }
+    }
+
+    fn lost(&self) -> String {
+        let floors = self.marker.as_ref().and_then(|marker| marker.floors.as_ref());
+        let gone = floors.map(|floors| floors.iter().filter(|(cell, floor)| self.floors.get(*cell) < Some(floor)));
+        let gone = gone.map(|gone| gone.map(|(cell, floor)| format!("{cell} {floor}")).collect::<Vec<_>>().join(", "));
+        let gone = match gone.as_deref() {
+            None => "which floors are gone is not known".into(),
+            Some("") => "no floor is gone".to_owned(),
+            Some(gone) => format!("floors that are gone: {gone}"),
+        };
+        format!("what was taken up here is not remembered, so that only a new push to this gateway counts; {gone}")
+    }
+
     /// What is being done about the desired state, and why that came to nothing, if it did.
     #[must_use]
     pub fn state(&self) -> (UpdateState, Option<Reason>) {
@@ -106,12 +136,12 @@ impl Update {
         }
         match self.phase {
             Phase::Settled => match (&self.failed, self.goal()) {
-                (_, Some(goal)) if self.keeps(goal.desired.digest()) => (UpdateState::Confirmed, None),
+                (_, Some(goal)) if self.keeps(goal.desired.digest()) => (UpdateState::Confirmed, self.doubt()),
                 (Some(failed), Some(goal)) if failed.desired == goal.desired.digest() => {
                     (failed.state, Some(failed.reason.clone()))
                 }
-                (_, Some(_)) => (UpdateState::Confirmed, None),
-                (_, None) => (UpdateState::Local, None),
+                (_, Some(_)) => (UpdateState::Confirmed, self.doubt()),
+                (_, None) => (UpdateState::Local, self.doubt()),
             },
             Phase::Fetching { stalled: false, .. } => (UpdateState::Fetching, None),
             Phase::Fetching { stalled: true, .. } => {
@@ -120,7 +150,7 @@ impl Update {
             }
             Phase::Ready | Phase::Staging => (UpdateState::Staged, None),
             Phase::Shadow { .. } => (UpdateState::Shadow, None),
-            Phase::Canary { .. } | Phase::Confirming => (UpdateState::Canary, None),
+            Phase::Canary { .. } | Phase::Confirming => (UpdateState::Canary, self.outputs()),
         }
     }
 }

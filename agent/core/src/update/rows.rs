@@ -1,6 +1,7 @@
 //! What an update keeps on disk: rows of a key and bytes, each with a version byte first.
 
 use alloc::{
+    collections::BTreeMap,
     format,
     string::{String, ToString},
     vec::Vec,
@@ -27,6 +28,28 @@ pub struct Write {
 /// A row as it was found.
 pub type Row = (String, Vec<u8>);
 
+/// What lies beside the store, for the day on which the store is lost: that a desired state was taken up here, and the floors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// `None`: it cannot be read.
+    pub(super) floors: Option<BTreeMap<String, u64>>,
+}
+
+impl Marker {
+    /// What was found. Whatever it is, something was taken up.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Self {
+        Self { floors: content(bytes).and_then(|floors| postcard::from_bytes(floors).ok()) }
+    }
+
+    /// As it is kept.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let floors = postcard::to_allocvec(&self.floors.clone().unwrap_or_default()).expect("memory is the only sink");
+        [&[VERSION][..], &floors].concat()
+    }
+}
+
 /// Every kind of row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
@@ -44,6 +67,8 @@ pub(super) enum Key {
     Failed,
     /// [`Trial`].
     Trial,
+    /// Nothing: it is there where what was taken up may be an old one.
+    Unproven,
     /// An envelope, by the digest of its document.
     Release(Digest),
     /// Bytes of a component, by the component's digest and the number of the piece.
@@ -110,6 +135,7 @@ impl Key {
             Self::Confirmed => "confirmed".into(),
             Self::Failed => "failed".into(),
             Self::Trial => "trial".into(),
+            Self::Unproven => "unproven".into(),
             Self::Release(digest) => format!("release/{digest}"),
             Self::Piece(digest, piece) => format!("{PIECES}{digest}/{piece}"),
             Self::Floor(cell) => format!("floor/{cell}"),
@@ -120,7 +146,7 @@ impl Key {
     /// `None`: of a later porin.
     pub(super) fn read(name: &str) -> Option<Self> {
         let Some((kind, rest)) = name.split_once('/') else {
-            return [Self::Owner, Self::Confirmed, Self::Failed, Self::Trial]
+            return [Self::Owner, Self::Confirmed, Self::Failed, Self::Trial, Self::Unproven]
                 .into_iter()
                 .find(|key| key.name() == name);
         };
@@ -189,14 +215,26 @@ mod tests {
             Key::Confirmed,
             Key::Failed,
             Key::Trial,
+            Key::Unproven,
             Key::Release(digest),
             Key::Piece(digest, 6),
             Key::Floor("acme/deadband".into()),
             Key::Blocked("a/b".into(), digest),
         ];
         keys.into_iter().for_each(|key| assert_eq!(Key::read(&key.name()), Some(key)));
-        for name in ["", "root/", "root/x", "piece/12/0", "news/1", "desired/gw"] {
+        for name in ["", "news", "root/", "root/x", "piece/12/0", "news/1", "desired/gw"] {
             assert_eq!(Key::read(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_marker_is_read_as_it_is_written_and_damage_is_no_new_gateway() {
+        let marker = Marker { floors: Some([("acme/a".into(), 300)].into()) };
+        // Version 1, as it is on cards.
+        let bytes = [1, 1, 6, b'a', b'c', b'm', b'e', b'/', b'a', 0xac, 2];
+        assert_eq!((marker.encode().as_slice(), Marker::decode(&bytes)), (&bytes[..], marker));
+        for damaged in [&[][..], &[2, 0], &bytes[..5]] {
+            assert_eq!(Marker::decode(damaged), Marker { floors: None });
         }
     }
 }

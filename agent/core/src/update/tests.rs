@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::Provenance,
     trust::{
-        Envelope, Health, Key as PublicKey, Publisher, Release, Reported, Role, Signature,
+        Envelope, Health, Key as PublicKey, Memory, Publisher, Release, Reported, Role, Signature,
         documents::{Document, PIECE},
         signing_input,
     },
@@ -92,8 +92,11 @@ struct Rig {
     /// What was delivered, by topic.
     deliveries: Vec<String>,
     disk: BTreeMap<String, Vec<u8>>,
+    /// What lies beside it.
+    marker: Option<Marker>,
     /// What the commit at hand writes.
     under_way: Vec<Write>,
+    marked: Option<Marker>,
     /// After so many more commits the power is cut.
     commits_left: Option<usize>,
     stage: Result<Vec<SlotStatus>, NotStaged>,
@@ -108,7 +111,7 @@ impl Rig {
     fn new() -> Self {
         let config = Config::parse(OWN).expect("good");
         let disk = BTreeMap::new();
-        let update = recall(&config, &disk, false);
+        let update = recall(&config, &disk, None, false);
         let rig = Self {
             config,
             update,
@@ -118,7 +121,9 @@ impl Rig {
             subscribed: BTreeMap::new(),
             deliveries: vec![],
             disk,
+            marker: None,
             under_way: vec![],
+            marked: None,
             commits_left: None,
             stage: Ok(vec![]),
             does: (10, 5, 0),
@@ -226,9 +231,11 @@ impl Rig {
                         None => drop(self.disk.remove(&key)),
                     }
                 }
+                self.marker = self.marked.take();
                 self.step(Event::Saved);
             }
             self.under_way = self.update.unsaved();
+            self.marked = self.update.marker();
             if self.trying {
                 let (input, output, faults) = self.does;
                 let name = "quiet".into();
@@ -241,7 +248,7 @@ impl Rig {
     }
 
     fn restart(&mut self, crashed: bool) {
-        self.update = recall(&self.config, &self.disk, crashed);
+        self.update = recall(&self.config, &self.disk, self.marker.clone(), crashed);
         self.subscribed.clear();
         (self.trying, self.switched, self.commits_left) = (false, false, None);
         self.under_way.clear();
@@ -249,7 +256,7 @@ impl Rig {
 
     /// What is in the slot: the number of its release, 0 for the owner's own.
     fn running(&mut self) -> u64 {
-        let kept = recall(&self.config, &self.disk, false).kept(&self.config);
+        let kept = recall(&self.config, &self.disk, self.marker.clone(), false).kept(&self.config);
         match &kept.routes[0].slots[0].cell {
             Provenance::Local(_) => 0,
             Provenance::Signed(release) => release.seq,
@@ -270,12 +277,12 @@ impl Rig {
     }
 }
 
-fn recall(config: &Config, disk: &BTreeMap<String, Vec<u8>>, crashed: bool) -> Update {
+fn recall(config: &Config, disk: &BTreeMap<String, Vec<u8>>, marker: Option<Marker>, crashed: bool) -> Update {
     let rows: Vec<_> = disk.clone().into_iter().collect();
     let me =
         Me { id: "gw".into(), groups: vec!["north".into(), "all".into()], board: Some("rpi-4b".into()), nonce: NONCE };
-    let mut update =
-        Update::recall(me, &signed(&root(1, 2), &[1]), &rows, crashed, config.cells.clone()).expect("its own rows");
+    let mut update = Update::recall(me, &signed(&root(1, 2), &[1]), (&rows, marker), crashed, config.cells.clone())
+        .expect("its own rows");
     update.kept(config);
     update
 }
@@ -535,31 +542,94 @@ fn what_has_expired_is_not_taken_up_and_what_runs_goes_on() {
     assert_eq!(rig.running(), 2);
 }
 
+/// For a group, without any gateway's word.
+fn for_group(rig: &mut Rig, seq: u64, issued: Unix, set: String) {
+    let (fleet, target) = ("lab".into(), Target::Group("north".into()));
+    let desired = Desired { fleet, target, seq, issued, expires: Unix(u64::MAX), root_version: 1, nonce: None, set };
+    rig.put("porin/v1/group/north/desired", signed(&desired, &[2]));
+}
+
+const DAY_US: u64 = 86_400_000_000;
+
 #[test]
-fn a_gateway_without_a_memory_wants_its_word_back_and_its_groups_wait_for_that() {
+fn a_new_gateway_takes_a_recent_state_of_its_group_and_reports_it_as_unproven() {
     let mut rig = Rig::new();
-    let group = "porin/v1/group/north/desired";
-    let desired = Desired {
-        fleet: "lab".into(),
-        target: Target::Group("north".into()),
-        seq: 7,
-        issued: Unix(5),
-        expires: Unix(u64::MAX),
-        root_version: 1,
-        nonce: None,
-        set: set(digest(2), ""),
-    };
-    rig.put(group, signed(&desired, &[2]));
+    let Time::Known(now) = rig.time else { panic!("it is set") };
+    let ago = |days: u64| Unix(now.0 - days * DAY_US);
+    for_group(&mut rig, 7, ago(31), set(digest(1), ""));
     rig.run(60);
-    assert_eq!((rig.state().0, rig.refused().as_str(), rig.running()), ("local", "other-nonce", 0));
-    // Its own says nothing but that it is its own: the group's counts, without coming again.
+    assert_eq!((rig.state().0, rig.refused().as_str(), rig.running()), ("local", "too-old", 0));
+    for_group(&mut rig, 8, ago(29), set(digest(2), ""));
+    rig.run(60);
+    assert_eq!((rig.state(), rig.running()), (("confirmed", "unproven".into()), 2));
+    // What is for this gateway alone is never taken without its word, and what is older is known.
+    let own = |nonce| {
+        let (fleet, target, set) = ("lab".into(), Target::Gateway("gw".into()), set(digest(3), ""));
+        Desired { fleet, target, seq: 9, issued: now, expires: Unix(u64::MAX), root_version: 1, nonce, set }
+    };
+    rig.put("porin/v1/gw/gw/desired", signed(&own(None), &[2]));
+    rig.run(60);
+    assert_eq!((rig.refused().as_str(), rig.running()), ("other-nonce", 2));
+    for_group(&mut rig, 7, ago(1), set(digest(1), ""));
+    rig.run(60);
+    assert_eq!((rig.refused().as_str(), rig.running()), ("older", 2));
+    rig.restart(false);
+    rig.run(5);
+    assert_eq!(rig.state().1, "unproven", "also after a restart");
+    // An own one that says nothing but that it is new for certain.
     rig.desire(1, String::new());
     rig.run(60);
-    assert_eq!((rig.state().0, rig.running()), ("confirmed", 2));
-    // Its own, once it says something, wins.
-    rig.desire(2, set(digest(3), ""));
+    assert_eq!((rig.state(), rig.running()), (("confirmed", String::new()), 2));
+    rig.restart(false);
+    assert_eq!((rig.update.memory(), rig.state().1.as_str()), (Memory::Numbers, ""));
+}
+
+#[test]
+fn without_a_clock_a_new_gateway_takes_what_is_not_too_old_for_certain() {
+    let mut rig = Rig::new();
+    let Time::Known(now) = rig.time else { panic!("it is set") };
+    rig.time = Time::AtLeast(Unix(now.0 - 100 * DAY_US));
+    for_group(&mut rig, 7, Unix(now.0 - 31 * DAY_US), set(digest(1), ""));
     rig.run(60);
-    assert_eq!((rig.state().0, rig.running()), ("confirmed", 3));
+    assert_eq!((rig.state().1.as_str(), rig.running()), ("unproven", 1));
+}
+
+#[test]
+fn a_gateway_that_lost_its_store_takes_nothing_without_its_word_and_reports_which_floors_are_gone() {
+    let mut rig = Rig::new();
+    let Time::Known(now) = rig.time else { panic!("it is set") };
+    rig.desire(1, set(digest(2), "min_seq = 2"));
+    rig.run(60);
+    assert_eq!((rig.state().0, rig.running()), ("confirmed", 2));
+    rig.cloud.remove("porin/v1/gw/gw/desired");
+    // Whoever holds the broker has an older one of the group, below the floor.
+    for_group(&mut rig, 7, now, set(digest(1), ""));
+    rig.disk.clear();
+    for _ in 0..2 {
+        rig.restart(false);
+        rig.run(60);
+        assert_eq!((rig.state().0, rig.refused().as_str(), rig.running()), ("local", "other-nonce", 0));
+        let (_, reason) = rig.update.state();
+        assert!(reason.is_some_and(|reason| reason.code == "lost-store" && reason.text.contains("acme/pass 2")));
+    }
+    // The operator knows that they are gone.
+    rig.desire(3, set(digest(3), "min_seq = 3"));
+    rig.run(60);
+    assert_eq!((rig.state(), rig.running()), (("confirmed", String::new()), 3));
+    rig.restart(false);
+    assert_eq!(rig.update.memory(), Memory::Numbers);
+    // A marker that cannot be read is no sign of a new gateway.
+    rig.cloud.remove("porin/v1/gw/gw/desired");
+    (rig.disk, rig.marker) = (BTreeMap::new(), Some(Marker::decode(b"x")));
+    rig.restart(false);
+    rig.run(60);
+    let (_, reason) = rig.update.state();
+    assert!(reason.is_some_and(|reason| reason.text.contains("which floors are gone is not known")));
+    // A card that was wiped is a new gateway.
+    (rig.disk, rig.marker) = (BTreeMap::new(), None);
+    rig.restart(false);
+    rig.run(60);
+    assert_eq!((rig.state().1.as_str(), rig.running()), ("unproven", 1));
 }
 
 #[test]
@@ -714,13 +784,16 @@ fn a_root_that_keeps_the_operators_key_keeps_his_numbers_and_the_owners_own_wins
     let rows: Vec<_> = rig.disk.clone().into_iter().collect();
     let me = Me { id: "gw".into(), groups: vec![], board: None, nonce: NONCE };
     let other = Root { root: role(77), ..root(1, 2) };
-    let update = Update::recall(me, &signed(&other, &[77]), &rows, false, rig.config.cells.clone()).expect("his own");
+    let update =
+        Update::recall(me, &signed(&other, &[77]), (&rows, None), false, rig.config.cells.clone()).expect("his own");
     assert_eq!((update.root().version, update.root().root.keys[0], update.numbers.len()), (1, key(77), 0));
     // What counted under the other one does not come back, whoever replays it; what runs goes on.
     assert!(update.accepted.is_empty() && update.confirmed.is_some());
+    assert!(matches!(update.memory(), Memory::Lost(_)), "what comes next gives the gateway's word back");
     // The root that was taken up by and by, as the owner's own file: nothing has changed.
     let me = Me { id: "gw".into(), groups: vec![], board: None, nonce: NONCE };
-    let later = Update::recall(me, &signed(&second, &[1]), &rows, false, rig.config.cells.clone()).expect("his own");
+    let later =
+        Update::recall(me, &signed(&second, &[1]), (&rows, None), false, rig.config.cells.clone()).expect("his own");
     assert_eq!((later.root().version, later.numbers.len()), (2, 1));
 }
 

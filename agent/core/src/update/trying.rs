@@ -92,7 +92,7 @@ impl Update {
     fn switch(&mut self, now: Moment, actions: &mut Vec<Action>) {
         self.phase = Phase::Canary { since: now.mono };
         actions.push(Action::Switch);
-        actions.push(self.told("canary", None));
+        actions.push(self.told("canary", self.outputs()));
     }
 
     pub(super) fn compared(&mut self, now: Moment, new: &[SlotStatus], old: &[SlotStatus], actions: &mut Vec<Action>) {
@@ -102,7 +102,11 @@ impl Update {
             Phase::Canary { since } => (since, probation.canary_us),
             Phase::Settled | Phase::Fetching { .. } | Phase::Ready | Phase::Staging | Phase::Confirming => return,
         };
-        match self.judge(new, old, stage_us, now.mono.since(since)) {
+        let verdict = self.judge(new, old, stage_us, now.mono.since(since));
+        if verdict == Verdict::Passed {
+            self.compared = Some(probation::outputs(&self.beside(new, old)));
+        }
+        match verdict {
             Verdict::Open => {}
             Verdict::Failed(reason) => self.fail(UpdateState::RolledBack, reason, actions),
             Verdict::Passed if matches!(self.phase, Phase::Shadow { .. }) && probation.canary_us > 0 => {
@@ -115,6 +119,11 @@ impl Update {
     /// How the slots that change have done, beside those that ran before.
     fn judge(&self, new: &[SlotStatus], old: &[SlotStatus], stage_us: u64, elapsed_us: u64) -> Verdict {
         let Some(DesiredSet { probation, .. }) = self.set else { return Verdict::Open };
+        probation::verdict(&self.beside(new, old), probation, stage_us, elapsed_us)
+    }
+
+    /// The slots that change, beside those that ran before.
+    fn beside<'a>(&self, new: &'a [SlotStatus], old: &'a [SlotStatus]) -> Vec<Compared<'a>> {
         let changed = self.changed();
         let named = |list: &'_ [SlotStatus], name: &str| list.iter().position(|status| status.name == name);
         let compared = changed.iter().filter_map(|(slot, same_kind)| {
@@ -125,8 +134,7 @@ impl Update {
             let before = named(old, &slot.name).filter(|_| *same_kind);
             Some(Compared { new: &new[named(new, &slot.name)?], old: before.map(|index| &old[index]), health })
         });
-        let compared: Vec<_> = compared.collect();
-        probation::verdict(&compared, probation, stage_us, elapsed_us)
+        compared.collect()
     }
 
     /// Slots of the goal that are not as they run, and whether there is one of the same kind that runs.
@@ -150,7 +158,7 @@ impl Update {
     }
 
     /// The floors that the goal raises: of each cell the highest that any of its slots asks for.
-    fn raised_floors(&self) -> BTreeMap<String, u64> {
+    pub(super) fn raised_floors(&self) -> BTreeMap<String, u64> {
         let mut raised = BTreeMap::new();
         for wanted in &self.wanted {
             let release = wanted.release.and_then(|release| self.checked.get(&release));
@@ -175,7 +183,7 @@ impl Update {
         (self.trial, self.inconsistent, self.crashed) = (None, None, false);
         self.phase = Phase::Settled;
         actions.push(Action::Confirm);
-        actions.push(self.told("confirmed", None));
+        actions.push(self.told("confirmed", self.outputs()));
         if self.failed.take().is_some() {
             self.unsaved.push(Key::Failed.delete());
         }

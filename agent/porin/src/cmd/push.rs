@@ -12,7 +12,9 @@ use anyhow::{Context, bail, ensure};
 use porin_core::{
     config::microseconds,
     payload::{self, Decoded},
-    trust::{self, Digest, Envelope, Gateway, Release, Reported, Target, Time, Verified, documents::PIECE, recall},
+    trust::{
+        self, Digest, Envelope, Gateway, Memory, Release, Reported, Target, Time, Verified, documents::PIECE, recall,
+    },
 };
 use porind::wall_clock;
 use serde_json::json;
@@ -219,7 +221,7 @@ fn released(keys: &KeyFolder, cell: &Path, slot: Option<&str>, about: &About) ->
     }
     let digest = document.digest();
     // As the gateway will: it would wait for one that is signed by who counts.
-    let (root, gateway) = (keys.root()?, Gateway { id: "", groups: &[], board: None, nonce: None });
+    let (root, gateway) = (keys.root()?, Gateway { id: "", groups: &[], board: None, memory: Memory::Numbers });
     let slot = slot.unwrap_or("*");
     trust::release(&root, &envelope, digest, |_| 0, Time::Known(wall_clock()), gateway, slot).map_err(|refusal| {
         Failure {

@@ -11,7 +11,7 @@ use porin_cell::{Engine, LoadError, Plan, World};
 use porin_core::{
     limits::CellLimits,
     trust::{
-        self, Digest, Envelope, Gateway, Health, Release, Time,
+        self, Digest, Envelope, Gateway, Health, Memory, Release, Time,
         documents::{Document, PIECE},
     },
 };
@@ -55,7 +55,7 @@ pub(crate) struct About {
     /// A board it is made for; may be given several times [default: any]
     #[arg(long = "board", value_name = "BOARD")]
     boards: Vec<String>,
-    /// What comes out of a healthy cell for what goes in, in percent [default: 0..100]
+    /// What comes out of a healthy cell for what goes in, in percent [default: 0..100, and neither nothing nor most where the cell before did the contrary]
     #[arg(long, value_name = "MIN..MAX", value_parser = percent)]
     passes: Option<Health>,
 }
@@ -80,9 +80,6 @@ pub(crate) struct Released {
     /// As it is published.
     pub(crate) envelope: Vec<u8>,
 }
-
-/// As much as goes in, or less.
-const ANYTHING: Health = Health { min_per_mille: 0, max_per_mille: 1_000 };
 
 fn percent(text: &str) -> Result<Health, String> {
     let bounds = text.split_once("..").and_then(|(min, max)| {
@@ -161,7 +158,7 @@ pub(crate) fn release(folder: &KeyFolder, path: &Path, about: &About) -> anyhow:
         world: plan.world.name().into(),
         imports,
         boards: about.boards.clone(),
-        health: about.passes.unwrap_or(ANYTHING),
+        health: about.passes.unwrap_or(Health::UNSAID),
         issued,
     };
     release.check().map_err(|what| Failure {
@@ -172,7 +169,7 @@ pub(crate) fn release(folder: &KeyFolder, path: &Path, about: &About) -> anyhow:
     let bytes = sign(&release, &[&pair]);
     let digest = Envelope::decode(&bytes).map_err(|refusal| refused(refusal.to_string(), None))?.digest();
     // As a gateway will: what it would refuse is not written.
-    let gateway = Gateway { id: "", groups: &[], board: None, nonce: None };
+    let gateway = Gateway { id: "", groups: &[], board: None, memory: Memory::Numbers };
     let slot = publisher.and_then(|publisher| publisher.slots.first()).map_or("*", String::as_str);
     trust::release(&root, &bytes, digest, |_| 0, Time::Known(issued), gateway, slot).map_err(|refusal| {
         let hint = matches!(refusal, trust::Refusal::OutsidePrefix(_)).then_some("--name gives the cell another name");

@@ -41,7 +41,7 @@ pub(crate) fn follow(
     patience: Duration,
 ) -> anyhow::Result<BTreeMap<String, Outcome>> {
     let mut outcomes = BTreeMap::new();
-    let mut last: BTreeMap<String, UpdateState> = BTreeMap::new();
+    let mut last: BTreeMap<String, (UpdateState, Option<Reason>)> = BTreeMap::new();
     let start = Instant::now();
     let mut waiting: BTreeSet<&String> = before.keys().collect();
     let mut doubts: BTreeMap<String, (Instant, Reason)> = BTreeMap::new();
@@ -103,7 +103,8 @@ pub(crate) fn follow(
         if ours {
             doubts.remove(&gateway);
         }
-        if ours && last.insert(gateway.clone(), account.state) != Some(account.state) {
+        let stage = (account.state, account.reason.clone());
+        if ours && last.insert(gateway.clone(), stage.clone()) != Some(stage) {
             let why = account.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
             eprintln!("{:>5.1} s  {gateway}: {}{why}", start.elapsed().as_secs_f64(), account.state.name());
         }
@@ -154,6 +155,7 @@ pub(crate) fn conclude(
         format!("{gateway}: {state}: {reason}{slot}")
     };
     let hint = match first.code.as_str() {
+        "output-ratio" => Some("if that is what it should do: --passes MIN..MAX in percent, other than 0..100"),
         "not-granted" => Some("--grant allows it, if the gateway's policy does, too"),
         "below-floor" => Some("a lower number than may run; release the cell again"),
         "too-few-signatures" => Some("does the gateway's [updates] root belong to these keys? `porin keys show`"),

@@ -78,7 +78,7 @@ pub(crate) fn order(
         publishes.push((format!("porin/v1/fleet/root/{version}"), envelope));
     }
     if let Target::Group(_) = target {
-        // They know no numbers yet: their own desired state says that this operator is there, and nothing else.
+        // They know no numbers, or none that is proven: their own desired state says that this operator is there, and nothing else.
         for (gateway, account) in members.iter().filter(|(_, account)| account.nonce.is_some()) {
             let own = Target::Gateway(gateway.clone());
             let seq = next_number(cloud, keys, &root, &own, &[], issued)?;

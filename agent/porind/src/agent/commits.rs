@@ -115,7 +115,8 @@ impl Agent {
         }
         let update = self.updating.as_mut().map(Updating::update);
         let confirming = update.as_ref().is_some_and(|update| update.is_confirming());
-        let update = update.map(|update| update.unsaved()).unwrap_or_default();
+        let (update, marker) = update.map(|update| (update.unsaved(), update.marker())).unwrap_or_default();
+        let marker = marker.filter(|_| !update.is_empty());
         let Core { pipeline, outbox, dead, clock, .. } = &mut self.core;
         let states = match &mut self.trial {
             None => pipeline.save(),
@@ -162,6 +163,7 @@ impl Agent {
             spans,
             time_floor,
             update,
+            marker,
             deletes_only: false,
         });
     }

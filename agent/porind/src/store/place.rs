@@ -1,8 +1,9 @@
-//! The files of the store: the database, a mark that an agent has it open, a reserve for the day on which the disk is full.
+//! The files of the store: the database, a mark that an agent has it open, a reserve for the day on which the disk is full, a marker for the
+//! day on which the database is lost.
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,6 +21,9 @@ const MAX_ASIDE: u32 = 1_000;
 /// What a commit that only deletes takes at most is 95 KB on a file of 300 MB; some of them fit.
 const RESERVE_BYTES: usize = 1 << 20;
 
+/// Bytes of a marker that are read: more floors than the reported state can name.
+const MAX_MARKER: u64 = 65_536;
+
 /// The files.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -30,6 +34,8 @@ pub(super) struct Place {
     mark: PathBuf,
     /// Zeros.
     reserve: PathBuf,
+    /// See [`Disk::marker`].
+    accepted: PathBuf,
 }
 
 impl Place {
@@ -44,6 +50,7 @@ impl Place {
             marked: false,
             mark: path.with_extension("redb.running"),
             reserve: path.with_extension("redb.reserve"),
+            accepted: path.with_extension("redb.accepted"),
         };
         if !path.try_exists().with_context(|| format!("looking for {}", path.display()))? {
             make(path).with_context(|| format!("making {}", path.display()))?;
@@ -85,6 +92,29 @@ impl Place {
         written.inspect_err(|_| self.use_reserve())
     }
 
+    /// Damage is found by who reads it: the file is there.
+    fn marker(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        match fs::File::open(&self.accepted).and_then(|file| file.take(MAX_MARKER).read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The old one or the new one is there, whenever the power is cut.
+    fn keep_marker(&self, bytes: &[u8]) -> io::Result<()> {
+        if self.marker().is_ok_and(|found| found.as_deref() == Some(bytes)) {
+            return Ok(());
+        }
+        let new = self.accepted.with_extension("accepted.new");
+        let mut file = fs::File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.accepted)?;
+        sync_folder(&self.accepted)
+    }
+
     pub(super) fn use_reserve(&self) {
         match fs::remove_file(&self.reserve) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -99,11 +129,14 @@ impl From<Place> for Disk {
     fn from(place: Place) -> Self {
         let place = Arc::new(place);
         let (keeper, user) = (place.clone(), place.clone());
+        let (reader, writer) = (place.clone(), place.clone());
         Self {
             // A file that has vanished is not made anew: what waits in it would be forgotten.
             open: Box::new(move || builder().open(&place.database)),
             keep_reserve: Box::new(move || keeper.keep_reserve().is_ok()),
             use_reserve: Box::new(move || user.use_reserve()),
+            marker: Box::new(move || reader.marker()),
+            keep_marker: Box::new(move |bytes| writer.keep_marker(bytes)),
         }
     }
 }
@@ -143,10 +176,13 @@ fn make(path: &Path) -> anyhow::Result<()> {
     }
     drop(builder().create(&new)?);
     fs::rename(&new, path)?;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    Ok(sync_folder(path)?)
+}
+
+/// Makes the names in a file's folder durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 
 /// Never deleted, and never in place of one that was moved aside before.
