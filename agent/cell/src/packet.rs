@@ -15,29 +15,37 @@ use crate::{abi, guest::Guest};
 
 /// What a cell takes or gives: a reading or a message.
 pub trait CellPacket: Clone + private::Crosses {
+    /// Its series.
+    fn stream(&self) -> StreamId;
     /// Bytes that it holds besides its fixed size.
     fn bytes(&self) -> usize;
 }
 
 impl CellPacket for Reading {
+    fn stream(&self) -> StreamId {
+        self.stream
+    }
+
     fn bytes(&self) -> usize {
         0
     }
 }
 
 impl CellPacket for Message {
+    fn stream(&self) -> StreamId {
+        self.stream
+    }
+
     fn bytes(&self) -> usize {
         self.topic.len() + self.payload.len()
     }
 }
 
 pub(crate) mod private {
-    use super::{Fault, Guest, StreamId};
+    use super::{Fault, Guest};
 
     /// Into a cell's memory and out of it.
     pub trait Crosses: Sized {
-        /// Its series.
-        fn stream(&self) -> StreamId;
         /// Lays a batch out and gives pointer and length.
         fn lower(guest: &mut Guest, batch: &[Self]) -> Result<[u32; 2], Fault>;
         /// Reads `len` packets at `pointer` and appends them.
@@ -46,10 +54,6 @@ pub(crate) mod private {
 }
 
 impl private::Crosses for Reading {
-    fn stream(&self) -> StreamId {
-        self.stream
-    }
-
     fn lower(guest: &mut Guest, batch: &[Self]) -> Result<[u32; 2], Fault> {
         let [pointer, _] = abi::lower_bytes(guest, bytemuck::cast_slice(batch), 8)?;
         Ok([pointer, u32::try_from(batch.len()).unwrap_or(u32::MAX)])
@@ -69,10 +73,6 @@ impl private::Crosses for Reading {
 const MESSAGE: usize = 32;
 
 impl private::Crosses for Message {
-    fn stream(&self) -> StreamId {
-        self.stream
-    }
-
     fn lower(guest: &mut Guest, batch: &[Self]) -> Result<[u32; 2], Fault> {
         abi::lower_list(guest, batch, 8, |guest, message| {
             let mut record = [0; MESSAGE];

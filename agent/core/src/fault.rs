@@ -26,6 +26,9 @@ pub enum Fault {
     /// There is no cell to be called: it could not be made again, or it is in quarantine.
     #[error("no cell: {0}")]
     NoCell(String),
+    /// The cell does not take the packet's stream. No call was made.
+    #[error("the cell does not take the stream: {0}")]
+    Refused(String),
 }
 
 /// How a cell's answer breaks the interface.
@@ -73,7 +76,7 @@ pub enum BadOutput {
     },
 }
 
-/// What happens to a packet on which a cell faults alone, or that comes while there is no cell.
+/// What happens to a packet on which a cell faults alone, whose stream it does not take, or that comes while there is no cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FaultPolicy {
     /// It is kept with the fault, and can be given to a mended cell.

@@ -208,8 +208,10 @@ pub struct SlotStatus {
     pub replayed: u64,
     /// Of them, those that the cell has decided about.
     pub processed: u64,
-    /// Of them, those on which the cell faulted alone, or that came while there was none.
+    /// Of them, those on which the cell faulted alone, whose stream it does not take, or that came while there was none.
     pub faulted: u64,
+    /// Of the faulted, those whose stream the cell does not take.
+    pub refused: u64,
     /// Of the faulted, those that went on as they came.
     pub passed: u64,
     /// Of the faulted, those given up.
@@ -218,6 +220,10 @@ pub struct SlotStatus {
     pub dead_lettered: u64,
     /// Packets that came out.
     pub output: u64,
+    /// Streams that the cell does not take.
+    pub streams_refused: usize,
+    /// The first few of them, and why.
+    pub refused_streams: Vec<RefusedStream>,
     /// Calls of `process`.
     pub calls: u64,
     /// Calls of any export that failed.
@@ -238,6 +244,15 @@ pub struct SlotStatus {
     pub log_lines_dropped: u64,
     /// Of them, those that could not be written: nothing that the cell can help.
     pub log_lines_unwritten: u64,
+}
+
+/// A stream that a cell does not take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RefusedStream {
+    /// Its name.
+    pub stream: String,
+    /// In the cell's words.
+    pub reason: String,
 }
 
 /// Packets on which cells faulted. `found` + `added` = `waiting` + `replayed` + `discarded` + `evicted`.

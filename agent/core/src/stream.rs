@@ -73,6 +73,12 @@ impl Pattern {
         Ok(Self(text.to_owned()))
     }
 
+    /// A name that it chooses, with `level` for each wildcard.
+    #[must_use]
+    pub fn example(&self, level: &str) -> String {
+        self.0.replace(['+', '#'], level)
+    }
+
     /// Whether the stream is chosen.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {

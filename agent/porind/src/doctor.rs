@@ -83,6 +83,27 @@ pub fn doctor(config: &Config) -> Vec<Finding> {
     findings.0
 }
 
+/// What a status says in words.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Streams that a cell does not take.
+fn refused_streams(findings: &mut Findings, name: &str, slot: &Value) {
+    let shown = slot["refused_streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (packets, all) = (slot["refused"].as_u64().unwrap_or(0), slot["streams_refused"].as_u64().unwrap_or(0));
+    for refused in shown {
+        findings.wrong(
+            "slot",
+            format!("`{name}` does not take stream `{}`: {}", text(&refused["stream"]), text(&refused["reason"])),
+            "its parameters are in `params` of the slot or of [streams]; its packets get the `fault` policy of the slot",
+        );
+    }
+    if !shown.is_empty() {
+        findings.warning("slot", format!("`{name}`: {packets} packets of {all} streams that it does not take"), "");
+    }
+}
+
 fn clock(findings: &mut Findings) {
     let seconds = machine::wall_clock().0 / 1_000_000;
     let says = format!("{seconds} seconds since 1970");
@@ -180,7 +201,6 @@ fn agent(findings: &mut Findings, socket: &str) {
         );
         return;
     };
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     findings.ok("agent", format!("runs for {} s, epoch {}", number("/uptime_s"), text(&status["epoch"])));
     if status["clock_trusted"] == false {
@@ -241,12 +261,16 @@ fn agent(findings: &mut Findings, socket: &str) {
     }
     let slots =
         status["routes"].as_array().into_iter().flatten().filter_map(|route| route["slots"].as_array()).flatten();
-    for slot in slots.filter(|slot| slot["state"] == "quarantined") {
-        findings.wrong(
-            "slot",
-            format!("`{}` is in quarantine: {}", text(&slot["name"]), text(&slot["last_fault"])),
-            "its cell faulted too often and is not called; another cell, or a restart, ends that",
-        );
+    for slot in slots {
+        let name = text(&slot["name"]);
+        if slot["state"] == "quarantined" {
+            findings.wrong(
+                "slot",
+                format!("`{name}` is in quarantine: {}", text(&slot["last_fault"])),
+                "its cell faulted too often and is not called; another cell, or a restart, ends that",
+            );
+        }
+        refused_streams(findings, &name, slot);
     }
     if let Some(error) = status["outbox"]["disk_error"].as_str() {
         findings.wrong("disk", format!("commits fail: {error}"), "packets wait in memory, within a bound");

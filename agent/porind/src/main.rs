@@ -221,6 +221,7 @@ fn run(config: Config, files: Files, until: Until, json: bool) -> Result<(), Fai
 
 fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Result<(), Failure> {
     let slots = porind::check(config).map_err(Failure::Config)?;
+    let warnings = porind::try_made_up(config).map_err(Failure::Config)?;
     let routes = config.cells.routes.len();
     let findings = match board {
         None => Vec::new(),
@@ -233,14 +234,17 @@ fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Result
     if json {
         let text = |text: serde_json::Result<String>| text.map_err(|error| Failure::Failed(error.into()));
         let (slots, found) = (text(serde_json::to_string(&slots))?, text(serde_json::to_string(&findings))?);
-        return print(&format!("{{\"ok\":true,\"routes\":{routes},\"slots\":{slots},\"board\":{found}}}\n"));
+        let warnings = text(serde_json::to_string(&warnings))?;
+        return print(&format!(
+            "{{\"ok\":true,\"routes\":{routes},\"slots\":{slots},\"warnings\":{warnings},\"board\":{found}}}\n"
+        ));
     }
     let mut text =
         format!("{path}: {} sources, {routes} routes, {} slots\n", config.gateway.sources.len(), slots.len());
     for slot in slots {
         let _ = writeln!(text, "  {slot}");
     }
-    print(&(text + &listed(&findings)))
+    print(&(text + &listed(&warnings) + &listed(&findings)))
 }
 
 fn boards(arguments: &Arguments) -> Result<(), Failure> {

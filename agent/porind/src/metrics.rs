@@ -106,7 +106,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 51] = [
+const METRICS: [Metric; 52] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
@@ -141,7 +141,13 @@ const METRICS: [Metric; 51] = [
     ),
     of_slots!(Counter, "porin_slot_input", "Packets fed in", input),
     of_slots!(Counter, "porin_slot_processed", "Packets that the cell decided about", processed),
-    of_slots!(Counter, "porin_slot_faulted", "Packets on which the cell faulted alone", faulted),
+    of_slots!(
+        Counter,
+        "porin_slot_faulted",
+        "Packets on which the cell faulted alone, or whose stream it does not take",
+        faulted
+    ),
+    of_slots!(Counter, "porin_slot_refused", "Faulted packets whose stream the cell does not take", refused),
     of_slots!(Counter, "porin_slot_passed", "Faulted packets that went on as they came", passed),
     of_slots!(Counter, "porin_slot_dropped", "Faulted packets that were given up", dropped),
     of_slots!(Counter, "porin_slot_dead_lettered", "Faulted packets that are kept", dead_lettered),

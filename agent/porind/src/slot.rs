@@ -8,6 +8,7 @@
 mod any;
 mod log;
 mod recovery;
+mod refused;
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
@@ -16,6 +17,7 @@ use porin_core::{
     config::{LogTo, Slot as Config},
     fault::{BadOutput, Fault},
     health::{Health, State},
+    ids::StreamId,
     packet::Packet,
     rate::Bucket,
     setup::{Setup, StreamInfo},
@@ -26,7 +28,7 @@ use tracing::{error, warn};
 
 pub(crate) use self::any::AnySlot;
 pub(crate) use self::log::Line;
-use self::log::SlotLog;
+use self::{log::SlotLog, refused::RefusedStreams};
 use crate::{machine, store::Digest};
 
 /// Packets kept since the last `save`, to be given again after a fault. When full, the slot saves: readings take 96 KB at
@@ -55,6 +57,9 @@ pub(crate) struct Slot<I, O> {
     plan: Arc<Plan>,
     digest: Digest,
     setup: Setup,
+    refused: RefusedStreams,
+    /// Streams that appeared while there was no cell that could be asked, with their outputs.
+    undeclared: Vec<(StreamInfo, Vec<StreamInfo>)>,
     /// `None` after a fault until it could be made again.
     cell: Option<Cell>,
     /// What the cell last saved.
@@ -104,6 +109,8 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
             plan,
             digest,
             setup,
+            refused: RefusedStreams::default(),
+            undeclared: Vec::new(),
             cell,
             saved,
             unwritten,
@@ -137,27 +144,33 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         self.make_again();
     }
 
-    /// Declares streams that appeared.
-    ///
-    /// # Errors
-    /// The cell's reason not to take them; then it goes on without them.
-    pub(crate) fn add_stream(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> Result<(), StartError> {
+    /// Declares a stream that appeared. `false`: the cell does not take it, and its packets get the fault policy.
+    pub(crate) fn add_stream(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> bool {
+        if self.cell.is_none() && self.health.state(self.now) != State::Running {
+            // It is asked when it is made again.
+            self.undeclared.push((stream, outputs));
+            return true;
+        }
+        let (id, name) = (stream.id, stream.name.clone());
+        match self.ask(stream, outputs) {
+            Ok(()) => true,
+            Err(error) => {
+                self.refuse(id, name, &error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Asks the cell whether it takes a stream. If not, it goes on without it.
+    fn ask(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> Result<(), StartError> {
         let (streams_before, outputs_before) = (self.setup.streams.len(), self.setup.outputs.len());
         self.setup.streams.push(stream);
         self.setup.outputs.extend(outputs);
         let (streams, outputs) = (&self.setup.streams[streams_before..], &self.setup.outputs[outputs_before..]);
-        match &mut self.cell {
-            Some(cell) => {
-                if cell.streams_added(streams, outputs).is_ok() {
-                    return Ok(());
-                }
-            }
-            // It learns of them when it is made again.
-            None => {
-                if self.health.state(self.now) != State::Running {
-                    return Ok(());
-                }
-            }
+        if let Some(cell) = &mut self.cell
+            && cell.streams_added(streams, outputs).is_ok()
+        {
+            return Ok(());
         }
         // `streams-added` cannot say why; `init` can.
         let outcome = self.rebuild();
@@ -169,6 +182,19 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         outcome
     }
 
+    /// The packets of a stream get the fault policy from now on.
+    pub(crate) fn refuse(&mut self, id: StreamId, stream: String, reason: &str) {
+        self.refused.add(id, stream.clone(), reason);
+        // Names come from outside, as many as there are.
+        if self.refused.len().is_power_of_two() {
+            let (slot, streams) = (&self.config.name, self.refused.len());
+            error!(
+                slot,
+                stream, reason, streams, "the cell does not take the stream; its packets get the fault policy"
+            );
+        }
+    }
+
     /// Decides about a batch: appends to `out` what goes on.
     pub(crate) fn process(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) {
         self.now = now.mono;
@@ -176,6 +202,24 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         let before = out.len();
         if self.cell.is_none() {
             self.make_again();
+        }
+        if self.refused.is_empty() {
+            self.decide(batch, now, out);
+        } else {
+            let refused = |packet: &I| self.refused.contains(packet.stream());
+            let (refused, taken): (Vec<_>, Vec<_>) = batch.iter().cloned().partition(refused);
+            for packet in &refused {
+                self.status.refused += 1;
+                self.give_up(packet, &self.refused.fault(packet.stream()), out);
+            }
+            self.decide(&taken, now, out);
+        }
+        self.status.output += (out.len() - before) as u64;
+    }
+
+    fn decide(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) {
+        if batch.is_empty() {
+            return;
         }
         match self.call(batch, now, out) {
             Ok(()) => self.keep(batch, now.unix),
@@ -185,7 +229,6 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
                 self.one_by_one(batch, now, out);
             }
         }
-        self.status.output += (out.len() - before) as u64;
     }
 
     /// Whether its cell may be called at this time.
@@ -280,7 +323,16 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         let memory_bytes = self.cell.as_ref().map_or(0, |cell| cell.memory().len());
         let state = self.health.state(self.now).name();
         let (log_lines_dropped, log_lines_unwritten) = (self.log.dropped, self.log.unwritten);
-        SlotStatus { memory_bytes, state, log_lines_dropped, log_lines_unwritten, ..self.status.clone() }
+        let (streams_refused, refused_streams) = (self.refused.len(), self.refused.shown());
+        SlotStatus {
+            memory_bytes,
+            state,
+            log_lines_dropped,
+            log_lines_unwritten,
+            streams_refused,
+            refused_streams,
+            ..self.status.clone()
+        }
     }
 
     fn call(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) -> Result<(), Fault> {

@@ -2,12 +2,18 @@
 
 #![allow(clippy::panic)] // helpers of tests, which panic as tests do
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, io::Write as _, process::Command};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    process::{Command, Output},
+};
 
 use porin_core::payload::Encoding;
-use porin_e2e::{Broker, Cable, Gateway, Plugged, Received, Subscriber, free_port, program, wait_until};
+use porin_e2e::{Broker, Cable, Gateway, Plugged, Received, Subscriber, free_port, porind, program, wait_until};
 use porin_test_support::{rows, target_dir, top};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The glucose recording through a deadband and, beside it, through an alarm.
 fn routes() -> String {
@@ -293,7 +299,7 @@ fn two_channels(gateway: &Gateway) {
 }
 
 #[test]
-fn a_stream_that_a_cell_does_not_take_is_left_out_then_and_after_a_restart() {
+fn packets_of_a_stream_that_a_cell_does_not_take_get_the_fault_policy_then_and_after_a_restart() {
     let broker = Broker::mosquitto();
     let text = r#"
 [streams."f/a"]
@@ -301,18 +307,62 @@ params = { span = 10.0 }
 [slots.quiet]
 cell = "CELLS/deadband.wasm"
 params = { percent = 1 }
+[slots.after]
+cell = "CELLS/throttle.wasm"
+params = { every = 1 }
+[routes.all]
+streams = ["f/#"]
+slots = ["quiet", "after"]
+"#;
+    for (policy, fate) in [("", "dead_lettered"), ("fault = \"pass\"\n", "passed"), ("fault = \"drop\"\n", "dropped")] {
+        let text = text.replace("params = { percent", &format!("{policy}params = {{ percent"));
+        let gateway = Gateway::new("lab", broker.port, &rows_csv(&text));
+        two_channels(&gateway);
+        for start in 1..=2 {
+            let status = gateway.run_to_the_end();
+            let slot = &status["routes"][0]["slots"][0];
+            assert_eq!(count(&status, "/sources/0/unrouted"), 0, "{policy} start {start}");
+            assert_eq!(
+                (&slot["refused"], &slot[fate]),
+                (&json!(2), &json!(2)),
+                "{policy} start {start}: b has no span"
+            );
+            assert_eq!((&slot["faults"], &slot["streams_refused"]), (&json!(0), &json!(1)));
+            assert_eq!(slot["refused_streams"][0]["stream"], "f/b");
+            let reason = slot["refused_streams"][0]["reason"].as_str().expect("a text");
+            assert!(reason.contains("`span` of stream `f/b`: missing"), "{reason}");
+            let passed = if fate == "passed" { 2 } else { 0 };
+            assert_eq!(status["routes"][0]["slots"][1]["input"], slot["output"], "the next slot takes them");
+            assert!(slot["output"].as_u64().is_some_and(|output| output >= passed));
+            assert_eq!(status["imbalance"], Value::Array(vec![]));
+        }
+    }
+}
+
+#[test]
+fn check_tries_parameters_with_a_stream_whose_name_is_known_only_at_run_time() {
+    let text = r#"
+[slots.quiet]
+cell = "CELLS/deadband.wasm"
+params = { percent = 1 }
 [routes.all]
 streams = ["f/#"]
 slots = ["quiet"]
 "#;
-    let gateway = Gateway::new("lab", broker.port, &rows_csv(text));
-    two_channels(&gateway);
-    for start in 1..=2 {
-        let status = gateway.run_to_the_end();
-        assert_eq!(count(&status, "/sources/0/unrouted"), 2, "start {start}: b has no span");
-        assert_eq!(status["imbalance"], Value::Array(vec![]));
-        assert!(gateway.log().contains("`span` of stream `f/b`: missing"), "{}", gateway.log());
-    }
+    let check = |text: &str| {
+        let gateway = Gateway::new("lab", free_port(), &rows_csv(text));
+        two_channels(&gateway);
+        let Output { status, stdout, stderr } = porind(&gateway.config()).arg("check").output().expect("it runs");
+        (status.success(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+    };
+    // Nothing that comes could enter.
+    let (good, said) = check(text);
+    assert!(!good && said.contains("takes no stream such as `f/made-up`: parameter `span`"), "{said}");
+    // One may.
+    let (good, said) = check(&format!("[streams.\"f/a\"]\nparams = {{ span = 10.0 }}\n{text}"));
+    assert!(good && said.contains("warning slot") && said.contains("`f/made-up`: parameter `span`"), "{said}");
+    let (good, said) = check(&text.replace("percent = 1", "absolute = 1"));
+    assert!(good && !said.contains("made-up"), "{said}");
 }
 
 #[test]

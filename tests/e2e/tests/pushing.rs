@@ -164,12 +164,17 @@ fn a_parameter_is_removed_and_another_cell_gets_none_of_the_one_before() {
     assert_eq!(code, Some(0), "{stderr}");
     let (code, _, stderr) = operator.push(&stock, "gw1", &["--slot", "quiet", "--unset", "loudness", "--seq", "2"]);
     assert!(code == Some(2) && stderr.contains("--unset loudness: the slot has no such parameter"), "{stderr}");
-    let more = ["--slot", "quiet", "--config", "max_silence_s=60", "--seq", "2"];
+    // What the cell refuses ends at once, in its words.
+    let refused = ["--slot", "quiet", "--unset", "absolute", "--config", "percent=1", "--seq", "2"];
+    let (code, said, stderr) = operator.push(&stock, "gw1", &refused);
+    assert_eq!((code, &said["gateways"]["gw1"]["reason"]), (Some(5), &json!("unfit")), "{stderr}");
+    assert!(stderr.contains("parameter `span` of stream `s/2`: missing") && !stderr.contains("shadow"), "{stderr}");
+    let more = ["--slot", "quiet", "--config", "max_silence_s=60", "--seq", "3"];
     let (code, _, stderr) = operator.push(&stock, "gw1", &more);
     assert_eq!(code, Some(0), "{stderr}");
     let set = || operator.json(&["desired", "show", "gw1"])["set"].as_str().expect("text").to_owned();
     assert!(set().contains("max_silence_s = 60") && set().contains("absolute = 0.25"), "{}", set());
-    assert_eq!(operator.push(&stock, "gw1", &["--slot", "quiet", "--unset", "max_silence_s", "--seq", "3"]).0, Some(0));
+    assert_eq!(operator.push(&stock, "gw1", &["--slot", "quiet", "--unset", "max_silence_s", "--seq", "4"]).0, Some(0));
     assert!(!set().contains("max_silence_s") && set().contains("absolute = 0.25"), "{}", set());
     // Another cell does not get the parameters of the one before.
     let scale = target_dir().join("cells/scale.wasm");

@@ -7,7 +7,7 @@ use alloc::{format, string::String, vec::Vec};
 
 use crate::{
     config::Probation,
-    status::SlotStatus,
+    status::{RefusedStream, SlotStatus},
     trust::{Health, reported::Reason},
 };
 
@@ -69,6 +69,22 @@ pub fn verdict(compared: &[Compared<'_>], rule: Probation, stage_us: u64, elapse
         Some(reason) => Verdict::Failed(reason),
         None => Verdict::Passed,
     }
+}
+
+/// A stream that a new cell does not take, and that the one before it takes.
+#[must_use]
+pub fn newly_refused(new: &[SlotStatus], old: &[SlotStatus]) -> Option<Reason> {
+    new.iter().find_map(|new| {
+        let old = old.iter().find(|old| old.name == new.name);
+        let (count, old) = old.map_or((0, &[][..]), |old| (old.streams_refused, &old.refused_streams[..]));
+        // Where not all are named, only their number can be compared.
+        if count > old.len() && new.streams_refused <= count {
+            return None;
+        }
+        let is_new = |stream: &&RefusedStream| old.iter().all(|before| before.stream != stream.stream);
+        let RefusedStream { stream, reason } = new.refused_streams.iter().find(is_new)?;
+        Some(Reason::new("unfit", &format!("it does not take stream `{stream}`: {reason}")).of(&new.name))
+    })
 }
 
 /// What came out of the new cells, and of those before them.
@@ -199,6 +215,23 @@ mod tests {
             panic!("it is above its share")
         };
         assert_eq!(reason.text, "501 of 1000 packets came out, 0.5 to 50 % should");
+    }
+
+    #[test]
+    fn a_stream_that_only_the_new_cell_refuses_is_found() {
+        let refuses = |streams: &[&str], all| {
+            let stream = |stream: &&str| RefusedStream { stream: (*stream).into(), reason: "no".into() };
+            let refused_streams = streams.iter().map(stream).collect();
+            [SlotStatus { streams_refused: all, refused_streams, ..status(0, 0) }]
+        };
+        let found = |new: &[SlotStatus], old: &[SlotStatus]| newly_refused(new, old).map(|reason| reason.to_string());
+        let (one, other) = (refuses(&["a"], 1), refuses(&["b"], 1));
+        assert_eq!(found(&one, &one), None);
+        assert_eq!(found(&one, &other).as_deref(), Some("unfit: it does not take stream `a`: no"));
+        assert!(found(&one, &[]).is_some(), "nothing ran before");
+        // Of these only the first was named.
+        assert_eq!(found(&one, &refuses(&["b"], 2)), None);
+        assert!(found(&refuses(&["a"], 3), &refuses(&["b"], 2)).is_some());
     }
 
     #[test]

@@ -102,7 +102,11 @@ impl Update {
             Phase::Canary { since } => (since, probation.canary_us),
             Phase::Settled | Phase::Fetching { .. } | Phase::Ready | Phase::Staging | Phase::Confirming => return,
         };
-        let verdict = self.judge(new, old, stage_us, now.mono.since(since));
+        // A stream may appear meanwhile.
+        let verdict = match probation::newly_refused(new, old) {
+            Some(reason) => Verdict::Failed(reason),
+            None => self.judge(new, old, stage_us, now.mono.since(since)),
+        };
         if verdict == Verdict::Passed {
             self.compared = Some(probation::outputs(&self.beside(new, old)));
         }

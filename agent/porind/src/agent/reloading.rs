@@ -154,7 +154,7 @@ pub(super) fn beside(
     let route = |name: &str| Ok(RouteId(store.intern_route(name)?));
     let routes = cells::load(&config.cells, &config.policy, route, state, component)?;
     let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);
-    let mut pipeline = Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::LeaveOut)?;
+    let mut pipeline = Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::Refuse)?;
     pipeline.take_ticks(running);
     // What the cells have learnt since the last commit is to be written with the next.
     pipeline.commit_failed();
@@ -171,5 +171,5 @@ pub(super) fn afresh(
     let id = |_: &str| Ok(ids.next().unwrap_or_default());
     let routes = cells::load(&config.cells, &config.policy, id, |_| Ok(None), component)?;
     let names = NameTable::new(running.names().to_vec(), config.gateway.max_streams);
-    Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::LeaveOut)
+    Pipeline::start(config, routes, names, running.kinds().to_vec(), Unfit::Refuse)
 }

@@ -12,7 +12,7 @@ use porin_core::{
         Digest, Envelope, Key, Kind, Release, Reported, Signature, Time, documents::Document, reported::Reason,
         signing_input,
     },
-    update::{About, Action, Event, Moment, NotStaged, Told, Update},
+    update::{About, Action, Event, Moment, NotStaged, Told, Update, probation::newly_refused},
 };
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
@@ -251,6 +251,9 @@ impl Agent {
         for Admitted { stream, kind, .. } in self.sources.iter().flat_map(|source| source.streams.iter().flatten()) {
             // It has an id already.
             let _known = new.admit(self.core.pipeline.name(*stream), *kind);
+        }
+        if let Some(reason) = newly_refused(&new.slot_status(), &self.core.pipeline.slot_status()) {
+            return Err(NotStaged::Unfit(reason));
         }
         self.trial = Some(Trial::begin(&mut self.core.pipeline, new, cells, mark));
         self.mark_dirty();

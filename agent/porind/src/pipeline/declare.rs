@@ -10,7 +10,6 @@ use porin_core::{
     setup::{Setup, StreamInfo, World},
     stream::{Full, NameTable, check_name},
 };
-use tracing::error;
 
 use super::{Flow, Pipeline, Recorder, Route, Stream};
 use crate::{
@@ -24,8 +23,8 @@ use crate::{
 pub(crate) enum Unfit {
     /// It is the owner's mistake: nothing starts.
     Fail,
-    /// It came from outside in an earlier run: its packets count as unrouted, as they did then.
-    LeaveOut,
+    /// It came from outside in an earlier run: its packets get the fault policy, as they did then.
+    Refuse,
 }
 
 impl Pipeline {
@@ -57,7 +56,7 @@ impl Pipeline {
                 (Ok(started), _) => (started, false),
                 (Err(error), Unfit::Fail) => return Err(error),
                 // One of the streams that earlier runs have seen does not fit. One by one it shows which.
-                (Err(_), Unfit::LeaveOut) => (pipeline.start_slots(&slots, &[])?, true),
+                (Err(_), Unfit::Refuse) => (pipeline.start_slots(&slots, &[])?, true),
             };
             let declared = if misfits { BTreeSet::new() } else { declared };
             let index = pipeline.routes.len();
@@ -73,10 +72,7 @@ impl Pipeline {
                 messages: Flow::default(),
             });
             if misfits {
-                for stream in &streams {
-                    // It says itself what it leaves out.
-                    let _taken = pipeline.declare(index, *stream);
-                }
+                streams.iter().for_each(|stream| pipeline.declare(index, *stream));
             }
             for slot in &mut pipeline.routes[index].slots {
                 slot.restore_stored();
@@ -120,8 +116,11 @@ impl Pipeline {
             for index in 0..self.routes.len() {
                 let config = &self.routes[index].config;
                 let wanted = config.input == kind && config.streams.iter().any(|pattern| pattern.matches(name));
-                // A stream of an earlier run was declared at the start.
-                if wanted && (self.routes[index].declared.contains(&id) || self.declare(index, id)) {
+                if wanted {
+                    // A stream of an earlier run was declared at the start.
+                    if !self.routes[index].declared.contains(&id) {
+                        self.declare(index, id);
+                    }
                     routes.push(index);
                 }
             }
@@ -141,37 +140,27 @@ impl Pipeline {
         configs.any(|route| route.uplink && route.queue.overflow() == Overflow::Block)
     }
 
-    /// Declares a new stream to the slots of a route, in order. `false`: a cell does not take it.
-    fn declare(&mut self, route: usize, stream: StreamId) -> bool {
+    /// Declares a new stream to the slots of a route, in order. Where a cell does not take it, its packets get that slot's fault policy.
+    fn declare(&mut self, route: usize, stream: StreamId) {
         let mut streams = vec![stream];
         for slot in 0..self.routes[route].slots.len() {
             let Slot { outputs: templates, world, .. } = self.routes[route].slots[slot].config().clone();
             let mut made = Vec::new();
             for stream in streams.clone() {
-                let outputs = match self.outputs(stream, &templates) {
-                    Ok(outputs) => outputs,
-                    Err(error) => {
-                        error!(
-                            stream = self.name(stream),
-                            error = format!("{error:#}"),
-                            "the stream cannot enter the route"
-                        );
-                        return false;
+                let (outputs, info) = (self.outputs(stream, &templates), self.info(stream));
+                match outputs {
+                    Ok(outputs) => {
+                        let infos = outputs.iter().map(|output| self.info(*output)).collect();
+                        if self.routes[route].slots[slot].add_stream(info, infos) {
+                            made.extend(outputs);
+                        }
                     }
-                };
-                let infos = outputs.iter().map(|output| self.info(*output)).collect();
-                let info = self.info(stream);
-                if let Err(error) = self.routes[route].slots[slot].add_stream(info, infos) {
-                    let (route, stream) = (&self.routes[route].config.name, self.name(stream));
-                    error!(route, stream, %error, "the stream cannot enter the route; its packets count as unrouted");
-                    return false;
+                    Err(error) => self.routes[route].slots[slot].refuse(stream, info.name, &format!("{error:#}")),
                 }
-                made.extend(outputs);
             }
             after(world, &mut streams, made);
         }
         self.routes[route].declared.insert(stream);
-        true
     }
 
     /// The further streams that a slot with these templates may emit on for `stream`.

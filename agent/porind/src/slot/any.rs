@@ -1,8 +1,8 @@
 //! A slot of any world: whatever it takes and gives, in the parts where that does not matter.
 
-use porin_cell::StartError;
 use porin_core::{
     config::{LogTo, Slot as Config},
+    ids::StreamId,
     packet::{Message, Packet, Reading},
     setup::StreamInfo,
     status::SlotStatus,
@@ -39,8 +39,12 @@ impl AnySlot {
         any!(self, slot => &slot.config)
     }
 
-    pub(crate) fn add_stream(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> Result<(), StartError> {
+    pub(crate) fn add_stream(&mut self, stream: StreamInfo, outputs: Vec<StreamInfo>) -> bool {
         any!(self, slot => slot.add_stream(stream, outputs))
+    }
+
+    pub(crate) fn refuse(&mut self, id: StreamId, stream: String, reason: &str) {
+        any!(self, slot => slot.refuse(id, stream, reason));
     }
 
     pub(crate) fn next_tick_us(&mut self, clock_us: u64) -> Option<u64> {

@@ -55,7 +55,12 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
             return;
         }
         match self.rebuild() {
-            Ok(()) => self.health.rebuilt(),
+            Ok(()) => {
+                self.health.rebuilt();
+                for (stream, outputs) in std::mem::take(&mut self.undeclared) {
+                    self.add_stream(stream, outputs);
+                }
+            }
             Err(error) => {
                 // What it used before it failed died with it: at the most this.
                 let streams = self.config.limits.fuel_per_packet.saturating_mul(self.setup.streams.len() as u64);
