@@ -26,6 +26,7 @@ fn kind(fault: &Fault) -> &'static str {
         Fault::OutOfMemory { .. } => "out-of-memory",
         Fault::BadOutput(_) => "bad-output",
         Fault::NoCell(_) => "no-cell",
+        Fault::Refused(_) => "refused",
     }
 }
 

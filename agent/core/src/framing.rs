@@ -69,6 +69,8 @@ pub struct Framer {
     done: usize,
     /// Bytes that were skipped and not told.
     noise: usize,
+    /// Bytes that came after the last line or frame that ended.
+    unended: u64,
     /// Whether what comes is the rest of a line that is not wanted: it is too long, or its beginning was not heard.
     skips_line: bool,
 }
@@ -77,7 +79,7 @@ impl Framer {
     /// Nothing has come.
     #[must_use]
     pub const fn new(framing: Framing) -> Self {
-        Self { framing, bytes: Vec::new(), done: 0, noise: 0, skips_line: false }
+        Self { framing, bytes: Vec::new(), done: 0, noise: 0, unended: 0, skips_line: false }
     }
 
     /// Somebody may be in the middle of a line: its rest, which might look like a line of its own, is none, and is not told. Where a counted
@@ -91,6 +93,17 @@ impl Framer {
         self.bytes.drain(..self.done);
         self.done = 0;
         self.bytes.extend_from_slice(bytes);
+        self.unended += bytes.len() as u64;
+    }
+
+    /// Bytes that came after the last line or frame that ended, also those that were skipped.
+    #[must_use]
+    pub const fn unended(&self) -> u64 {
+        self.unended
+    }
+
+    fn ended(&mut self) {
+        self.unended = (self.bytes.len() - self.done) as u64;
     }
 
     /// Nothing follows: a line that has begun is whole. A counted frame is not.
@@ -142,6 +155,7 @@ impl Framer {
             };
             let start = self.done;
             self.done += end + 1;
+            self.ended();
             if core::mem::take(&mut self.skips_line) {
                 continue;
             }
@@ -179,6 +193,7 @@ impl Framer {
         }
         let bytes = frame?;
         self.done += bytes;
+        self.ended();
         Some(Ok(&self.bytes[self.done - bytes..self.done]))
     }
 }
@@ -219,6 +234,25 @@ mod tests {
                 Ok(b"last".to_vec()),
             ];
             assert_eq!(found, expected, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_end_no_line_or_frame_are_counted() {
+        let counted = Framing::Counted { start: alloc::vec![0x7e], length: Length::U8, extra: 0 };
+        for (framing, whole) in [(Framing::Lines, &b"one\n"[..]), (counted, &[0x7e, 1, 9][..])] {
+            let mut framer = Framer::new(framing);
+            let mut push = |bytes: &[u8]| {
+                framer.push(bytes);
+                while framer.next().is_some() {}
+                framer.unended()
+            };
+            let noise = [b'x'; 3_000];
+            assert_eq!((push(&noise), push(&noise)), (3_000, 6_000), "also those that are skipped");
+            // The rest of a line that is too long ends, too.
+            push(b"\n");
+            assert_eq!(push(whole), 0);
+            assert_eq!(push(&noise[..5]), 5);
         }
     }
 

@@ -156,6 +156,20 @@ impl Mapping {
         wrong
     }
 
+    /// What a publish would have to hold, for one that gave nothing.
+    #[must_use]
+    pub fn wanted(&self) -> String {
+        match &self.form {
+            Form::Json(fields) => {
+                let pointers: Vec<_> = fields.iter().map(|field| field.pointer.as_str()).collect();
+                format!("there is nothing at {}", pointers.join(", "))
+            }
+            Form::Senml { .. } => "no record has a value".to_owned(),
+            Form::Message { base64: Some(pointer), .. } => format!("there is nothing at {pointer}"),
+            Form::Number { .. } | Form::Message { base64: None, .. } => "it is empty".to_owned(),
+        }
+    }
+
     /// Time and value of a SenML record; `None` if it has no value.
     fn record(&self, record: &senml::Record, arrival: Unix) -> Result<Option<(Unix, f64)>, String> {
         let value = match &record.value {

@@ -125,6 +125,25 @@ pub struct SourceStatus {
     pub ended: bool,
     /// What it asks: chips, files, devices. Empty for sources that are told.
     pub parts: Vec<PartStatus>,
+    /// What it listens to: topic filters, a line, a file. Empty for sources that ask.
+    pub inputs: Vec<InputStatus>,
+}
+
+/// One thing that a source listens to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InputStatus {
+    /// The topic filter, or what is read.
+    pub name: String,
+    /// Whether anything has come from there.
+    pub used: bool,
+    /// What came and could be read, but gave no packet.
+    pub empty: u64,
+    /// The last of them.
+    pub last_empty: Option<String>,
+    /// Bytes that came after the last line or frame that ended.
+    pub unended_bytes: u64,
+    /// The beginning of the latest of them, where there are many.
+    pub last_unended: Option<String>,
 }
 
 /// One thing that a source asks, each by itself.

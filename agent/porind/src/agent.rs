@@ -241,6 +241,7 @@ impl Agent {
             }
             Event::Source(source, FromSource::Stream { local, name, kind }) => self.admit(source, local, &name, kind),
             Event::Source(source, FromSource::BadRow(place)) => self.bad_row(source, place),
+            Event::Source(source, FromSource::Input(index, status)) => self.input(source, index, status),
             Event::Source(source, FromSource::Part(index, status)) => self.part(source, index, status),
             Event::Source(source, FromSource::Restart(reason)) => self.restarted(source, reason),
             Event::Source(source, FromSource::Ended) => self.ended(source),

@@ -13,6 +13,7 @@ use std::{
 use porin_core::{
     clock::{CertificateTime, Kept, NEVER_BEFORE},
     config::{Broker, Config},
+    framing::MAX_FRAME,
     time::Unix,
 };
 use serde::Serialize;
@@ -81,6 +82,44 @@ pub fn doctor(config: &Config) -> Vec<Finding> {
     }
     agent(&mut findings, &config.gateway.socket);
     findings.0
+}
+
+/// What came and gave nothing. Says whether there was anything to be said.
+fn inputs(findings: &mut Findings, source: &str, status: &Value) -> bool {
+    let inputs = status["inputs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let brings_nothing = status["received"] == 0;
+    let before = findings.0.len();
+    let mut find = |found: String, hint: &str| match brings_nothing {
+        true => findings.wrong("source", found, hint),
+        false => findings.warning("source", found, hint),
+    };
+    for input in inputs {
+        let (name, empty) = (text(&input["name"]), input["empty"].as_u64().unwrap_or(0));
+        let unended = input["unended_bytes"].as_u64().unwrap_or(0);
+        if empty > 0 {
+            let sample = text(&input["last_empty"]);
+            find(
+                format!("`{source}`: {empty} came from `{name}` and gave nothing, the last: {sample}"),
+                "compare what comes with the pointers or the pattern of the configuration",
+            );
+        }
+        if unended > 0 && (brings_nothing || unended > MAX_FRAME as u64) {
+            let sample =
+                input["last_unended"].as_str().map_or_else(String::new, |sample| format!(", the last: {sample}"));
+            find(
+                format!("`{source}`: {unended} bytes came from `{name}`, and no line or frame has ended{sample}"),
+                "is it the right `baud`? Lines end with a line feed; frames are described by `frame`",
+            );
+        }
+        // Where nothing has come at all, that is said once for the source.
+        if input["used"] == false && inputs.iter().any(|other| other["used"] == true) {
+            find(
+                format!("`{source}`: nothing has come from `{name}`"),
+                "does anybody publish there? The first filter that fits a topic has it",
+            );
+        }
+    }
+    findings.0.len() > before
 }
 
 /// What a status says in words.
@@ -223,7 +262,9 @@ fn agent(findings: &mut Findings, socket: &str) {
     for source in status["sources"].as_array().into_iter().flatten() {
         let name = text(&source["name"]);
         let count = |field: &str| source[field].as_u64().unwrap_or(0);
+        let heard = inputs(findings, &name, source);
         match (count("received"), source["last_error"].as_str(), count("bad_rows")) {
+            (0, None, 0) if heard => {}
             (0, Some(error), _) => findings.wrong("source", format!("`{name}` brings nothing: {error}"), ""),
             (0, None, 0) => {
                 findings.warning("source", format!("`{name}` has brought nothing yet"), "does anybody send to it?")

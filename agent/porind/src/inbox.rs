@@ -11,7 +11,7 @@ use std::{
 use porin_core::{
     config::Config,
     packet::{Kind, Message, Reading},
-    status::{PartStatus, Snapshot},
+    status::{InputStatus, PartStatus, Snapshot},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -67,6 +67,8 @@ pub(crate) enum FromSource {
     Batch { readings: Vec<Reading>, messages: Vec<Message>, upto: u64 },
     /// A row or message that could not be read: where and why.
     BadRow(String),
+    /// How one of the things that it listens to does.
+    Input(usize, InputStatus),
     /// How one of the things that it asks does.
     Part(usize, PartStatus),
     /// It failed and starts again after a while: why.

@@ -6,7 +6,7 @@
 use std::{fmt::Error, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use porin_core::status::Snapshot;
+use porin_core::status::{Snapshot, SourceStatus};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
@@ -106,7 +106,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 52] = [
+const METRICS: [Metric; 53] = [
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
@@ -119,6 +119,15 @@ const METRICS: [Metric; 52] = [
     of_sources!("porin_source_unrouted", "Packets that no route wants", unrouted),
     of_sources!("porin_source_refused", "Packets on streams beyond max_streams", refused),
     of_sources!("porin_source_bad", "Rows or publishes that could not be read", bad_rows),
+    Metric {
+        name: "porin_source_empty",
+        help: "What came and could be read, but gave no packet",
+        kind: Kind::Counter,
+        read: |s| {
+            let empty = |source: &SourceStatus| source.inputs.iter().map(|input| input.empty).sum();
+            s.sources.iter().map(|source| (vec![("source", source.name.clone())], empty(source))).collect()
+        },
+    },
     of_sources!("porin_source_restarts", "Starts after a failure", restarts),
     of_parts!(Gauge, "porin_source_part_ok", "Whether what the source asks answered when it was asked last", ok),
     of_parts!(Counter, "porin_source_part_polls", "How often it was asked", polls),

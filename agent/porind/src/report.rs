@@ -64,6 +64,15 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
             if source["ended"] == true { ", ended" } else { "" },
             source["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
         )?;
+        for input in source["inputs"].as_array().into_iter().flatten().filter(|input| number(&input["empty"]) > 0) {
+            writeln!(
+                text,
+                "  input  {}: {} came and gave nothing, the last: {}",
+                word(&input["name"]),
+                number(&input["empty"]),
+                word(&input["last_empty"])
+            )?;
+        }
         for part in source["parts"].as_array().into_iter().flatten() {
             writeln!(
                 text,

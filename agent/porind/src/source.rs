@@ -116,6 +116,20 @@ pub(crate) fn check(kind: &SourceKind) -> anyhow::Result<()> {
     }
 }
 
+/// What the source listens to. It tells of each by its place in this list.
+pub(crate) fn inputs(kind: &SourceKind) -> Vec<String> {
+    match kind {
+        SourceKind::Mqtt(config) => config.topics.iter().map(|mapping| mapping.filter.mqtt()).collect(),
+        SourceKind::Lines(config) => vec![lines::place(&config.from)],
+        SourceKind::Replay(_)
+        | SourceKind::Simulator(_)
+        | SourceKind::Sensor(_)
+        | SourceKind::Sysfs(_)
+        | SourceKind::Modbus(_)
+        | SourceKind::Gpio(_) => Vec::new(),
+    }
+}
+
 /// Units of streams that the source itself knows. What the configuration says of a stream wins.
 pub(crate) fn units(kind: &SourceKind) -> Vec<(String, &'static str)> {
     match kind {
@@ -147,7 +161,7 @@ pub(crate) async fn run(
         SourceKind::Simulator(config) => Running::Simulated(simulator::Simulated::new(config)),
         SourceKind::Sensor(config) => Running::Sensors(sensor::Sensors::new(config)),
         SourceKind::Sysfs(config) => Running::Sysfs(sysfs::Sysfs::new(config)),
-        SourceKind::Lines(config) => Running::Lines(lines::Lines::new(config)),
+        SourceKind::Lines(config) => Running::Lines(Box::new(lines::Lines::new(config))),
         SourceKind::Modbus(config) => Running::Modbus(modbus::Modbus::new(config)),
         SourceKind::Gpio(config) => Running::Gpio(gpio::Gpio::new(config)),
     };
@@ -185,7 +199,7 @@ enum Running {
     Simulated(simulator::Simulated),
     Sensors(sensor::Sensors),
     Sysfs(sysfs::Sysfs),
-    Lines(lines::Lines),
+    Lines(Box<lines::Lines>),
     Modbus(modbus::Modbus),
     Gpio(gpio::Gpio),
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use porin_core::payload;
-use porin_e2e::{Lab, free_port, wait_until};
+use porin_e2e::{Lab, free_port, porind, wait_until};
 use portable_pty::{PtySize, native_pty_system};
 use tempfile::TempDir;
 
@@ -207,6 +207,36 @@ fn a_command_that_ends_is_started_again_and_its_lines_count() {
     assert!(error.as_str().is_some_and(|error| error == "/bin/sh has ended: exit status: 3"), "{error}");
     let said = &lab.source(0)["last_bad_row"];
     assert_eq!(said, "/bin/sh: `nothing`: it does not match the pattern");
+    lab.end();
+}
+
+#[test]
+fn lines_that_never_end_and_lines_that_give_nothing_are_counted_with_a_sample() {
+    // A carriage return is no line feed.
+    let lab = Lab::start(
+        "[sources.meter.process]\ncommand = [\"/bin/sh\", \"-c\", \"while :; do printf 'T=20 H=40\\\\r'; sleep 0.01; done\"]\n\
+         lines = { pattern = '^T=(?<t>\\S+)', streams = \"{channel}\" }",
+    );
+    wait_until("much has come", || {
+        lab.source(0)["inputs"][0]["unended_bytes"].as_u64().is_some_and(|bytes| bytes > 500)
+    });
+    let input = lab.source(0)["inputs"][0].clone();
+    assert!(input["last_unended"].as_str().is_some_and(|sample| sample.contains("T=20 H=40")), "{input}");
+    let doctor = porind(&lab.gateway.config()).arg("doctor").output().expect("it runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        !doctor.status.success() && said.contains("and no line or frame has ended, the last: `T=20 H=40"),
+        "{said}"
+    );
+    lab.end();
+
+    // It matches, and no group of it has a number.
+    let lab = Lab::start(
+        "[sources.meter.process]\ncommand = [\"/bin/sh\", \"-c\", \"echo hello; exec sleep 1000\"]\n\
+         lines = { pattern = '^hello(?: (?<t>\\d+))?', streams = \"{channel}\" }",
+    );
+    wait_until("it came", || lab.source(0)["inputs"][0]["empty"] == 1);
+    assert_eq!(lab.source(0)["inputs"][0]["last_empty"], "`hello`: no group has a number");
     lab.end();
 }
 

@@ -5,9 +5,9 @@
 use std::{collections::BTreeSet, fs, thread};
 
 use porin_core::payload;
-use porin_e2e::{Broker, Gateway, Subscriber, publish, publish_lines, wait_until};
+use porin_e2e::{Broker, Gateway, Subscriber, porind, publish, publish_lines, wait_until};
 use porin_test_support::top;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Numbers on `n/<stream>`, through the agent to the cloud. A packet leaves after its commit: so one that is acknowledged too
 /// early is missing after a kill, and not just sent again.
@@ -184,6 +184,56 @@ streams = ["#"]
     assert_eq!(status["imbalance"], Value::Array(vec![]));
     let log = gateway.log();
     assert!(log.contains("plain/attic: `hello` is no number"), "{log}");
+}
+
+/// A pointer with a typo, a device without a parameter that its cell needs, a filter that nothing matches: each is counted where it comes to
+/// nothing, and the doctor names it.
+#[test]
+fn what_comes_and_gives_nothing_is_counted_and_the_doctor_shows_a_sample() {
+    let (local, cloud) = (Broker::mosquitto(), Broker::mosquitto());
+    let rest = format!(
+        "[sources.m.mqtt]\nbroker = \"mqtt://127.0.0.1:{}\"\ntopics = [\n\
+         {{ filter = \"p15/{{d}}\", streams = {{ \"{{d}}/t\" = \"/Temperature\" }} }},\n\
+         {{ filter = \"c115/{{d}}\", payload = \"number\", stream = \"{{d}}\" }},\n\
+         {{ filter = \"silent/#\", payload = \"number\", stream = \"silent\" }}]\n\
+         [slots.c]\ncell = \"CELLS/deadband.wasm\"\nparams = {{ percent = 1.0 }}\n[streams.\"a\"]\nparams = {{ span = 10.0 }}\n\
+         [routes.all]\nstreams = [\"#\"]\nslots = [\"c\"]\n",
+        local.port
+    );
+    let gateway = Gateway::new("lab", cloud.port, &rest);
+    let _agent = gateway.run(&[]);
+    wait_until("the session stands", || is_connected(&gateway, 1) && gateway.status().is_some());
+    wait_until("the subscription stands", || {
+        publish(local.port, "p15/a", br#"{"temperature":21.5}"#);
+        gateway.status().is_some_and(|status| status["sources"][0]["inputs"][0]["empty"] != 0)
+    });
+    let doctor = || {
+        let output = porind(&gateway.config()).arg("doctor").output().expect("it runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (good, said) = doctor();
+    let sample = "came from `p15/+` and gave nothing, the last: p15/a {\\\"temperature\\\":21.5}: there is nothing at /Temperature";
+    assert!(!good && said.contains(sample), "{said}");
+    assert!(said.contains("nothing has come from `silent/#`"), "{said}");
+
+    for device in ["a", "b", "c"] {
+        (0..20).for_each(|_| publish(local.port, &format!("c115/{device}"), b"72"));
+    }
+    wait_until("all of them are decided about", || received(&gateway) == 60);
+    let status = gateway.status().expect("it runs");
+    let (source, slot) = (&status["sources"][0], &status["routes"][0]["slots"][0]);
+    assert_eq!((&source["unrouted"], &source["routed"]), (&json!(0), &json!(60)), "{status}");
+    assert_eq!(
+        (&slot["refused"], &slot["dead_lettered"], &slot["streams_refused"]),
+        (&json!(40), &json!(40), &json!(2))
+    );
+    assert_eq!((&status["dead_letters"]["waiting"], &status["imbalance"]), (&json!(40), &json!([])));
+    let (good, said) = doctor();
+    assert!(!good, "{said}");
+    for device in ["b", "c"] {
+        let words = format!("`c` does not take stream `{device}`: parameter `span` of stream `{device}`: missing");
+        assert!(said.contains(&words), "{said}");
+    }
 }
 
 /// LoRaWAN frames in a network server's JSON, through a filter of messages and a decoder to readings; and beside it the

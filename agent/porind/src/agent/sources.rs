@@ -5,7 +5,7 @@ use porin_core::{
     config,
     ids::{Seq, StreamId},
     packet::{Kind, Message, Reading},
-    status::{PartStatus, SourceStatus},
+    status::{InputStatus, PartStatus, SourceStatus},
 };
 use tracing::{error, info, warn};
 
@@ -39,7 +39,9 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(config: &config::Source) -> Self {
-        let status = SourceStatus { name: config.name.clone(), ..SourceStatus::default() };
+        let inputs = source::inputs(&config.kind).into_iter();
+        let inputs = inputs.map(|name| InputStatus { name, ..InputStatus::default() }).collect();
+        let status = SourceStatus { name: config.name.clone(), inputs, ..SourceStatus::default() };
         Self { status, window: source::window(&config.kind), ..Self::default() }
     }
 }
@@ -71,6 +73,16 @@ impl Agent {
     /// What corrects a stream, by the configuration that counts now.
     pub(super) fn calibration(&self, stream: &str) -> Option<Calibration> {
         self.parts.config.gateway.streams.get(stream).and_then(|stream| stream.calibration.clone())
+    }
+
+    pub(super) fn input(&mut self, source: usize, index: usize, status: InputStatus) {
+        let source = &mut self.sources[source].status;
+        let before = source.inputs[index].empty;
+        if status.empty > before && (before == 0 || before.ilog2() < status.empty.ilog2()) {
+            let sample = status.last_empty.as_deref().unwrap_or_default();
+            warn!(source = source.name, input = status.name, empty = status.empty, sample, "it came, and gave nothing");
+        }
+        source.inputs[index] = status;
     }
 
     pub(super) fn part(&mut self, source: usize, index: usize, status: PartStatus) {

@@ -21,6 +21,7 @@ use porin_core::{
     ids::StreamId,
     lines::Lines as Meaning,
     packet::{Kind, Message, Quality, Reading},
+    status::InputStatus,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -36,6 +37,12 @@ use crate::{files::ends_within_a_line, inbox::FromSource, machine::wall_clock};
 
 /// Streams that lines of one source may name. Noise on a serial line would otherwise fill the memory.
 const MAX_STREAMS: usize = 10_000;
+
+/// Bytes of a line that are shown.
+const SHOWN: usize = 64;
+
+/// A line or frame that has not ended is nothing strange before it has so many bytes.
+const FEW_BYTES: u64 = 64;
 
 /// Between two looks at a file that has not grown.
 const LOOK: Duration = Duration::from_millis(250);
@@ -59,6 +66,11 @@ pub(crate) struct Lines {
     readings: Vec<Reading>,
     messages: Vec<Message>,
     followed: Followed,
+    input: InputStatus,
+    /// The beginning of what was read last.
+    latest: Vec<u8>,
+    /// What was told of it.
+    told: InputStatus,
 }
 
 /// A file that is followed.
@@ -113,7 +125,9 @@ impl Followed {
 impl Lines {
     pub(crate) fn new(config: Config) -> Self {
         let followed = Followed::new(Next::AtTheEnd);
-        Self { config, streams: HashMap::new(), readings: Vec::new(), messages: Vec::new(), followed }
+        let input = InputStatus { name: place(&config.from), ..InputStatus::default() };
+        let (readings, messages, told) = (Vec::new(), Vec::new(), input.clone());
+        Self { config, streams: HashMap::new(), readings, messages, followed, input, latest: Vec::new(), told }
     }
 
     /// Runs until something fails.
@@ -125,7 +139,7 @@ impl Lines {
                 let mut datagram = vec![0; CHUNK];
                 loop {
                     let (bytes, from) = socket.recv_from(&mut datagram).await.context("cannot receive")?;
-                    framer.push(&datagram[..bytes]);
+                    self.push(&mut framer, &datagram[..bytes]);
                     self.take(&mut framer, &from, outlet).await?;
                     // A datagram is whole: its last line needs no end.
                     framer.end();
@@ -184,7 +198,7 @@ impl Lines {
             match timeout(patience, from.read(&mut chunk)).await {
                 Ok(Ok(0)) => return Ok(()),
                 Ok(Ok(bytes)) => {
-                    framer.push(&chunk[..bytes]);
+                    self.push(framer, &chunk[..bytes]);
                     self.take(framer, &place, outlet).await?;
                 }
                 Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
@@ -209,8 +223,7 @@ impl Lines {
             if bytes > 0 {
                 position += bytes as u64;
                 self.followed.next = Next::After { file: this, position };
-                self.followed.framer.push(&chunk[..bytes]);
-                self.take_followed(path, outlet).await?;
+                self.take_followed(&chunk[..bytes], path, outlet).await?;
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -221,7 +234,7 @@ impl Lines {
             let is_another = (new.dev(), new.ino()) != this;
             if is_another && new.len() > 0 && old.len() <= position {
                 self.followed.framer.end();
-                self.take_followed(path, outlet).await?;
+                self.take_followed(&[], path, outlet).await?;
             } else if !is_another && new.len() < position {
                 warn!(path, "the file has become shorter: it is read from its beginning");
             } else {
@@ -232,8 +245,15 @@ impl Lines {
         }
     }
 
-    async fn take_followed(&mut self, path: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
+    fn push(&mut self, framer: &mut Framer, bytes: &[u8]) {
+        self.latest.clear();
+        self.latest.extend_from_slice(&bytes[..bytes.len().min(SHOWN)]);
+        framer.push(bytes);
+    }
+
+    async fn take_followed(&mut self, bytes: &[u8], path: &str, outlet: &mut Outlet) -> anyhow::Result<()> {
         let mut framer = std::mem::replace(&mut self.followed.framer, Framer::new(Framing::Lines));
+        self.push(&mut framer, bytes);
         let outcome = self.take(&mut framer, &path, outlet).await;
         self.followed.framer = framer;
         outcome
@@ -243,10 +263,15 @@ impl Lines {
     async fn take(&mut self, framer: &mut Framer, place: &dyn Display, outlet: &mut Outlet) -> anyhow::Result<()> {
         while let Some(found) = framer.next() {
             let outcome = match found {
-                Ok(line) => self.line(line, outlet).await?.map_err(|reason| {
-                    let shown: String = String::from_utf8_lossy(line).chars().take(64).collect();
-                    format!("`{}`: {reason}", shown.escape_debug())
-                }),
+                Ok(line) => {
+                    let before = self.readings.len() + self.messages.len();
+                    let outcome = self.line(line, outlet).await?.map_err(|reason| format!("{}: {reason}", shown(line)));
+                    if outcome.is_ok() && self.readings.len() + self.messages.len() == before {
+                        self.input.empty += 1;
+                        self.input.last_empty = Some(format!("{}: no group has a number", shown(line)));
+                    }
+                    outcome
+                }
                 Err(error) => Err(error.to_string()),
             };
             if let Err(reason) = outcome {
@@ -256,7 +281,22 @@ impl Lines {
                 self.hand_over(outlet).await?;
             }
         }
+        self.input.used = true;
+        self.input.unended_bytes = framer.unended();
+        self.tell(outlet).await?;
         self.hand_over(outlet).await
+    }
+
+    /// Tells of what came and gave nothing. What has begun and not ended is told when there is twice as much of it, or none.
+    async fn tell(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
+        let magnitude = |input: &InputStatus| (input.unended_bytes >= FEW_BYTES).then(|| input.unended_bytes.ilog2());
+        let (input, told) = (&self.input, &self.told);
+        if (input.used, input.empty, magnitude(input)) != (told.used, told.empty, magnitude(told)) {
+            self.input.last_unended = magnitude(&self.input).map(|_| shown(&self.latest));
+            self.told = self.input.clone();
+            outlet.send(FromSource::Input(0, self.told.clone())).await?;
+        }
+        Ok(())
     }
 
     /// Takes one line. The inner error is the line's.
@@ -301,6 +341,22 @@ impl Lines {
         let (readings, messages) = (std::mem::take(&mut self.readings), std::mem::take(&mut self.messages));
         Ok(outlet.hand_over(readings, messages).await?)
     }
+}
+
+/// What lines are read from, for people.
+pub(super) fn place(from: &LinesFrom) -> String {
+    match from {
+        LinesFrom::Udp(address) => address.to_string(),
+        LinesFrom::File(path) => path.clone(),
+        LinesFrom::Process(command) => command.first().cloned().unwrap_or_default(),
+        LinesFrom::Serial(SerialLine { device, .. }) => device.clone(),
+    }
+}
+
+/// The beginning of a line.
+fn shown(line: &[u8]) -> String {
+    let shown: String = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]).into_owned();
+    format!("`{}`", shown.escape_debug())
 }
 
 fn too_many() -> String {

@@ -10,7 +10,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use porin_core::{
     ids::StreamId,
     mapping::Found,
     packet::{Kind, MAX_TOPIC, Message, Quality, Reading},
+    status::InputStatus,
     time::Unix,
 };
 use rumqttc::{
@@ -54,8 +55,8 @@ const PUBLISHES: usize = 32;
 /// there is room for more than there can be.
 const ACKNOWLEDGEMENTS: usize = 65_536;
 
-/// Characters of a topic that the log shows: it may have 65,535 bytes.
-const SHOWN_TOPIC: usize = 120;
+/// Characters of a topic or payload that are shown: it may have 65,535 bytes.
+const SHOWN: usize = 120;
 
 /// Payloads of a batch: beyond it the next publish is for the next batch. A cell has 1 MiB.
 const BATCH_BYTES: usize = 131_072;
@@ -79,11 +80,16 @@ pub(crate) struct Mqtt {
     /// Publishes that were handed over and are to be acknowledged: what the loop settles.
     to_settle: u64,
     streams: HashMap<(Kind, String), u32>,
+    /// By topic filter; and those that have changed.
+    inputs: Vec<InputStatus>,
+    changed: BTreeSet<usize>,
 }
 
 impl Mqtt {
     pub(crate) fn new(config: Config, certificate_time: watch::Receiver<CertificateTime>) -> Self {
-        Self { config, certificate_time, to_settle: 0, streams: HashMap::new() }
+        let inputs = config.topics.iter().map(|mapping| mapping.filter.mqtt());
+        let inputs = inputs.map(|name| InputStatus { name, ..InputStatus::default() }).collect();
+        Self { config, certificate_time, to_settle: 0, streams: HashMap::new(), inputs, changed: BTreeSet::new() }
     }
 
     /// Runs until the connection ends; it does not end well.
@@ -153,9 +159,7 @@ impl Mqtt {
             let (mut readings, mut messages) = (Vec::with_capacity(waiting.len()), Vec::new());
             for publish in waiting.drain(..) {
                 if let Err(reason) = self.understand(&publish, arrival, outlet, &mut readings, &mut messages).await? {
-                    let topic = String::from_utf8_lossy(&publish.topic);
-                    let topic: String = topic.escape_debug().take(SHOWN_TOPIC).collect();
-                    outlet.send(FromSource::BadRow(format!("{topic}: {reason}"))).await?;
+                    outlet.send(FromSource::BadRow(format!("{}: {reason}", shown(&publish.topic)))).await?;
                 }
                 outlet.made += 1;
                 if publish.qos != QoS::AtMostOnce {
@@ -164,6 +168,9 @@ impl Mqtt {
                     let publish = Publish { topic: Bytes::new(), payload: Bytes::new(), properties: None, ..publish };
                     unsettled.publishes.borrow_mut().push_back((self.to_settle, publish));
                 }
+            }
+            while let Some(input) = self.changed.pop_first() {
+                outlet.send(FromSource::Input(input, self.inputs[input].clone())).await?;
             }
             // Without a reading, too: what nobody wants is settled all the same.
             outlet.send(FromSource::Batch { readings, messages, upto: self.to_settle }).await?;
@@ -185,16 +192,27 @@ impl Mqtt {
         messages: &mut Vec<Message>,
     ) -> Result<Result<(), String>, Stopping> {
         let Ok(topic) = std::str::from_utf8(&publish.topic) else { return Ok(Err("the topic is not UTF-8".into())) };
-        let mut chosen =
-            self.config.topics.iter().filter_map(|mapping| Some((mapping, mapping.filter.captures(topic)?)));
-        let Some((mapping, captures)) = chosen.next() else { return Ok(Err("no topic filter chooses it".into())) };
+        let mut chosen = self
+            .config
+            .topics
+            .iter()
+            .enumerate()
+            .filter_map(|(index, mapping)| Some((index, mapping, mapping.filter.captures(topic)?)));
+        let Some((index, mapping, captures)) = chosen.next() else {
+            return Ok(Err("no topic filter chooses it".into()));
+        };
         if topic.len() > MAX_TOPIC {
             return Ok(Err(format!("the topic has {} bytes, more than {MAX_TOPIC}", topic.len())));
         }
+        if !std::mem::replace(&mut self.inputs[index].used, true) {
+            self.changed.insert(index);
+        }
         let mut new = Vec::new();
         let mut too_many = None;
+        let mut empty = true;
         let Self { streams, .. } = self;
         let outcome = mapping.apply(&captures, &publish.payload, arrival, |found| {
+            empty = false;
             let (name, kind) = match &found {
                 Found::Reading(name, ..) => (*name, Kind::Readings),
                 Found::Message(name, ..) => (*name, Kind::Messages),
@@ -217,8 +235,20 @@ impl Mqtt {
         for (local, name, kind) in new {
             outlet.send(FromSource::Stream { local, name, kind }).await?;
         }
+        if empty && outcome.is_ok() {
+            let input = &mut self.inputs[index];
+            input.empty += 1;
+            let sample = format!("{} {}: {}", shown(&publish.topic), shown(&publish.payload), mapping.wanted());
+            input.last_empty = Some(sample);
+            self.changed.insert(index);
+        }
         Ok(outcome.and(too_many.map_or(Ok(()), Err)))
     }
+}
+
+/// The beginning of a topic or a payload.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]).escape_debug().take(SHOWN).collect()
 }
 
 /// The source's own number of a stream, given out now if it is new; `None` if there are too many. A mapping makes packets of
