@@ -33,14 +33,15 @@ demo: ## The main job on recorded data, with a broker of its own, in a minute af
 test: cells broker python ## All tests but the slow ones; installs what they need
 	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)
 	$(CARGO) build --locked -p porind -p porin
-	$(CARGO) test --locked --workspace --no-fail-fast
+	@sh tests/run.sh
+	$(CARGO) test --locked --workspace --no-fail-fast --doc
 	@$(MAKE) -s list-skipped
 
 test-all: test test-arm ## All tests
 
 test-later: cells broker python ## The tests with the clock 400 days ahead
 	@$(CARGO) build --locked -p porind -p porin
-	@sh tests/later.sh
+	@sh tests/run.sh --later
 
 # The power cuts at every write of the disk take long under emulation: `make test-arm ARM_SKIP=` has them. qemu-user gives no memory back to the
 # kernel and shows its own, so one test cannot be true there.
