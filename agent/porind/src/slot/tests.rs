@@ -10,7 +10,7 @@ use porin_core::{
     packet::{Quality, Reading},
     setup::World,
 };
-use porin_test_support::{LOG_IMPORT, PASS, WatCell, counting_cell};
+use porin_test_support::{LOG_IMPORT, OK, PASS, WatCell, counting_cell};
 
 use super::*;
 
@@ -180,6 +180,32 @@ fn a_cell_that_cannot_be_made_again_is_tried_later_and_its_packets_wait_for_noth
     let fuel = slot.status().lost_fuel;
     slot.process(&batch(&[8]), at(12), &mut Vec::new());
     assert_eq!(slot.status().lost_fuel, fuel, "nothing is tried before it is time");
+}
+
+#[test]
+fn a_stream_that_appears_while_there_is_no_cell_is_asked_for_when_it_is_made_again() {
+    // It takes one stream and no other.
+    let refuses = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 64)) (i32.store (i32.const 24) (i32.const 12))";
+    let init =
+        format!("(if (result i32) (i32.gt_u (local.get 3) (i32.const 1)) (then {refuses} i32.const 16) (else {OK}))");
+    let component = WatCell { init: &init, streams_added: "unreachable", ..WatCell::default() }.build();
+    let mut slot = slot_of(&component, config(), None);
+    let both = [0, 1].map(|stream| Reading { stream: StreamId(stream), ..batch(&[1])[0] });
+    let feed = |slot: &mut Slot<Reading, Reading>, seconds| {
+        slot.process(&both, at(seconds), &mut Vec::new());
+        let status = slot.status();
+        (status.state, status.processed, status.faulted, status.refused)
+    };
+    (slot.cell, slot.now) = (None, at(10).mono);
+    slot.health.not_rebuilt(at(10).mono);
+    let stream = StreamInfo { id: StreamId(1), name: "b".into(), unit: String::new(), params: vec![] };
+    assert!(slot.add_stream(stream, vec![]), "nobody could be asked");
+    assert_eq!(feed(&mut slot, 10), ("back-off", 0, 2, 0));
+    assert_eq!(feed(&mut slot, 12), ("running", 1, 3, 1));
+    assert_eq!(feed(&mut slot, 13), ("running", 2, 4, 2));
+    let status = slot.status();
+    assert_eq!((status.streams_refused, status.refused_streams[0].reason.as_str()), (1, "cell: a text"));
+    assert_eq!((status.input, status.faults), (6, 0));
 }
 
 #[test]
