@@ -19,7 +19,7 @@ CUTS := 20
 DIST := $(TARGET_DIR)/dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped
+.PHONY: help demo test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped images packages run-image run-board run-package
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,9 +52,15 @@ test-arm: cells ## The tests of porin-core, porin-cell and porind for aarch64 an
 		sh cross/with.sh $$target sh -c '$(CARGO) test --locked -p porin-core -p porin-cell -p porind --tests --target $$PORIN_TARGET -- --skip zeroes_that_are_given_back $(ARM_SKIP)' || exit 1; \
 	done
 
+# Each in a folder of its own, and both at once: the last step of each takes minutes on one core.
 cross: ## Static porind for aarch64 and armv7 → target/dist, with SHA-256 sums
-	@for target in $(ARM); do CARGO="$(CARGO)" sh cross/build.sh $$target $(DIST) || exit 1; done
+	@sh cross/apt.sh gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
+	@for target in $(ARM); do sh cross/with.sh $$target true || exit 1; done
+	@$(MAKE) -s -j2 $(ARM:%=cross-%)
 	@cd $(DIST) && sha256sum porind-* > SHA256SUMS && ls -l porind-* && cat SHA256SUMS
+
+cross-%:
+	@CARGO="$(CARGO)" CARGO_TARGET_DIR=$(abspath $(TARGET_DIR))/cross/$* sh cross/build.sh $* $(DIST)
 
 reproducible: cross ## Build both again elsewhere and compare every byte
 	@sh cross/twice.sh $(DIST) $(ARM)
@@ -70,24 +76,33 @@ image: cross cells ## The appliance image, BOARD=rpi-3b or rpi-4b → target/ima
 # Tests boot an image that is a year old: nothing may depend on the day on which it is made. Only the image: another time for
 # the compiler would build everything anew.
 YEAR_OLD = SOURCE_DATE_EPOCH=$$(($$(date +%s) - 31536000))
-test-image: broker ## Boot the image in an emulated Pi 3B, update it, cut its power CUTS=20 times
+test-image: images run-image ## Boot the image in an emulated Pi 3B, update it, cut its power CUTS=20 times
+
+test-board: images run-board ## Read chips on the I2C bus of an emulated Pi 3B, and edges of the lines of another board
+
+test-package: packages run-package ## Install, upgrade under traffic and purge the armhf package in a Debian of that architecture
+
+# What these three need is made first, one after the other; then they may run beside each other (.ci/run).
+images: broker
 	@sh cross/apt.sh qemu-system-arm
+	@sh cross/qemu.sh $(TARGET_DIR)/qemu
 	@$(MAKE) -s image BOARD=rpi-4b IMAGE_ENV=$(YEAR_OLD)
 	@$(MAKE) -s image BOARD=rpi-3b IMAGE_ENV=$(YEAR_OLD)
 	@$(CARGO) build --locked -p porin
+
+run-image:
 	PORIN_CUTS=$(CUTS) $(CARGO) test --locked --workspace --test image -- --ignored --nocapture --test-threads 1
 
-test-board: broker ## Read chips on the I2C bus of an emulated Pi 3B, and edges of the lines of another board
-	@sh cross/qemu.sh $(TARGET_DIR)/qemu
-	@$(MAKE) -s image BOARD=rpi-3b IMAGE_ENV=$(YEAR_OLD)
-	@$(CARGO) build --locked -p porin
+run-board:
 	$(CARGO) test --locked --workspace --test board -- --ignored --nocapture --test-threads 1
 
-test-package: deb broker ## Install, upgrade under traffic and purge the armhf package in a Debian of that architecture
+packages: deb broker
 	@sh cross/apt.sh qemu-user-static binfmt-support && update-binfmts --enable qemu-arm
 	@PORIN_DEPENDENCIES=1 sh cross/debian.sh $(TARGET_DIR)/armhf armhf "bookworm main" dpkg passwd dash coreutils libc-bin sed diffutils
 	@PORIN_REVISION=+1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
 	@PORIN_REVISION=~older PORIN_STORE_FORMAT=1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
+
+run-package:
 	$(CARGO) test --locked --workspace --test package -- --ignored --nocapture
 
 # Runs what follows if a tool is there. Without it the check is skipped in words, and fails under PORIN_REQUIRE=all.

@@ -64,7 +64,8 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
             if source["ended"] == true { ", ended" } else { "" },
             source["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
         )?;
-        for input in source["inputs"].as_array().into_iter().flatten().filter(|input| number(&input["empty"]) > 0) {
+        let inputs = source["inputs"].as_array().into_iter().flatten();
+        for input in inputs.filter(|input| number(&input["empty"]) > 0) {
             writeln!(
                 text,
                 "  input  {}: {} came and gave nothing, the last: {}",
@@ -111,6 +112,10 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
                 word(&slot["digest"]).get(..16).unwrap_or_default(),
                 slot["last_fault"].as_str().map_or_else(String::new, |fault| format!("; last fault: {fault}"))
             )?;
+            for refused in slot["refused_streams"].as_array().into_iter().flatten() {
+                let (stream, reason) = (word(&refused["stream"]), word(&refused["reason"]));
+                writeln!(text, "    does not take stream {stream}: {reason}")?;
+            }
         }
     }
     for sink in list("sinks") {

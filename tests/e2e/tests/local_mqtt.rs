@@ -228,6 +228,9 @@ fn what_comes_and_gives_nothing_is_counted_and_the_doctor_shows_a_sample() {
         (&json!(40), &json!(40), &json!(2))
     );
     assert_eq!((&status["dead_letters"]["waiting"], &status["imbalance"]), (&json!(40), &json!([])));
+    let text = porind(&gateway.config()).arg("status").output().expect("it runs").stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.contains("p15/+: ") && text.contains("does not take stream b: parameter `span`"), "{text}");
     let (good, said) = doctor();
     assert!(!good, "{said}");
     for device in ["b", "c"] {
