@@ -74,7 +74,7 @@ pub(crate) struct Commit {
     pub(crate) time_floor: Option<Unix>,
     /// Steps of an update.
     pub(crate) update: Vec<Write>,
-    /// What is to lie beside the store when they are written.
+    /// The marker to keep beside the store once they are written.
     pub(crate) marker: Option<Marker>,
     /// The disk was full: what has left is deleted, nothing new is written.
     pub(crate) deletes_only: bool,

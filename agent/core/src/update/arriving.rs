@@ -152,7 +152,7 @@ impl Update {
         Ok(())
     }
 
-    /// What is remembered of desired states.
+    /// How much this gateway remembers of desired states.
     pub(super) fn memory(&self) -> Memory {
         let word = self.me.nonce;
         match (self.accepted.is_empty(), &self.marker) {

@@ -134,7 +134,7 @@ impl Update {
         Some(())
     }
 
-    /// What is to lie beside the store: that a desired state was taken up, and the floors as they are with what is written next. `None`: none was.
+    /// The marker for beside the store: a desired state was taken up, and these are the floors after the next commit. `None`: none was.
     #[must_use]
     pub fn marker(&self) -> Option<Marker> {
         if self.accepted.is_empty() {

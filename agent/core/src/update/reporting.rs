@@ -101,7 +101,7 @@ impl Update {
         self.compared.as_ref().map(|outputs| Reason::new("compared", outputs))
     }
 
-    /// What is not remembered, where that matters.
+    /// Why what is taken up cannot be told from an old one, if it cannot.
     fn doubt(&self) -> Option<Reason> {
         match self.memory() {
             Memory::Numbers => None,

@@ -562,7 +562,7 @@ fn a_new_gateway_takes_a_recent_state_of_its_group_and_reports_it_as_unproven() 
     for_group(&mut rig, 8, ago(29), set(digest(2), ""));
     rig.run(60);
     assert_eq!((rig.state(), rig.running()), (("confirmed", "unproven".into()), 2));
-    // What is for this gateway alone is never taken without its word, and what is older is known.
+    // A state for this gateway alone is never taken without its word, and an older one is known.
     let own = |nonce| {
         let (fleet, target, set) = ("lab".into(), Target::Gateway("gw".into()), set(digest(3), ""));
         Desired { fleet, target, seq: 9, issued: now, expires: Unix(u64::MAX), root_version: 1, nonce, set }
@@ -602,7 +602,7 @@ fn a_gateway_that_lost_its_store_takes_nothing_without_its_word_and_reports_whic
     rig.run(60);
     assert_eq!((rig.state().0, rig.running()), ("confirmed", 2));
     rig.cloud.remove("porin/v1/gw/gw/desired");
-    // Whoever holds the broker has an older one of the group, below the floor.
+    // A hostile broker has an older one of the group, below the floor.
     for_group(&mut rig, 7, now, set(digest(1), ""));
     rig.disk.clear();
     for _ in 0..2 {

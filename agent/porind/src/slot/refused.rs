@@ -39,7 +39,7 @@ impl RefusedStreams {
         self.shown.iter().map(|(_, refused)| refused.clone()).collect()
     }
 
-    /// What is kept with a packet of a stream.
+    /// The fault that is kept with a packet of a stream.
     pub(super) fn fault(&self, stream: StreamId) -> Fault {
         let known = self.shown.iter().find(|(id, _)| *id == stream);
         Fault::Refused(known.map_or_else(|| "as it did others".into(), |(_, refused)| refused.reason.clone()))

@@ -199,7 +199,7 @@ fn a_stream_that_appears_while_there_is_no_cell_is_asked_for_when_it_is_made_aga
     (slot.cell, slot.now) = (None, at(10).mono);
     slot.health.not_rebuilt(at(10).mono);
     let stream = StreamInfo { id: StreamId(1), name: "b".into(), unit: String::new(), params: vec![] };
-    assert!(slot.add_stream(stream, vec![]), "nobody could be asked");
+    assert!(slot.add_stream(stream, vec![]), "there was no cell to ask");
     assert_eq!(feed(&mut slot, 10), ("back-off", 0, 2, 0));
     assert_eq!(feed(&mut slot, 12), ("running", 1, 3, 1));
     assert_eq!(feed(&mut slot, 13), ("running", 2, 4, 2));

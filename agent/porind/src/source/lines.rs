@@ -287,7 +287,7 @@ impl Lines {
         self.hand_over(outlet).await
     }
 
-    /// Tells of what came and gave nothing. What has begun and not ended is told when there is twice as much of it, or none.
+    /// Reports what came and gave nothing; an unended line or frame each time its length has doubled, and when it ends.
     async fn tell(&mut self, outlet: &Outlet) -> anyhow::Result<()> {
         let magnitude = |input: &InputStatus| (input.unended_bytes >= FEW_BYTES).then(|| input.unended_bytes.ilog2());
         let (input, told) = (&self.input, &self.told);
