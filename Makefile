@@ -82,7 +82,7 @@ test-board: images run-board ## Read chips on the I2C bus of an emulated Pi 3B, 
 
 test-package: packages run-package ## Install, upgrade under traffic and purge the armhf package in a Debian of that architecture
 
-# What these three need is made first, one after the other; then they may run beside each other (.ci/run).
+# What these need is made first, one after the other. Then the package may run beside the others (.ci/run).
 images: broker
 	@sh cross/apt.sh qemu-system-arm
 	@sh cross/qemu.sh $(TARGET_DIR)/qemu
