@@ -227,7 +227,7 @@ pub enum Refusal {
     TooOld {
         /// The document's.
         issued: Unix,
-        /// What is known of the time.
+        /// The time, as far as it is known.
         now: Unix,
     },
     /// Replayed.

@@ -68,9 +68,9 @@ pub struct Gateway<'a> {
 pub enum Memory {
     /// Their numbers.
     Numbers,
-    /// Nothing that is proven, and no store was lost. A group's desired state counts if it is recent; any that gives this word back does.
+    /// None that is proven, and the store was not lost. A desired state counts if it gives this word back; a recent one of a group counts without it.
     New([u8; 16]),
-    /// Nothing, although it once took one up. Only what gives this word back counts.
+    /// None, although the gateway once took one up: its store was lost. A desired state counts only if it gives this word back.
     Lost([u8; 16]),
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Update {
-    /// What was known, from the rows of the store; bytes of pieces are not needed. `marker`: what lies beside the store. `pinned`: the owner's root.
+    /// Reads the rows of the store, without the bytes of pieces, and the marker beside it. `pinned`: the owner's root.
     /// `crashed`: the last start ended within a call into a cell on probation.
     ///
     /// # Errors

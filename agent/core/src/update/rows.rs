@@ -36,7 +36,7 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// What was found. Whatever it is, something was taken up.
+    /// Reads a marker. Damaged bytes still say that a desired state was taken up.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Self {
         Self { floors: content(bytes).and_then(|floors| postcard::from_bytes(floors).ok()) }

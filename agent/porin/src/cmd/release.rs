@@ -55,7 +55,7 @@ pub(crate) struct About {
     /// A board it is made for; may be given several times [default: any]
     #[arg(long = "board", value_name = "BOARD")]
     boards: Vec<String>,
-    /// What comes out of a healthy cell for what goes in, in percent [default: 0..100, and neither nothing nor most where the cell before did the contrary]
+    /// Share of its input that a healthy cell puts out, in percent [default: 0..100, compared with the cell before]
     #[arg(long, value_name = "MIN..MAX", value_parser = percent)]
     passes: Option<Health>,
 }

@@ -1,4 +1,4 @@
-//! What was seen of each gateway on this machine: its key, its store, and its newest account.
+//! The key, the store and the newest account of each gateway that this machine has seen.
 //!
 //! `gateways/<id>` has it in TOML, `version = 2` first. Version 1 was the key alone.
 

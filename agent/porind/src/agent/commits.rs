@@ -115,8 +115,11 @@ impl Agent {
         }
         let update = self.updating.as_mut().map(Updating::update);
         let confirming = update.as_ref().is_some_and(|update| update.is_confirming());
-        let (update, marker) = update.map(|update| (update.unsaved(), update.marker())).unwrap_or_default();
-        let marker = marker.filter(|_| !update.is_empty());
+        let (update, marker) = update.map_or_else(Default::default, |update| {
+            let unsaved = update.unsaved();
+            let marker = if unsaved.is_empty() { None } else { update.marker() };
+            (unsaved, marker)
+        });
         let Core { pipeline, outbox, dead, clock, .. } = &mut self.core;
         let states = match &mut self.trial {
             None => pipeline.save(),
