@@ -99,6 +99,15 @@ pub enum UpdateState {
 }
 
 impl UpdateState {
+    /// Whether it has not come to an end.
+    #[must_use]
+    pub fn is_under_way(self) -> bool {
+        match self {
+            Self::Fetching | Self::Stalled | Self::Staged | Self::Shadow | Self::Canary => true,
+            Self::Local | Self::Confirmed | Self::Rejected | Self::RolledBack | Self::Inconsistent => false,
+        }
+    }
+
     /// The word for it.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::anyhow;
-use porin_core::trust::{Desired, Reported, Target, Verified, reported::UpdateState};
+use porin_core::trust::{Desired, Reported, Target, Verified};
 use toml::{Table, Value};
 
 use super::{History, current, is_same, meaning, name};
@@ -31,7 +31,7 @@ pub(crate) fn base(
     if let Some(account) = members.values().max_by_key(|account| number_of(account))
         && number_of(account) > number
     {
-        if is_under_way(account.state)
+        if account.state.is_under_way()
             && let Some(desired) = current(cloud, keys, target)?.filter(|desired| desired.seq == number_of(account))
         {
             return Ok(desired.set);
@@ -68,21 +68,6 @@ fn signed_here(keys: &KeyFolder, to: &Target, members: &BTreeMap<String, Verifie
     };
     let targets = [to.clone()].into_iter().chain(groups.into_iter().map(Target::Group));
     targets.filter_map(|target| History::of(keys, &target).newest_set()).find(|desired| !desired.set.is_empty())
-}
-
-fn is_under_way(state: UpdateState) -> bool {
-    match state {
-        UpdateState::Fetching
-        | UpdateState::Stalled
-        | UpdateState::Staged
-        | UpdateState::Shadow
-        | UpdateState::Canary => true,
-        UpdateState::Local
-        | UpdateState::Confirmed
-        | UpdateState::Rejected
-        | UpdateState::RolledBack
-        | UpdateState::Inconsistent => false,
-    }
 }
 
 /// Refuses a set that changes more at its gateways than one slot, unless that was agreed to. Either way it is printed.

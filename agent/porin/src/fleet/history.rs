@@ -81,16 +81,8 @@ impl History {
         let mut ends: BTreeMap<u64, Vec<Option<bool>>> = BTreeMap::new();
         for account in members.values() {
             let Some((_, number)) = account.desired.as_ref().filter(|(of, _)| of == target) else { continue };
-            ends.entry(*number).or_default().push(match account.state {
-                UpdateState::Confirmed => Some(true),
-                UpdateState::Rejected | UpdateState::RolledBack | UpdateState::Inconsistent => Some(false),
-                UpdateState::Local
-                | UpdateState::Fetching
-                | UpdateState::Stalled
-                | UpdateState::Staged
-                | UpdateState::Shadow
-                | UpdateState::Canary => None,
-            });
+            let kept = account.state == UpdateState::Confirmed;
+            ends.entry(*number).or_default().push((!account.state.is_under_way()).then_some(kept));
         }
         for (number, ends) in ends {
             if ends.contains(&Some(true)) {
