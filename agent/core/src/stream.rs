@@ -82,19 +82,25 @@ impl Pattern {
     /// Whether the stream is chosen.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        let mut levels = name.split('/');
-        for wanted in self.0.split('/') {
-            match (wanted, levels.next()) {
-                // MQTT: `a/#` also chooses `a` itself.
-                ("#", _) => return true,
-                ("+", Some(_)) => {}
-                (wanted, Some(level)) if wanted == level => {}
-                (_, None) => return self.0.strip_suffix("/#") == Some(name),
-                _ => return false,
-            }
-        }
-        levels.next().is_none()
+        chooses(&self.0, name)
     }
+}
+
+/// Whether MQTT's filter chooses this name: `+` is one level, a last `#` is all that follows.
+#[must_use]
+pub fn chooses(filter: &str, name: &str) -> bool {
+    let mut levels = name.split('/');
+    for wanted in filter.split('/') {
+        match (wanted, levels.next()) {
+            // MQTT: `a/#` also chooses `a` itself.
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (wanted, Some(level)) if wanted == level => {}
+            (_, None) => return filter.strip_suffix("/#") == Some(name),
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
 }
 
 /// The table is full: the name is refused and its packets are counted as refused.

@@ -72,7 +72,7 @@ impl Broker {
         self.process.kill();
     }
 
-    /// The embedded broker, rumqttd.
+    /// The embedded broker of `porin`.
     #[must_use]
     pub fn embedded() -> Self {
         let port = free_port();
@@ -112,7 +112,8 @@ pub fn publish(port: u16, topic: &str, payload: &[u8]) {
 /// # Panics
 /// If the broker does not take it.
 pub fn publish_retained(port: u16, topic: &str, payload: &[u8]) {
-    mosquitto_pub_with(port, topic, &["-V", "5", "-r", "-s"], payload);
+    let how = if payload.is_empty() { "-n" } else { "-s" };
+    mosquitto_pub_with(port, topic, &["-V", "5", "-r", how], payload);
 }
 
 /// `how` reads standard input: `-l` by lines, `-s` whole.

@@ -1,23 +1,30 @@
 //! `porin broker`: the embedded broker as a process of its own.
 //!
-//! rumqttd cannot be stopped in process, only logs a failed bind and does not tell which port 0 became. So it runs as
-//! a child: [`Broker::start`] picks a free port, waits until it accepts, and kills it when dropped.
+//! For the demo, `porin up` and tests: MQTT 5 on loopback, QoS 0 and 1, retained publishes and wills. No sessions beyond a
+//! connection, no authentication, nothing on disk. `docs/decisions/0021` says why it is our own.
+//! It runs as a child: [`Broker::start`] picks a free port, waits until it accepts, and kills it when dropped.
+
+mod connection;
+mod router;
 
 use std::{
+    cell::RefCell,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use rumqttd::{ConnectionSettings, RouterConfig, ServerSettings};
+
+use self::router::Router;
 
 /// Time for the child to accept connections.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the broker until the process is killed, or with `while_stdin` until its standard input is closed: that happens
-/// however whoever started it ends.
+/// however the process that started it ends.
 pub(crate) fn run(port: u16, while_stdin: bool) -> anyhow::Result<()> {
     if while_stdin {
         std::thread::spawn(|| {
@@ -25,32 +32,20 @@ pub(crate) fn run(port: u16, while_stdin: bool) -> anyhow::Result<()> {
             std::process::exit(0);
         });
     }
-    let connections = ConnectionSettings {
-        connection_timeout_ms: 10_000,
-        max_payload_size: 262_144,
-        max_inflight_count: 500,
-        auth: None,
-        external_auth: None,
-        dynamic_filters: true,
-    };
-    let server = ServerSettings {
-        name: "v5".into(),
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        tls: None,
-        next_connection_delay_ms: 1,
-        connections,
-    };
-    let router = RouterConfig {
-        max_connections: 100,
-        max_outgoing_packet_count: 200,
-        // Of each topic, in memory, whether anybody subscribes or not: `porin up` may run for days.
-        max_segment_size: 1 << 20,
-        max_segment_count: 10,
-        ..RouterConfig::default()
-    };
-    let v5 = Some([("v5".to_owned(), server)].into());
-    let config = rumqttd::Config { id: 0, router, v5, ..rumqttd::Config::default() };
-    rumqttd::Broker::new(config).start().context("the embedded broker")
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .await
+            .with_context(|| format!("port {port} of loopback"))?;
+        let router = Rc::new(RefCell::new(Router::default()));
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::task::spawn_local(connection::serve(stream, router.clone()))),
+                // Out of file descriptors: those that are open go on.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    })
 }
 
 /// An address of loopback that is free now.
