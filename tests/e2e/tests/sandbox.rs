@@ -217,12 +217,14 @@ fn the_same_cell_logs_to_the_journal_a_file_or_a_topic_without_terminal_escapes(
 fn a_cell_that_loops_delays_neither_its_neighbour_nor_the_watchdog() {
     let forever = format!("(loop $l br $l) {PASS}");
     let cell = WatCell { process: &forever, ..WatCell::default() }.build();
-    let (local, cloud) = (Broker::mosquitto_with(KEEPS), Broker::mosquitto());
+    let cloud = Broker::mosquitto();
     let subscriber = Subscriber::start(cloud.port, "porin/v1/gw/lab/data/#");
     // Never into quarantine: each call costs all its fuel, batch after batch. And a rule that most would take: quarantine.
     for (keys, state) in
         [("quarantine = { faults = 0 }\nfault = \"drop\"", "running"), ("fault = \"pass\"", "quarantined")]
     {
+        // For each its own: it may give the last packets again to the agent that comes next.
+        let local = Broker::mosquitto_with(KEEPS);
         let gateway = gateway(cloud.port, local.port, keys, &cell);
         let before = subscriber.packets().len();
         let manager = ServiceManager::of(&gateway);
