@@ -51,6 +51,12 @@ impl Committer {
         self.outcomes.try_recv().ok()
     }
 
+    /// Waits until the commit has ended.
+    #[cfg(test)]
+    pub(crate) fn wait(&self) -> anyhow::Result<Room> {
+        self.outcomes.recv().unwrap_or_else(|_| anyhow::bail!("the thread has ended"))
+    }
+
     /// Waits for the thread. What was begun is written.
     pub(crate) fn stop(self) {
         drop(self.commits);

@@ -234,7 +234,7 @@ impl<'a> Life<'a> {
     /// Nothing happens while the power is off.
     fn wait_for_the_commit(&mut self) {
         while self.agent.commit.running.is_some() {
-            let Some(outcome) = self.agent.parts.committer.outcome() else { continue };
+            let outcome = self.agent.parts.committer.wait();
             if self.world.card.is_dark() {
                 return;
             }
