@@ -6,6 +6,9 @@ CELLS := cloud-demo deadband hampel lht65 scale summary swinging-door threshold 
 WASM := wasm32-unknown-unknown
 FUZZ := payload senml mapping lines framing record config component staging dead trust desired_set
 FOR := 60
+# What is compiled for this machine, but for demo and benchmarks, is always chosen so: another choice of packages would choose other features of
+# the crates that they share, and compile nearly all of them again.
+PROGRAMS := --locked --workspace --bins --tests
 # Where `make tools` puts what a machine may lack.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/porin/tools
 export PATH := $(TOOLS)/bin:$(TOOLS)/python/bin:$(PATH)
@@ -19,7 +22,7 @@ CUTS := 20
 DIST := $(TARGET_DIR)/dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit cells wit bench bench-e2e instructions reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped images packages run-image run-board run-package
+.PHONY: help demo test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit programs cells wit bench bench-e2e instructions reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped images packages run-image run-board run-package
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,7 +35,6 @@ demo: ## The main job on recorded data, with a broker of its own, in a minute af
 
 test: cells broker python ## All tests but the slow ones; installs what they need
 	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)
-	$(CARGO) build --locked -p porind -p porin
 	@sh tests/run.sh
 	$(CARGO) test --locked --workspace --no-fail-fast --doc
 	@$(MAKE) -s list-skipped
@@ -40,7 +42,6 @@ test: cells broker python ## All tests but the slow ones; installs what they nee
 test-all: test test-arm ## All tests
 
 test-later: cells broker python ## The tests with the clock 400 days ahead
-	@$(CARGO) build --locked -p porind -p porin
 	@sh tests/run.sh --later
 
 # The power cuts at every write of the disk take long under emulation: `make test-arm ARM_SKIP=` has them. qemu-user gives no memory back to the
@@ -88,7 +89,6 @@ images: broker
 	@sh cross/qemu.sh $(TARGET_DIR)/qemu
 	@$(MAKE) -s image BOARD=rpi-4b IMAGE_ENV=$(YEAR_OLD)
 	@$(MAKE) -s image BOARD=rpi-3b IMAGE_ENV=$(YEAR_OLD)
-	@$(CARGO) build --locked -p porin
 
 run-image:
 	PORIN_CUTS=$(CUTS) $(CARGO) test --locked --workspace --test image -- --ignored --nocapture --test-threads 1
@@ -111,27 +111,27 @@ if_there = if ! command -v $(1) >/dev/null; then echo "skipped: $(1) is not inst
 tools: ## Install what `make check` and `make fuzz` use besides Rust, into ~/.cache/porin
 	@sh cross/tools.sh $(TOOLS)
 
-check: ## Format, lints, dependencies, derived files, documentation
+check: ## Format, lints, dependencies, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@$(call if_there,cargo-deny) $(CARGO) deny --locked check bans licenses sources; fi
 	@$(call if_there,shellcheck) shellcheck --severity warning $(SCRIPTS); fi
-	$(CARGO) run -q --locked -p porin -- wit --check
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps -q
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --lib --bins --examples -q # examples: with the features of the tests
 
 audit: ## Known vulnerabilities in dependencies (needs cargo-deny and its database)
 	$(CARGO) deny --locked check advisories
 
-cells: ## Build the stock cells into target/cells
-	@$(CARGO) build --locked -p porin
+programs:
+	@$(CARGO) build $(PROGRAMS)
+
+cells: programs ## Build the stock cells into target/cells
 	@sh cross/with.sh $(WASM) $(TARGET_DIR)/debug/porin cell build $(CELLS:%=cells/%)
 
-wit: ## Make again what is derived from wit/
-	$(CARGO) run -q --locked -p porin -- wit
+wit: programs ## Make again what is derived from wit/
+	$(TARGET_DIR)/debug/porin wit
 
 bench: cells broker ## Time per packet, as ratios to native code; what the disk has to bear; what asking sensors costs (some minutes)
 	$(CARGO) bench --locked -p porind
-	@$(CARGO) build --locked -p porind
 	$(CARGO) bench --locked -p porin-e2e --bench disk
 	@$(CARGO) build --locked --release -p porind
 	PORIN_PROFILE=release $(CARGO) bench --locked -p porin-e2e --bench sensors
@@ -152,7 +152,6 @@ reduction: cells ## Bytes for each reading, by data set, encoding, batch and cel
 
 soak: cells broker python ## Ten million packets through each cell; drain backlogs of 5 million packets and of 1 GB; 200 troubles of 20 sources (some minutes)
 	PORIN_SOAK=10000000 $(CARGO) test --locked -p porin-cell --test soak -- --nocapture
-	@$(CARGO) build --locked -p porind -p porin
 	PORIN_BACKLOG=5000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
 	PORIN_BACKLOG=16000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
 	PORIN_STEPS=200 PORIN_SEED=$$$$ $(CARGO) test --locked -p porin-e2e --test chaos -- --nocapture
@@ -170,7 +169,6 @@ size: cells deb ## Size of porind, packages, image, dependencies; memory here an
 	@$(MAKE) -s image BOARD=rpi-3b IMAGE_ENV=$(YEAR_OLD)
 	@sh tests/size.sh
 	@sh cross/apt.sh qemu-system-arm mosquitto mosquitto-clients
-	@$(CARGO) build -q --locked -p porin
 	@$(CARGO) test -q --locked --workspace --test image -- --ignored --nocapture small >$(TARGET_DIR)/size.log 2>&1 || { cat $(TARGET_DIR)/size.log >&2; exit 1; }
 	@grep 'emulated Pi' $(TARGET_DIR)/size.log
 

@@ -46,8 +46,9 @@ LOGS=$(mkdir -p "$TARGET/tests" && cd "$TARGET/tests" && pwd)
 export LATER LOGS
 rm -f "$LOGS"/*
 here=$(cd "$(dirname "$0")" && pwd)
-# Again, in words, where it does not build.
-cargo test --locked --workspace --no-run --message-format json 2>"$LOGS/build" >"$LOGS/programs" || cargo test --locked --workspace --no-run
+# As the Makefile chooses them. Again, in words, where it does not build.
+build() { cargo build --locked --workspace --bins --tests "$@"; }
+build --message-format json 2>"$LOGS/build" >"$LOGS/programs" || build
 sed -n 's/.*"manifest_path":"\([^"]*\)".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1 \2/p' "$LOGS/programs" |
     xargs -P "$AT_A_TIME" -L 1 sh "$here/run.sh" --one
 [ ! -e "$LOGS/failed" ] || { echo "failed: $(sort "$LOGS/failed" | paste -sd ' ' -)" >&2; exit 1; }
