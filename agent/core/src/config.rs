@@ -81,8 +81,8 @@ pub struct GatewayConfig {
     pub socket: String,
     /// Where `/metrics` is to be had, on loopback; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
-    /// Whether the same numbers are published once a minute.
-    pub publish_metrics: bool,
+    /// Microseconds between two publishes of the same numbers; `None`: they are not published.
+    pub publish_metrics_us: Option<u64>,
     /// Where packets wait.
     pub outbox: OutboxConfig,
     /// Bytes of packets on which cells faulted that are kept at most.

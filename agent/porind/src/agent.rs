@@ -417,7 +417,7 @@ impl Agent {
         }
         let patience = self.patience();
         let Core { outbox, pipeline, .. } = &mut self.core;
-        let tells = self.parts.config.gateway.publish_metrics;
+        let tells = self.parts.config.gateway.publish_metrics_us.is_some();
         if tells && self.link.connection.is_some() && self.parts.link.capacity() > 0 {
             deadline = deadline.min(self.tell_at);
         }

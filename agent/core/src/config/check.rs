@@ -121,7 +121,7 @@ impl Parser<'_> {
             topic: default_topic,
             updates: raw.updates.map(|updates| self.updates(updates)).transpose()?,
             outbox: self.outbox(&raw.outbox)?,
-            publish_metrics: raw.metrics.publish.unwrap_or(true),
+            publish_metrics_us: self.metrics_us(&raw.metrics)?,
             metrics: raw.metrics.listen.map(|listen| self.loopback(&listen)).transpose()?,
             dead_letter_bytes,
             max_streams: self.number(raw.limits.max_streams.as_ref(), 10_000, 1..=1_000_000)? as usize,
@@ -370,6 +370,18 @@ impl Parser<'_> {
         let text = raw.map_or(default, |text| text.get_ref());
         let span = raw.map_or(0..0, Spanned::span);
         quantity::microseconds(text).or_else(|message| self.fail(span, format!("`{text}`: {message}")))
+    }
+
+    /// How often the numbers are published, in microseconds; `None`: never.
+    fn metrics_us(&self, raw: &raw::Metrics) -> Checked<Option<u64>> {
+        const SECOND: u64 = 1_000_000;
+        let every_us = self.time(raw.every.as_ref(), "10min")?;
+        if !(10 * SECOND..=86_400 * SECOND).contains(&every_us) {
+            let text = raw.every.as_ref().map_or("", |every| every.get_ref());
+            let span = raw.every.as_ref().map_or(0..0, Spanned::span);
+            return self.fail(span, format!("metrics.every = {text}: must be between 10s and 24h"));
+        }
+        Ok(raw.publish.unwrap_or(true).then_some(every_us))
     }
 
     /// After how long a packet is given up, in microseconds.

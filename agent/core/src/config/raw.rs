@@ -129,6 +129,7 @@ pub(super) struct DeadLetters {
 pub(super) struct Metrics {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) publish: Option<bool>,
+    pub(super) every: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -77,6 +77,11 @@ fn what_is_wrong_is_named_with_its_line() {
         "[metrics]\nlisten = \"0.0.0.0:9464\"\n[sources.buoy",
         "line 9: listen `0.0.0.0:9464`: it must be 127.0.0.1:PORT",
     );
+    check(
+        "[sources.buoy",
+        "[metrics]\nevery = \"1s\"\n[sources.buoy",
+        "line 9: metrics.every = 1s: must be between 10s and 24h",
+    );
     check("broker =", "brokr =", "did you mean `broker`?");
     check("broker = \"mqtt://localhost:1884\"", "", "[uplink] names no broker");
     check("mqtt://localhost:1884", "http://localhost", "line 6: broker `http://localhost`");

@@ -16,9 +16,6 @@ use crate::{
     tap::Tap,
 };
 
-/// Between two publishes of the numbers.
-const TELL_US: u64 = 60_000_000;
-
 const DAY_US: u64 = 86_400_000_000;
 
 /// Time to get another certificate.
@@ -123,16 +120,16 @@ impl Agent {
         }
     }
 
-    /// Publishes the numbers once a minute, without the streams, which may be thousands. What is not sent is not kept: the next
-    /// ones are newer.
+    /// Publishes the numbers every `metrics.every`, without the streams, which may be thousands. What is not sent is not kept: the
+    /// next ones are newer.
     pub(super) fn tell(&mut self) {
         let now = self.now.mono;
         let Some(connection) = self.link.connection else { return };
-        let wanted = self.parts.config.gateway.publish_metrics;
-        if !wanted || now < self.tell_at || self.parts.link.capacity() == 0 {
+        let Some(every_us) = self.parts.config.gateway.publish_metrics_us else { return };
+        if now < self.tell_at || self.parts.link.capacity() == 0 {
             return;
         }
-        self.tell_at = now.after(TELL_US);
+        self.tell_at = now.after(every_us);
         let numbers = Snapshot { streams: Vec::new(), ..self.status() };
         let Ok(payload) = serde_json::to_vec(&numbers) else { return };
         if payload.len() > self.link.max_payload() {

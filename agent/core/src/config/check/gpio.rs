@@ -37,7 +37,7 @@ impl Parser<'_> {
                 (None, None, None) => Edges::Told,
                 (None, Some(other), _) | (None, _, Some(other)) => {
                     return self
-                        .fail(other.span(), "`every` and `rate` go with `count`: each edge is told at once".into());
+                        .fail(other.span(), "`every` and `rate` go with `count`: each edge is sent at once".into());
                 }
             };
             inputs.push(GpioInput {
