@@ -49,7 +49,7 @@ impl<S: SpiDevice> Mcp3008<S> {
         let mut bytes = [0x01, 0x80 | number << 4, 0x00];
         self.spi.transfer_in_place(&mut bytes).map_err(|error| Error::spi(AT, &error))?;
         if bytes[1] & 0x04 != 0 {
-            return Err(Error::Absurd { at: AT, what: "its null bit is one: nobody answers" });
+            return Err(Error::Absurd { at: AT, what: "its null bit is one: no answer" });
         }
         Ok(u16::from(bytes[1] & 0x03) << 8 | u16::from(bytes[2]))
     }

@@ -328,8 +328,8 @@ fn mcp3008_reads_eight_inputs_and_knows_when_nobody_answers() {
     for (value, code) in values.iter().zip(codes) {
         assert!((value - f64::from(code) * 0.005).abs() < 1e-9, "{values:?}");
     }
-    let nobody = sensor.measure().expect_err("all ones").to_string();
-    assert_eq!(nobody, "conversion: what it says cannot be: its null bit is one: nobody answers");
+    let absent = sensor.measure().expect_err("all ones").to_string();
+    assert_eq!(absent, "conversion: what it says cannot be: its null bit is one: no answer");
     mock.done();
 }
 

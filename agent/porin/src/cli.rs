@@ -2,57 +2,72 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{
+    CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::cmd;
 
-/// Write, build and try cells; run a gateway here and look at what it sends.
+/// Filter sensor streams with WebAssembly cells, here and on your gateways.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(help_template = "{about}\n\n{usage-heading} {usage}{after-help}\n{options}")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// The visible commands by topic, in the order of the help.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Start", &["demo", "init", "up", "tap"]),
+    ("Write a cell", &["cell", "decode", "record"]),
+    ("Set up a gateway", &["flash", "keys"]),
+    ("Run gateways", &["ls", "events", "release", "push", "rollback", "desired", "prune"]),
+    ("Test a broker", &["load"]),
+];
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Work on cells
+    /// Build, check and call cells
     #[command(subcommand)]
     Cell(CellCommand),
-    /// Show the main job: recorded data, two cells, a broker, and what it saves
+    /// Run the main job on recorded data and print what it saves
     Demo(cmd::demo::Arguments),
-    /// Show what a gateway published: a payload from standard input as JSON lines
+    /// Print a published payload (standard input) as JSON lines
     Decode(cmd::decode::Arguments),
-    /// Run the agent here, with a broker of its own if none is named, and watch it
+    /// Listen to a source and write a configuration for it
+    Init(cmd::init::Arguments),
+    /// Run the agent here and watch it; starts a broker if none is configured
     Up(cmd::up::Arguments),
-    /// Publish many gateways' worth of packets, and check what arrives
+    /// Publish as many gateways would, and check what arrives
     #[command(subcommand)]
     Load(cmd::load::Command),
-    /// Who may push cells: make keys, show them, exchange one
+    /// Make, show and rotate the keys that sign cells
     #[command(subcommand)]
     Keys(cmd::keys::Command),
-    /// Sign a cell
+    /// Sign a cell as a release
     Release(cmd::release::Arguments),
-    /// Put a cell into a slot of a gateway that runs, and see how it does
+    /// Put a cell into a slot of running gateways, and follow the update
     Push(cmd::push::Arguments),
-    /// Go back to what ran before
+    /// Return to the previous desired state
     Rollback(cmd::rollback::Arguments),
-    /// Fetch what a gateway has recorded of a route
+    /// Fetch the recorded input of a route from a gateway
     Record(cmd::record::Arguments),
-    /// Show the gateways of a broker, and what they run
+    /// List the gateways of a broker and what they run
     Ls(cmd::ls::Arguments),
-    /// Show what gateways say has happened
+    /// Print the events that gateways publish
     Events(cmd::events::Arguments),
-    /// Show what gateways are to run, compare it with what they run, or say it
+    /// Show, compare or apply the desired state of gateways
     #[command(subcommand)]
     Desired(cmd::desired::Command),
-    /// Take what nobody names any more off the broker
+    /// Delete unreferenced releases from the broker
     Prune(cmd::prune::Arguments),
-    /// Write the appliance image to a card, or prepare the card of a stock system
+    /// Write the appliance image to a card, or prepare a stock card
     Flash(cmd::flash::Arguments),
-    /// Show packets as they pass through a running agent, before and after
+    /// Print packets of a running agent before and after its cells
     Tap(cmd::tap::Arguments),
-    /// An MQTT broker for demos and tests, on loopback
+    /// Run an MQTT broker for demos and tests on loopback
     #[command(hide = true)]
     Broker {
         /// TCP port
@@ -62,16 +77,16 @@ enum Command {
         #[arg(long)]
         while_stdin: bool,
     },
-    /// Messages for each second of the filter's processor time, through a real broker (for porin's own developers)
+    /// Measure messages per second of processor time through a real broker
     #[command(hide = true, name = "bench-e2e")]
     BenchE2e(cmd::bench_e2e::Arguments),
-    /// Measure bytes for each reading, by data set, encoding, batch and cell (for porin's own developers)
+    /// Measure bytes per reading by data set, encoding, batch and cell
     #[command(hide = true)]
     Reduction(cmd::reduction::Arguments),
-    /// Make the files that are derived from `wit/` (for porin's own developers)
+    /// Generate the files that are derived from `wit/`
     #[command(hide = true)]
     Wit {
-        /// Compare with what is there instead of writing; exit 1 if they differ
+        /// Compare with the present files instead of writing; exit 1 if they differ
         #[arg(long)]
         check: bool,
     },
@@ -92,6 +107,36 @@ enum CellCommand {
     Call(cmd::cell_call::Arguments),
 }
 
+/// Reads the command line. Ends the program after help, the version or an error of usage.
+pub(crate) fn parse() -> Cli {
+    let command = Cli::command().after_help(grouped(&Cli::command()));
+    let matches = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    matches.unwrap_or_else(|error| without_hidden(error).exit())
+}
+
+/// The commands with their summaries, by topic.
+fn grouped(command: &clap::Command) -> String {
+    let line = |name: &&str| {
+        let about = command.find_subcommand(name).and_then(clap::Command::get_about).map(ToString::to_string);
+        format!("  {name:<10}{}\n", about.unwrap_or_default())
+    };
+    let group =
+        |(topic, names): &(&str, &[&str])| format!("\n{topic}:\n{}", names.iter().map(line).collect::<String>());
+    GROUPS.iter().map(group).collect::<String>().trim_start().to_owned()
+}
+
+/// Takes hidden commands out of "did you mean".
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    let is_visible = |name: &String| GROUPS.iter().any(|(_, names)| names.contains(&name.as_str()));
+    if let Some(ContextValue::Strings(names)) = error.remove(ContextKind::SuggestedSubcommand) {
+        let names: Vec<_> = names.into_iter().filter(is_visible).collect();
+        if !names.is_empty() {
+            error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+        }
+    }
+    error
+}
+
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Cell(CellCommand::Build { packages, out }) => cmd::cell_build::run(&packages, out.as_deref()),
@@ -99,6 +144,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(arguments) => cmd::demo::run(&arguments),
         Command::Decode(arguments) => cmd::decode::run(&arguments),
         Command::Tap(arguments) => cmd::tap::run(&arguments),
+        Command::Init(arguments) => cmd::init::run(&arguments),
         Command::Up(arguments) => cmd::up::run(&arguments),
         Command::Keys(command) => cmd::keys::run(&command),
         Command::Push(arguments) => cmd::push::run(&arguments),
@@ -115,5 +161,33 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::BenchE2e(arguments) => cmd::bench_e2e::run(&arguments),
         Command::Broker { port, while_stdin } => cmd::broker::run(port, while_stdin),
         Command::Wit { check } => cmd::wit::run(check),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_fits_a_screen_and_has_every_visible_command_once() {
+        let command = Cli::command();
+        let visible = command.get_subcommands().filter(|command| !command.is_hide_set()).map(clap::Command::get_name);
+        let mut listed: Vec<_> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        listed.sort_unstable();
+        let mut visible: Vec<_> = visible.collect();
+        visible.sort_unstable();
+        assert_eq!(listed, visible);
+        let help = Cli::command().after_help(grouped(&command)).render_help().to_string();
+        assert!(help.lines().count() <= 36 && help.lines().all(|line| line.len() <= 80), "{help}");
+    }
+
+    #[test]
+    fn hidden_commands_are_not_suggested() {
+        for (typed, suggested) in [("broke", None), ("reductio", None), ("pus", Some("'push'"))] {
+            let error = Cli::command().try_get_matches_from(["porin", typed]).expect_err("there is no such command");
+            let text = without_hidden(error).to_string();
+            assert_eq!(text.contains("similar"), suggested.is_some(), "{text}");
+            assert!(suggested.is_none_or(|name| text.contains(name)), "{text}");
+        }
     }
 }

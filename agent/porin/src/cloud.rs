@@ -127,6 +127,20 @@ impl Client {
 }
 
 impl BrokerArguments {
+    /// A broker without TLS and login; `protocol` as in `--mqtt`.
+    pub(crate) fn plain(url: &str, protocol: Protocol) -> Self {
+        let url = Some(url.to_owned());
+        Self {
+            broker: url,
+            mqtt: protocol,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            username: None,
+            password_file: None,
+        }
+    }
+
     fn broker(&self) -> anyhow::Result<Broker> {
         let given = self.broker.clone().or_else(|| std::env::var("PORIN_BROKER").ok());
         let url = given.ok_or_else(|| Failure {

@@ -9,6 +9,7 @@ pub(crate) mod demo;
 pub(crate) mod desired;
 pub(crate) mod events;
 pub(crate) mod flash;
+pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod ls;

@@ -106,7 +106,7 @@ impl KeyFolder {
             }
             .into());
         }
-        folder.try_lock().map_err(|_| anyhow!("somebody else is at work in {}", self.0.display()))?;
+        folder.try_lock().map_err(|_| anyhow!("another process uses {}", self.0.display()))?;
         Ok(folder)
     }
 

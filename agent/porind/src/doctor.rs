@@ -186,7 +186,7 @@ fn disk(findings: &mut Findings, path: &str) {
         findings.warning(
             "disk",
             format!("{aside} corrupt stores lie aside in {}", folder.display()),
-            "the card may be failing; what they hold is not sent; remove them when nobody wants to look",
+            "the card may be failing; what they hold is not sent; remove them if you do not need them",
         );
     }
 }

@@ -68,6 +68,18 @@ use crate::{
     store::{Found, Names, Store},
 };
 
+/// Returns the log level that `PORIN_LOG` names; `None` if it is unset or empty.
+///
+/// # Errors
+/// The value is not a level.
+pub fn log_level() -> Result<Option<tracing::Level>, String> {
+    let text = std::env::var_os("PORIN_LOG").unwrap_or_default().to_string_lossy().into_owned();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| format!("PORIN_LOG = {text}: must be error, warn, info, debug or trace"))
+}
+
 /// Checks what can be checked without starting: loads every cell and starts it with the streams that the
 /// configuration names. Gives a line for each slot.
 ///

@@ -205,9 +205,9 @@ impl Files {
 }
 
 fn run(config: Config, files: Files, until: Until, json: bool) -> Result<(), Failure> {
+    log_to_stderr()?;
     // A cell that is wrong is a configuration that is wrong; it is found before the store is touched.
     porind::check(&config).map_err(Failure::Config)?;
-    log_to_stderr();
     let (stop, stopped) = watch::channel(false);
     let (reload, reloads) = mpsc::channel(1);
     listen_for_signals(stop, reload, files).map_err(Failure::Failed)?;
@@ -386,13 +386,14 @@ fn listen_for_signals(stop: watch::Sender<bool>, reload: mpsc::Sender<Config>, f
     Ok(())
 }
 
-fn log_to_stderr() {
-    let level = std::env::var("PORIN_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::INFO);
+fn log_to_stderr() -> Result<(), Failure> {
+    let level = porind::log_level().map_err(Failure::Usage)?.unwrap_or(tracing::Level::INFO);
     // rumqttc and redb say at `debug` what we say better.
     let filter = Targets::new().with_target("porind", level).with_default(tracing::Level::WARN);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    Ok(())
 }
 
 /// stdout is data. Whoever closed it does not want the rest.

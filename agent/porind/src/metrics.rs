@@ -139,7 +139,7 @@ const METRICS: [Metric; 53] = [
         kind: Kind::Counter,
         read: |s| s.routes.iter().map(|route| (vec![("route", route.name.clone())], route.forwarded)).collect(),
     },
-    of_sinks!(Gauge, "porin_sink_ok", "Whether the sink does what it is told", ok),
+    of_sinks!(Gauge, "porin_sink_ok", "Whether the sink works", ok),
     of_sinks!(Counter, "porin_sink_taken", "Packets that routes gave the sink", taken),
     of_sinks!(Counter, "porin_sink_done", "Packets written, by which a line went, or that a local broker has", done),
     of_sinks!(

@@ -126,6 +126,14 @@ fn usage_errors_exit_with_2_and_help_with_0() {
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{bad:?}");
         assert!(stderr.starts_with("error: "), "{stderr}");
     }
+    let gateway = Gateway::new("lab", free_port(), SLOT);
+    for program in
+        [porind(&gateway.config()).arg("run"), Command::new(program("porin")).arg("up").arg("-c").arg(gateway.config())]
+    {
+        let (code, _, stderr) = output(program.env("PORIN_LOG", "debg"));
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains("PORIN_LOG = debg: must be error, warn, info, debug or trace"), "{stderr}");
+    }
     let (code, _, stderr) = run(&["check", "--config", "/nowhere/porin.toml"]);
     assert_eq!(code, Some(78));
     assert!(stderr.contains("cannot read /nowhere/porin.toml"), "{stderr}");
@@ -141,13 +149,16 @@ fn status_without_an_agent_exits_with_4() {
 
 #[test]
 fn the_documented_configuration_and_those_that_come_with_porin_are_good() {
-    // Every TOML block of the documentation, the laptop's, the package's, the image's: their paths are made to fit this machine.
+    // Every TOML block of the documentation, the examples, the package's, the image's: their paths are made to fit this machine.
     let documented = fs::read_to_string(top().join("docs/config.md")).expect("it is there");
     let blocks: Vec<_> =
         documented.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(!blocks.is_empty());
-    let files = ["docs/examples/laptop.toml", "cross/deb/porin.toml", "cross/image/config/porin.toml"];
-    let files = files.map(|file| fs::read_to_string(top().join(file)).expect(file));
+    let examples = fs::read_dir(top().join("docs/examples")).expect("a folder");
+    let mut files: Vec<_> = examples.map(|entry| entry.expect("an entry").path()).collect();
+    assert!(files.len() >= 5, "{files:?}");
+    files.extend(["cross/deb/porin.toml", "cross/image/config/porin.toml"].map(|file| top().join(file)));
+    let files: Vec<_> = files.iter().map(|file| fs::read_to_string(file).expect("a file")).collect();
     for text in blocks.into_iter().chain(files.iter().map(String::as_str)) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("porin.toml");

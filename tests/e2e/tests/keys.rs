@@ -183,7 +183,7 @@ fn a_rotated_key_signs_no_more_and_the_roots_are_a_chain() {
     let lock = fs::File::open(owner.keys()).expect("a folder");
     lock.lock().expect("it is free");
     let (code, _, stderr) = owner.run_with(&["keys", "rotate", "operator"], None);
-    assert!(code == Some(1) && stderr.contains("somebody else is at work"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("another process uses"), "{stderr}");
     drop(lock);
     fs::set_permissions(owner.keys(), fs::Permissions::from_mode(0o777)).expect("set");
     owner.refused(&["keys", "rotate", "operator"], &["others may write in", "mode 0777"]);

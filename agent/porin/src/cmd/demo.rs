@@ -6,6 +6,7 @@
 
 mod cloud;
 pub(super) mod meter;
+mod picture;
 mod sensors;
 mod table;
 mod update;
@@ -49,6 +50,9 @@ pub(crate) struct Arguments {
     /// Keep the configurations and logs in this folder
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Draw a recorded stream with what was forwarded of it (SVG)
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 }
 
 /// A recorded stream: what the agent is to be measured by.
@@ -116,6 +120,10 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let [each, batch, cells] = runs.try_into().ok().context("three runs were made")?;
     table::print(&data, &each, &batch, &cells, PERCENT, &arguments.cells)?;
+    if let Some(path) = &arguments.picture {
+        let picture = picture::draw(&data, [&each, &batch, &cells]).context("there is nothing to draw")?;
+        fs::write(path, picture).with_context(|| format!("writing {}", path.display()))?;
+    }
     update::tell(arguments, folder, &data).await
 }
 

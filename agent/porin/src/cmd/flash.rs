@@ -104,7 +104,7 @@ fn confirm(target: &Target, yes: bool) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure {
             code: 2,
-            message: "nobody is here to be asked".into(),
+            message: "standard input is not a terminal, so the question cannot be asked".into(),
             hint: Some("--yes writes without asking".into()),
         }
         .into());

@@ -144,7 +144,7 @@ fn make(arguments: &Init) -> anyhow::Result<()> {
     // It has another name now.
     let _ = making.keep();
     print(&folder, &folder.root()?, *json)?;
-    eprintln!("keep root.pem where nobody else comes near it, and a copy: whose keys count is its alone to say");
+    eprintln!("keep root.pem and a copy in a safe place: it alone decides which keys are trusted");
     Ok(())
 }
 

@@ -150,10 +150,14 @@ impl Run<'_> {
 const HEAD: &str = "\
 # Bytes on the broker's socket for each reading
 
-Made by `make reduction`: every number is a run of the real agent over a recording to a real broker, with a meter on the wire that counts the bytes of
-publishes and their acknowledgements (MQTT 5, QoS 1, without TLS and TCP), divided by the *recorded* readings. The cells are set to 1 % of each
-channel's span (p99.5 − p0.5). The shares compare with the same batch without a cell: most of the saving comes from batching and coding, and is there
-without any cell. On signals that move all the time an error bound saves little: those rows are here, too; a `summary` is right there.
+Made by `make reduction`: every number is a run of the real agent over a recording to a real broker.
+A meter on the wire counts the bytes of publishes and their acknowledgements (MQTT 5, QoS 1, without TLS and TCP).
+They are divided by the *recorded* readings.
+The cells are set to 1 % of each channel's span (p99.5 − p0.5).
+
+The shares compare with the same batch without a cell.
+Most of the saving comes from batching and coding, and is there without any cell.
+On signals that move all the time an error bound saves little; a `summary` is right there.
 
 SUMMARY
 ";

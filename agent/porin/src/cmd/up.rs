@@ -4,6 +4,7 @@
 
 mod log;
 mod table;
+mod values;
 
 use std::{
     fs,
@@ -22,7 +23,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use self::{log::Log, table::Table};
+use self::{log::Log, table::Table, values::Values};
 use super::broker::{self, Broker};
 use crate::failure::{BAD_CONFIG, Failure};
 
@@ -53,7 +54,7 @@ pub(crate) struct Arguments {
 
 /// Where the state of a configuration's agent is when it does not say: beside it.
 pub(crate) struct Places {
-    path: String,
+    pub(crate) path: String,
     pub(crate) socket: String,
 }
 
@@ -80,23 +81,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             config::Broker { host: own.ip().to_string(), port: own.port(), tls: None, login: None };
     }
 
+    let term = Term::stdout();
+    let live = term.is_term() && !arguments.plain && !arguments.json;
+    let log = Log::start(live)?;
+
     let uplink = &config.gateway.uplink.broker;
     let embedded = (uplink.host.as_str(), uplink.port) == (own.ip().to_string().as_str(), own.port());
     let _broker = embedded.then(|| Broker::start_at(own)).transpose()?;
     let whose = if embedded { ", its own" } else { "" };
     eprintln!("porin up: gateway `{}`, broker {}:{}{whose}", config.gateway.id, uplink.host, uplink.port);
-    eprintln!("look at what it sends: mosquitto_sub -h {} -p {} -v -t 'porin/#'", uplink.host, uplink.port);
-
-    let term = Term::stdout();
-    let live = term.is_term() && !arguments.plain && !arguments.json;
-    let log = Log::start(live)?;
+    eprintln!("look at what it sends: mosquitto_sub -V 5 -h {} -p {} -v -t 'porin/#'", uplink.host, uplink.port);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let last = runtime.block_on(watched(config, arguments, live.then_some(term), log))?;
-    if arguments.json {
-        return Ok(writeln!(std::io::stdout(), "{last}")?);
+    let text = if arguments.json { format!("{last}\n") } else { table::summary(&last) };
+    std::io::stdout().write_all(text.as_bytes())?;
+    match table::problems(&last) {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(Failure { code: 1, message: problems.join("\n  "), hint: None }.into()),
     }
-    let summary = table::summary(&last);
-    Ok(std::io::stdout().write_all(summary.as_bytes())?)
 }
 
 fn bad_config(error: &anyhow::Error) -> Failure {
@@ -121,13 +123,17 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
     let mut terminate = signal(SignalKind::terminate())?;
     // The terminal was closed.
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut asked = 0;
+    let (mut asked, mut follows) = (0, false);
     loop {
         tokio::select! {
             _ = has_ended.changed() => break,
             _ = clock.tick() => {
                 // Not there yet, or not any more: the next look tells.
                 if let Some(status) = porind::ask_status(&socket).ok().and_then(|text| serde_json::from_str(&text).ok()) {
+                    if table.is_live() && !follows {
+                        table.follow(Values::follow(socket.clone())?);
+                        follows = true;
+                    }
                     table.show(&status)?;
                 }
             }

@@ -15,6 +15,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::failure::Failure;
+
 /// Lines that are kept.
 const LINES: usize = 4;
 
@@ -26,7 +28,7 @@ impl Log {
     /// Takes what the agent logs; `live`: a table is on the screen.
     pub(super) fn start(live: bool) -> anyhow::Result<Self> {
         let log = Self::default();
-        let level = std::env::var("PORIN_LOG").ok().and_then(|level| level.parse().ok());
+        let level = porind::log_level().map_err(|message| Failure { code: 2, message, hint: None })?;
         let level = level.unwrap_or(if live { Level::WARN } else { Level::INFO });
         let filter = Targets::new().with_target("porind", level).with_default(Level::WARN);
         let layer = fmt::layer().with_target(false);

@@ -1,14 +1,22 @@
 //! The live table, the lines where there is no terminal, and the summary at the end: all from a status snapshot.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt::Write as _,
+    io::Write as _,
+    time::Instant,
+};
 
 use console::{Term, truncate_str};
 use serde_json::Value;
 
-use super::log::Log;
+use super::{log::Log, values::Values};
 
 /// Lines besides streams and slots: heads, outbox, log.
-const OTHER_LINES: usize = 12;
+const OTHER_LINES: usize = 13;
+
+/// Snapshots over which rates are computed: five seconds.
+const SNAPSHOTS: usize = 10;
 
 /// What is on the screen.
 pub(super) struct Table {
@@ -17,12 +25,43 @@ pub(super) struct Table {
     /// Lines on the screen, to be replaced, and for which width they were cut.
     drawn: usize,
     width: usize,
+    values: Values,
+    rates: Rates,
+}
+
+/// How many packets each stream had when, oldest first.
+#[derive(Default)]
+struct Rates(VecDeque<(Instant, HashMap<String, u64>)>);
+
+impl Rates {
+    fn take(&mut self, status: &Value) {
+        let name = |stream: &Value| stream["name"].as_str().unwrap_or_default().to_owned();
+        let counts = list(status, "streams").iter().map(|stream| (name(stream), count(stream, "/received")));
+        self.0.push_back((Instant::now(), counts.collect()));
+        if self.0.len() > SNAPSHOTS {
+            self.0.pop_front();
+        }
+    }
+
+    /// Packets a second of a stream.
+    #[allow(clippy::cast_precision_loss)] // for the eyes
+    fn of(&self, stream: &str) -> f64 {
+        let (Some((then, before)), Some((now, after))) = (self.0.front(), self.0.back()) else { return 0.0 };
+        let (before, after) = (before.get(stream).unwrap_or(&0), after.get(stream).unwrap_or(&0));
+        let seconds = now.duration_since(*then).as_secs_f64();
+        if seconds > 0.0 { after.saturating_sub(*before) as f64 / seconds } else { 0.0 }
+    }
 }
 
 impl Table {
     /// A table on a terminal, or lines.
     pub(super) fn new(term: Option<Term>, log: Log) -> Self {
-        Self { term, log, drawn: 0, width: 0 }
+        Self { term, log, drawn: 0, width: 0, values: Values::default(), rates: Rates::default() }
+    }
+
+    /// Shows the current values of streams from now on.
+    pub(super) fn follow(&mut self, values: Values) {
+        self.values = values;
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -36,7 +75,10 @@ impl Table {
         };
         let (height, width) = term.size();
         let (height, width) = (usize::from(height), usize::from(width));
-        let mut text = tables(status, height.saturating_sub(OTHER_LINES).max(4));
+        self.rates.take(status);
+        let rows = height.saturating_sub(OTHER_LINES).max(4);
+        let streams = live(status, rows, &self.values, &self.rates);
+        let mut text = format!("{}\n\n{streams}\n{}\n{}{}", line(status), slots(status), outbox(status), saved(status));
         for line in self.log.lines() {
             let _ = writeln!(text, "{line}");
         }
@@ -88,22 +130,22 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// Packets that sources made, and that routes forwarded.
-fn totals(status: &Value) -> (u64, u64) {
+/// Packets that sources made; copies of them that came to routes, and that routes forwarded.
+fn totals(status: &Value) -> (u64, u64, u64) {
     let sum = |key: &str, field: &str| list(status, key).iter().map(|item| count(item, field)).sum();
-    (sum("sources", "/received"), sum("routes", "/forwarded"))
+    (sum("sources", "/received"), sum("routes", "/received"), sum("routes", "/forwarded"))
 }
 
-/// What the packets that were not sent would have taken, at the bytes that those sent took.
+/// What the copies that were not sent would have taken, at the bytes that those sent took.
 fn saved_bytes(status: &Value) -> u64 {
-    let (received, forwarded) = totals(status);
+    let (_, routed, forwarded) = totals(status);
     let bytes = count(status, "/uplink/bytes");
-    bytes.checked_div(forwarded).unwrap_or(0).saturating_mul(received.saturating_sub(forwarded))
+    bytes.checked_div(forwarded).unwrap_or(0).saturating_mul(routed.saturating_sub(forwarded))
 }
 
 /// A snapshot in one line, for a file.
 fn line(status: &Value) -> String {
-    let (received, forwarded) = totals(status);
+    let (received, _, forwarded) = totals(status);
     let connected = if status["uplink"]["connected"] == true { "connected" } else { "no connection" };
     format!(
         "{} s: {received} packets in, {forwarded} forwarded, {} bytes sent, {} waiting, {connected}",
@@ -113,39 +155,60 @@ fn line(status: &Value) -> String {
     )
 }
 
-/// The tables; at most `rows` streams and slots together.
-fn tables(status: &Value, rows: usize) -> String {
-    let mut text = format!("{}\n\n{}", line(status), streams(status, rows));
-    let _ = write!(text, "\n{}", slots(status));
-    let _ = write!(text, "\n{}{}", outbox(status), saved(status));
-    text
-}
-
 /// What was sent, and what was not.
 fn saved(status: &Value) -> String {
-    let (received, forwarded) = totals(status);
+    let (received, routed, forwarded) = totals(status);
     let (sent, saved) = (count(status, "/uplink/bytes"), saved_bytes(status));
     format!(
-        "{received} packets in, {forwarded} forwarded in {} publishes of {sent} bytes; about {saved} bytes saved at the same batching ({:.0} %)\n",
+        "{received} packets in; routes kept {forwarded} of {routed}; {} publishes of {sent} bytes\n\
+         about {saved} bytes saved at the same batching ({:.0} %)\n",
         count(status, "/uplink/publishes"),
         ratio(saved, saved + sent) * 100.0,
     )
 }
 
+/// Streams that had a packet.
+fn active(status: &Value) -> Vec<&Value> {
+    let had = |stream: &&Value| count(stream, "/received") + count(stream, "/forwarded") > 0;
+    list(status, "streams").iter().filter(had).collect()
+}
+
+fn kept(stream: &Value) -> String {
+    match count(stream, "/received") {
+        0 => "-".into(),
+        received => format!("{:.1} %", ratio(count(stream, "/forwarded"), received) * 100.0),
+    }
+}
+
+/// At most `rows` streams with what they do now, in 80 columns.
+fn live(status: &Value, rows: usize, values: &Values, rates: &Rates) -> String {
+    let mut text = format!("{:<32} {:>10} {:>8} {:>8}  last 16 values\n", "stream", "value", "per s", "kept");
+    let streams = active(status);
+    for stream in streams.iter().take(rows) {
+        let name = stream["name"].as_str().unwrap_or_default();
+        let (value, sparkline) = values.of(name);
+        let rate = rates.of(name);
+        let rate = if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") };
+        let _ = writeln!(
+            text,
+            "{:<32} {value:>10} {rate:>8} {:>8}  {sparkline}",
+            truncate_str(name, 32, "…"),
+            kept(stream)
+        );
+    }
+    if streams.len() > rows {
+        let _ = writeln!(text, "… and {} more streams", streams.len() - rows);
+    }
+    text
+}
+
 fn streams(status: &Value, rows: usize) -> String {
     let mut text = format!("{:<40} {:>12} {:>12} {:>8}\n", "stream", "raw", "forwarded", "kept");
-    let streams: Vec<_> = list(status, "streams")
-        .iter()
-        .filter(|stream| count(stream, "/received") + count(stream, "/forwarded") > 0)
-        .collect();
+    let streams = active(status);
     for stream in streams.iter().take(rows) {
-        let (received, forwarded) = (count(stream, "/received"), count(stream, "/forwarded"));
         let name = stream["name"].as_str().unwrap_or_default();
-        let kept = match received {
-            0 => "-".into(),
-            received => format!("{:.1} %", ratio(forwarded, received) * 100.0),
-        };
-        let _ = writeln!(text, "{name:<40} {received:>12} {forwarded:>12} {kept:>8}");
+        let (received, forwarded) = (count(stream, "/received"), count(stream, "/forwarded"));
+        let _ = writeln!(text, "{name:<40} {received:>12} {forwarded:>12} {:>8}", kept(stream));
     }
     if streams.len() > rows {
         let _ = writeln!(text, "… and {} more streams", streams.len() - rows);
@@ -159,15 +222,15 @@ fn slots(status: &Value) -> String {
         return String::new();
     }
     let mut text = format!(
-        "{:<27} {:>12} {:>12} {:>12} {:>12} {:>8}\n",
+        "{:<27} {:>10} {:>10} {:>11} {:>9} {:>6}\n",
         "cell in slot", "in", "out", "fuel/packet", "µs/packet", "faults"
     );
     for slot in slots {
         let input = count(slot, "/processed").max(1);
         let _ = writeln!(
             text,
-            "{:<27} {:>12} {:>12} {:>12} {:>12.2} {:>8}",
-            slot["name"].as_str().unwrap_or_default(),
+            "{:<27} {:>10} {:>10} {:>11} {:>9.2} {:>6}",
+            truncate_str(slot["name"].as_str().unwrap_or_default(), 27, "…"),
             count(slot, "/input"),
             count(slot, "/output"),
             count(slot, "/fuel") / input,
@@ -191,9 +254,53 @@ fn outbox(status: &Value) -> String {
 
 /// The end of the story.
 pub(super) fn summary(status: &Value) -> String {
-    let mut text = format!("{}\n{}\n{}{}", streams(status, 20), slots(status), outbox(status), saved(status));
-    for wrong in list(status, "imbalance") {
-        let _ = writeln!(text, "warning: {}", wrong.as_str().unwrap_or_default());
+    format!("{}\n{}\n{}{}", streams(status, 20), slots(status), outbox(status), saved(status))
+}
+
+/// What went wrong, for the end and the exit code.
+pub(super) fn problems(status: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut problems: Vec<_> = list(status, "imbalance").iter().map(text).collect();
+    for slot in list(status, "routes").iter().flat_map(|route| list(route, "slots")) {
+        if slot["state"] == "quarantined" {
+            problems.push(format!("slot `{}` is in quarantine: {}", text(&slot["name"]), text(&slot["last_fault"])));
+        }
     }
-    text
+    for source in list(status, "sources") {
+        if count(source, "/received") == 0 && source["last_error"].is_string() {
+            problems.push(format!("source `{}` gave nothing: {}", text(&source["name"]), text(&source["last_error"])));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn copies_for_two_routes_are_not_counted_as_two_packets() {
+        let route = |forwarded: u64| json!({ "received": 100, "forwarded": forwarded, "slots": [] });
+        let status = json!({
+            "sources": [{ "received": 100 }],
+            "routes": [route(100), route(10)],
+            "uplink": { "bytes": 1100, "publishes": 5 }
+        });
+        let text = saved(&status);
+        assert!(text.starts_with("100 packets in; routes kept 110 of 200; 5 publishes of 1100 bytes\n"), "{text}");
+        assert!(text.contains("about 900 bytes saved"), "{text}");
+    }
+
+    #[test]
+    fn a_cell_in_quarantine_and_a_source_that_gave_nothing_are_problems() {
+        let slot = json!({ "name": "odd", "state": "quarantined", "last_fault": "trap" });
+        let status = json!({
+            "sources": [{ "name": "a", "received": 0, "last_error": "no such file" }, { "name": "b", "received": 1 }],
+            "routes": [{ "slots": [slot] }], "imbalance": []
+        });
+        let expected = ["slot `odd` is in quarantine: trap", "source `a` gave nothing: no such file"];
+        assert_eq!(problems(&status), expected);
+    }
 }
