@@ -32,7 +32,7 @@ impl Plot {
             let value = y.0 + (y.1 - y.0) * f64::from(step) / 4.0;
             let (left, right, at) = (MARGIN.0, WIDTH - MARGIN.2, plot.at_y(value));
             plot.path(&format!("M{left} {at:.1}H{right}"), "stroke=\"#dfe3e8\" fill=\"none\"");
-            plot.text(left - 6.0, at + 4.0, "end", 11.0, &format!("{value:.1}"));
+            plot.text(left - 6.0, at + 4.0, "end", 11.0, &format!("{value:.2}"));
         }
         plot.text(MARGIN.0 - 6.0, MARGIN.1 - 8.0, "end", 11.0, unit);
         for (value, label) in ticks {

@@ -1,6 +1,11 @@
-//! The tests that the documents name exist, and a test runner would run them.
+//! What documents say of the sources is so: tests that they name exist and run, and `unsafe` is where SECURITY.md says.
 
-use std::{collections::BTreeSet, env, fs, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+    process::Command,
+};
 
 use porin_test_support::top;
 
@@ -30,7 +35,7 @@ fn every_test_that_a_document_names_exists() {
     assert!(tests.contains("every_test_that_a_document_names_exists"), "{tests:?}");
     assert!(!tests.contains("listed"), "a function that is no test");
     let mut named = 0;
-    for document in ["docs/guarantees.md", "docs/threats.md", "docs/updates.md", "ARCHITECTURE.md"] {
+    for document in ["docs/guarantees.md", "docs/threats.md", "docs/updates.md", "ARCHITECTURE.md", "SECURITY.md"] {
         let text = fs::read_to_string(top().join(document)).expect("it is there");
         // Between backticks; a test's name is a sentence.
         for name in text.split('`').skip(1).step_by(2) {
@@ -43,4 +48,39 @@ fn every_test_that_a_document_names_exists() {
         }
     }
     assert!(named > 80, "{named} names were found");
+}
+
+/// Lines with `unsafe`, for each file of the programs and of the SDK, but for generated bindings and for tests.
+fn lines_with_unsafe(folder: &Path, found: &mut BTreeMap<String, usize>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !["tests", "benches", "target"].contains(&name.as_str()) {
+            lines_with_unsafe(&path, found);
+        } else if name.ends_with(".rs") && !name.starts_with("bindings") {
+            let text = fs::read_to_string(&path).expect("a source file");
+            let is_unsafe = |line: &&str| {
+                let code = line.split("//").next().unwrap_or_default();
+                code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+            };
+            let count = text.lines().filter(is_unsafe).count();
+            if count > 0 {
+                let place = path.strip_prefix(top()).expect("it is below").display().to_string();
+                found.insert(place, count);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_line_with_unsafe_is_listed() {
+    let mut found = BTreeMap::new();
+    for folder in ["agent", "cells"] {
+        lines_with_unsafe(&top().join(folder), &mut found);
+    }
+    let text = fs::read_to_string(top().join("SECURITY.md")).expect("it is there");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let listed = rows.filter_map(|(file, rest)| Some((file.to_owned(), rest.split(' ').next()?.parse().ok()?)));
+    assert_eq!(listed.collect::<BTreeMap<_, usize>>(), found);
+    assert!(found.len() > 3, "{found:?}");
 }

@@ -25,10 +25,9 @@ pub(super) fn draw(data: &Data, runs: [&Run; 3]) -> Option<String> {
     let y = ((y.0 * 5.0).floor() / 5.0, (y.1 * 5.0).ceil() / 5.0);
     let tick = |day: u32| (first + f64::from(day) * DAY_US, format!("{day} d"));
     let ticks: Vec<_> = (0..).map(tick).take_while(|(time, _)| *time <= last).collect();
+    let (shown_count, raw_count) = (shown.len(), raw.len());
     let title = format!(
-        "Sea temperature: {} of {} readings are forwarded, with an error of at most {PERCENT} % of the range",
-        shown.len(),
-        raw.len()
+        "{shown_count} of {raw_count} sea temperatures are forwarded; the error is at most {PERCENT} % of the range"
     );
     let mut plot = Plot::new(&title, "°C", (first, last), y, &ticks);
     plot.steps(&shown, last, recorded.span * PERCENT / 100.0, KEPT);
