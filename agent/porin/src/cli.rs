@@ -38,7 +38,7 @@ enum Command {
     Decode(cmd::decode::Arguments),
     /// Listen to a source and write a configuration for it
     Init(cmd::init::Arguments),
-    /// Run the agent here and watch it; starts a broker if none is configured
+    /// Run the agent here and watch it; starts a broker if needed
     Up(cmd::up::Arguments),
     /// Publish as many gateways would, and check what arrives
     #[command(subcommand)]
