@@ -68,9 +68,9 @@ pub struct Gateway<'a> {
 pub enum Memory {
     /// Their numbers.
     Numbers,
-    /// None that is proven, and the store was not lost. A desired state counts if it gives this word back; a recent one of a group counts without it.
+    /// No proven state, and the store was not lost. A desired state must echo this nonce, unless it is a recent one of a group.
     New([u8; 16]),
-    /// None, although the gateway once took one up: its store was lost. A desired state counts only if it gives this word back.
+    /// The store was lost: the gateway had once accepted a state. A desired state must echo this nonce.
     Lost([u8; 16]),
 }
 

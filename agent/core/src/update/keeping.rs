@@ -81,7 +81,7 @@ impl Update {
     }
 
     /// The roots after the owner's. Where he has put another one there, that is the one that counts: what was taken up under others means nothing, and
-    /// what is taken up next gives this gateway's word back.
+    /// the next accepted state echoes this gateway's nonce.
     fn follow_roots(&mut self, roots: &BTreeMap<u64, Vec<u8>>) {
         let mut chain = self.root.clone();
         let later = roots.range(chain.version.saturating_add(1)..);

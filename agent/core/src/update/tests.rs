@@ -789,7 +789,7 @@ fn a_root_that_keeps_the_operators_key_keeps_his_numbers_and_the_owners_own_wins
     assert_eq!((update.root().version, update.root().root.keys[0], update.numbers.len()), (1, key(77), 0));
     // What counted under the other one does not come back, whoever replays it; what runs goes on.
     assert!(update.accepted.is_empty() && update.confirmed.is_some());
-    assert!(matches!(update.memory(), Memory::Lost(_)), "the next desired state has to give the gateway's word back");
+    assert!(matches!(update.memory(), Memory::Lost(_)), "the next desired state must echo the gateway's nonce");
     // The root that was taken up by and by, as the owner's own file: nothing has changed.
     let me = Me { id: "gw".into(), groups: vec![], board: None, nonce: NONCE };
     let later =

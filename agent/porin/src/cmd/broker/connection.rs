@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a connection ended.
 enum Ended {
-    /// With a DISCONNECT that cancels the will.
-    Farewell,
+    /// With a normal DISCONNECT.
+    Disconnected,
     /// By the client or the network.
     Lost,
     /// By us, for this reason.
@@ -50,7 +50,10 @@ pub(super) async fn serve(stream: TcpStream, router: Rc<RefCell<Router>>) {
         ended = listen(&mut reader, keep_alive, id, &router) => ended,
         ended = tell(&mut write, &bell, id, &router) => ended,
     };
-    router.borrow_mut().leave(id, matches!(ended, Ended::Farewell));
+    if let Ended::Disconnected = ended {
+        router.borrow_mut().cancel_will(id);
+    }
+    router.borrow_mut().leave(id);
     if let Ended::Refused(reason) = ended {
         // rumqttc's codec gives a DISCONNECT with a reason a byte too many.
         let _ = timeout(PATIENCE, write.write_all(&[0xe0, 1, reason as u8])).await;
@@ -118,7 +121,7 @@ async fn listen(reader: &mut Reader, keep_alive: u16, id: Id, router: &RefCell<R
             }
             Ok(Err(Failed::Codec(_))) => return Ended::Refused(End::MalformedPacket),
             Ok(Ok(Packet::Disconnect(Disconnect { reason_code: End::NormalDisconnection, .. }))) => {
-                return Ended::Farewell;
+                return Ended::Disconnected;
             }
             Ok(Ok(Packet::Disconnect(_))) => return Ended::Lost,
             Ok(Ok(packet)) => {

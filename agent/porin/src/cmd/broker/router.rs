@@ -116,10 +116,17 @@ impl Router {
         (Id(self.next), bell)
     }
 
-    /// The connection has ended. Without a word of farewell its will is published.
-    pub(super) fn leave(&mut self, id: Id, farewell: bool) {
+    /// Cancels the client's will: it has sent a normal DISCONNECT.
+    pub(super) fn cancel_will(&mut self, id: Id) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.will = None;
+        }
+    }
+
+    /// Removes a client whose connection has ended, and publishes its will.
+    pub(super) fn leave(&mut self, id: Id) {
         let will = self.clients.remove(&id).and_then(|client| client.will);
-        self.publish_will(id, will.filter(|_| !farewell));
+        self.publish_will(id, will);
     }
 
     fn publish_will(&mut self, from: Id, will: Option<LastWill>) {
@@ -389,20 +396,21 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_with_the_name_of_another_ends_it_and_its_will_comes_first() {
+    fn a_new_connection_replaces_one_of_the_same_name_after_its_will() {
         let mut router = Router::default();
         let listener = client(&mut router, "listener", &[filter("#")]);
         let will = LastWill::new("state", "offline", QoS::AtLeastOnce, false, None);
         let (old, _) = router.come("gateway".into(), 2, Some(will.clone()));
         let (new, _) = router.come("gateway".into(), 2, Some(will.clone()));
         say(&mut router, new, "state", "online");
-        router.leave(old, false);
+        router.leave(old);
         assert_eq!(router.next(old), Err(End::UnspecifiedError));
         assert_eq!(heard(&mut router, listener), Some(("offline".into(), 1)));
         assert_eq!(heard(&mut router, listener), Some(("online".into(), 2)));
-        // With a farewell there is no will.
+        // A normal DISCONNECT cancels the will.
         router.take(listener, Packet::PubAck(PubAck::new(1, None))).expect("it goes on");
-        router.leave(new, true);
+        router.cancel_will(new);
+        router.leave(new);
         assert_eq!(heard(&mut router, listener), None);
     }
 
