@@ -135,8 +135,8 @@ programs:
 cells: programs ## Build the stock cells into target/cells
 	@sh cross/with.sh $(WASM) $(TARGET_DIR)/debug/porin cell build $(CELLS:%=cells/%)
 
-wit: programs ## Make again what is derived from wit/
-	$(TARGET_DIR)/debug/porin wit
+wit: ## Make again what is derived from wit/
+	PORIN_WRITE=1 $(CARGO) test --locked --workspace --test derived_from_wit
 
 bench: cells broker ## Time per packet, as ratios to native code; what the disk has to bear; what asking sensors costs (some minutes)
 	$(CARGO) bench --locked -p porind

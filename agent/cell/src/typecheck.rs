@@ -1,6 +1,6 @@
 //! Whether a component is of its world: every import and export compared with a reference component.
 //!
-//! The reference is made from `wit/` by `porin wit` and embedded. Subtyping is wasmparser's, on the validated types,
+//! The reference is made from `wit/` by `make wit` and embedded. Subtyping is wasmparser's, on the validated types,
 //! so that a record with one field more, or the fields swapped, is another type.
 
 #![allow(clippy::wildcard_enum_match_arm)] // the enums here are wasmparser's: most of what they list is refused or of no concern

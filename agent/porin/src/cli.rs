@@ -83,13 +83,6 @@ enum Command {
     /// Measure bytes per reading by data set, encoding, batch and cell
     #[command(hide = true)]
     Reduction(cmd::reduction::Arguments),
-    /// Generate the files that are derived from `wit/`
-    #[command(hide = true)]
-    Wit {
-        /// Compare with the present files instead of writing; exit 1 if they differ
-        #[arg(long)]
-        check: bool,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -160,7 +153,6 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reduction(arguments) => cmd::reduction::run(&arguments),
         Command::BenchE2e(arguments) => cmd::bench_e2e::run(&arguments),
         Command::Broker { port, while_stdin } => cmd::broker::run(port, while_stdin),
-        Command::Wit { check } => cmd::wit::run(check),
     }
 }
 

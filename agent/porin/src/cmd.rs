@@ -21,4 +21,3 @@ pub(crate) mod release;
 pub(crate) mod rollback;
 pub(crate) mod tap;
 pub(crate) mod up;
-pub(crate) mod wit;

@@ -110,12 +110,6 @@ fn a_file_that_is_no_cell_is_refused() {
 }
 
 #[test]
-fn what_is_derived_from_wit_is_as_wit_says() {
-    let (code, _, stderr) = output(Command::new(program("porin")).args(["wit", "--check"]).current_dir(top()));
-    assert_eq!(code, Some(0), "{stderr}");
-}
-
-#[test]
 fn usage_errors_exit_with_2_and_help_with_0() {
     let run = |args: &[&str]| output(Command::new(program("porind")).args(args));
     let (code, stdout, _) = run(&["--help"]);

@@ -4,22 +4,22 @@
 //! names in a custom section; names and other custom sections are cut away; what is larger than a cell may be is
 //! refused, with the largest functions by name.
 
-#![allow(clippy::wildcard_enum_match_arm)] // wasmparser's enums: most of what they list is copied as it is
+#![allow(clippy::wildcard_enum_match_arm)] // wasmparser's enums: only the sections that matter are looked at
+
+mod strip;
 
 use std::{
-    borrow::Cow,
     fs,
-    ops::Range,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use wasm_encoder::{Component, ComponentSectionId, Module, RawSection, SectionId};
-use wasmparser_tools::{Chunk, Encoding, KnownCustom, Name, Parser, Payload};
+use wasmparser_tools::{KnownCustom, Name, Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use self::strip::strip;
 use crate::failure::{Failure, REFUSED};
 
 /// "A cell is at most 50 KB": of the stripped component file.
@@ -124,58 +124,6 @@ fn compile(package: &Path) -> anyhow::Result<Compiled> {
         }
     }
     compiled.context("cargo made no wasm file")
-}
-
-/// The same component or module without custom sections, at every depth.
-pub(crate) fn strip(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut module = Module::new();
-    let mut component = None;
-    let mut parser = Parser::new(0);
-    let mut at = 0;
-    loop {
-        let Chunk::Parsed { consumed, payload } = parser.parse(&wasm[at..], true)? else {
-            bail!("the wasm ends within a section");
-        };
-        at += consumed;
-        let (id, data) = match &payload {
-            Payload::End(_) => return Ok(component.map_or_else(|| module.finish(), Component::finish)),
-            Payload::Version { encoding: Encoding::Component, .. } => {
-                component = Some(Component::new());
-                continue;
-            }
-            Payload::ModuleSection { unchecked_range: range, .. }
-            | Payload::ComponentSection { unchecked_range: range, .. } => {
-                // The parser would go on inside; the nested one is a whole of its own, so step over it.
-                at = usize::try_from(range.end)?;
-                let id = match payload {
-                    Payload::ModuleSection { .. } => ComponentSectionId::CoreModule as u8,
-                    _ => ComponentSectionId::Component as u8,
-                };
-                (id, Cow::Owned(strip(slice(wasm, range)?)?))
-            }
-            Payload::CustomSection(_) => continue,
-            Payload::CodeSectionStart { unchecked_range: range, .. } => {
-                // The parser would go on body by body; the section is copied as a whole.
-                parser.skip_section();
-                at = usize::try_from(range.end)?;
-                (SectionId::Code as u8, Cow::Borrowed(slice(wasm, range)?))
-            }
-            other => match other.as_section() {
-                Some((id, range)) => (id, Cow::Borrowed(slice(wasm, &range)?)),
-                None => continue,
-            },
-        };
-        let section = RawSection { id, data: &data };
-        match &mut component {
-            Some(component) => drop(component.section(&section)),
-            None => drop(module.section(&section)),
-        }
-    }
-}
-
-fn slice<'a>(wasm: &'a [u8], range: &Range<u64>) -> anyhow::Result<&'a [u8]> {
-    let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
-    wasm.get(range).context("a section reaches past the end of the wasm")
 }
 
 /// The ten largest functions of a core module, a line each, by the names of its `name` section.

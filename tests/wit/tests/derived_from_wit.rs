@@ -1,17 +1,21 @@
-//! `porin wit`: what is derived from `wit/` and checked in, made again or compared.
+//! What is derived from `wit/` and checked in is what the generators make of it.
 //!
 //! Two things are derived from each world: the reference component that hosts compare cells with, and the SDK's
 //! bindings. Both are checked in so that neither a gateway nor a cell's build needs the tools that made them.
 
-use std::{fs, path::Path};
+#[path = "../../../agent/porin/src/cmd/cell_build/strip.rs"]
+mod strip;
 
-use anyhow::{Context, bail};
+use std::{env, fs};
+
+use anyhow::Context;
+use porin_test_support::top;
 use wit_bindgen_core::{Files, WorldGenerator};
 use wit_bindgen_rust::WithOption;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WorldId};
 
-use super::cell_build::strip;
+use self::strip::strip;
 
 /// Each world: the folder of its package, its name, and the files made of it.
 const WORLDS: [(&str, &str, &str, &str); 4] = [
@@ -34,29 +38,26 @@ const SHARED: [(&str, &str); 4] = [
     ("porin:cell/messages@0.1.0", "crate::bindings_message_filter::porin::cell::messages"),
 ];
 
-/// Writes the derived files, or with `check` says which are out of date.
-pub(crate) fn run(check: bool) -> anyhow::Result<()> {
-    let mut stale = Vec::new();
+/// `make wit` runs this with `PORIN_WRITE=1`, which writes the files instead of comparing them.
+#[test]
+fn the_files_that_are_derived_from_wit_are_up_to_date() {
+    let write = env::var_os("PORIN_WRITE").is_some();
+    let mut outdated = Vec::new();
     for (folder, name, reference_path, bindings_path) in WORLDS {
         let mut resolve = Resolve::default();
-        let read = resolve.push_dir(folder);
-        let (package, _) =
-            read.with_context(|| format!("reading `{folder}/` (run this at the top of porin's checkout)"))?;
-        let world = resolve.select_world(&[package], Some(name))?;
-        let made =
-            [(reference_path, reference(&resolve, world)?), (bindings_path, bindings(&mut resolve, world, name)?)];
-        for (path, bytes) in made {
-            match fs::read(path) {
-                Ok(there) if there == bytes => {}
-                _ if check => stale.push(path),
-                _ => write(Path::new(path), &bytes)?,
+        let (package, _) = resolve.push_dir(top().join(folder)).expect("a WIT package");
+        let world = resolve.select_world(&[package], Some(name)).expect("its world");
+        let reference = reference(&resolve, world).expect("a component");
+        let bindings = bindings(&mut resolve, world, name).expect("bindings");
+        for (path, bytes) in [(reference_path, reference), (bindings_path, bindings)] {
+            if write {
+                fs::write(top().join(path), bytes).expect("the checkout can be written");
+            } else if fs::read(top().join(path)).expect("a file") != bytes {
+                outdated.push(path);
             }
         }
     }
-    if !stale.is_empty() {
-        bail!("out of date with `wit/`: {} (run `make wit`)", stale.join(", "));
-    }
-    Ok(())
+    assert!(outdated.is_empty(), "not what `wit/` gives: {outdated:?}; run `make wit`");
 }
 
 /// The smallest component of the world's type: a core module without code, made a component.
@@ -95,10 +96,4 @@ fn without_imports_of_the_crate(bindings: &str) -> anyhow::Result<&str> {
     let item =
         bindings[..section].rfind("#[rustfmt::skip]").context("the section begins in another way than it did")?;
     Ok(&bindings[..item])
-}
-
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))?;
-    eprintln!("made {}", path.display());
-    Ok(())
 }
