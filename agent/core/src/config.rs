@@ -1,6 +1,6 @@
 //! The configuration, parsed once into types that cannot be wrong.
 //!
-//! `docs/config.md` is the commented schema; a test parses it. Whatever is wrong is one error with the line, the
+//! `docs/config.md` says which page documents which key; a test checks that each key is there. Whatever is wrong is one error with the line, the
 //! value and the nearest name that would have been right, and nothing is started.
 
 mod board;

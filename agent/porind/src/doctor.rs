@@ -321,7 +321,7 @@ fn agent(findings: &mut Findings, socket: &str) {
         findings.warning(
             "outbox",
             format!("{lost} packets were given up"),
-            "see `overflow`, `expire`, `max_bytes` in docs/config.md",
+            "see `overflow`, `expire` and `max_bytes` in docs/routes.md",
         );
     }
     if number("/outbox/dead_lettered") > 0 {

@@ -19,7 +19,7 @@ use porin_e2e::{
     proxy::Proxy,
     publish_lines, wait_until,
 };
-use porin_test_support::top;
+use porin_test_support::documented;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -256,10 +256,10 @@ fn a_broker_that_moves_to_another_address_is_found_there() {
     // What the old broker took and had not given on when it was killed is its own loss.
 }
 
-/// The table of `docs/config.md`: each reason with which a broker can answer a publish, and what the agent makes of it.
+/// The table of `docs/brokers.md`: each reason with which a broker can answer a publish, and what the agent makes of it.
 #[test]
 fn each_reason_of_an_acknowledgement_means_what_the_documents_say() {
-    let text = fs::read_to_string(top().join("docs/config.md")).expect("it is there");
+    let text = documented::page("brokers");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| 0x")).map(|row| {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let reason = u8::from_str_radix(&cells[0][..2], 16).expect("a reason in hexadecimal digits");

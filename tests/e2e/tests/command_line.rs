@@ -7,7 +7,7 @@ use std::{
 };
 
 use porin_e2e::{Gateway, free_port, porind, program};
-use porin_test_support::{LOG_IMPORT, WatCell, authority::first_root, cell, target_dir, top};
+use porin_test_support::{LOG_IMPORT, WatCell, authority::first_root, cell, documented, target_dir, top};
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("it runs");
@@ -142,52 +142,53 @@ fn status_without_an_agent_exits_with_4() {
 }
 
 #[test]
-fn the_documented_configuration_and_those_that_come_with_porin_are_good() {
-    // Every TOML block of the documentation, the examples, the package's, the image's: their paths are made to fit this machine.
-    let documented = fs::read_to_string(top().join("docs/config.md")).expect("it is there");
-    let blocks: Vec<_> =
-        documented.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
-    assert!(!blocks.is_empty());
+fn each_configuration_in_the_documentation_and_each_that_is_installed_passes_the_check() {
     let examples = fs::read_dir(top().join("docs/examples")).expect("a folder");
     let mut files: Vec<_> = examples.map(|entry| entry.expect("an entry").path()).collect();
     assert!(files.len() >= 5, "{files:?}");
     files.extend(["cross/deb/porin.toml", "cross/image/config/porin.toml"].map(|file| top().join(file)));
-    let files: Vec<_> = files.iter().map(|file| fs::read_to_string(file).expect("a file")).collect();
-    for text in blocks.into_iter().chain(files.iter().map(String::as_str)) {
+    let files = files.iter().map(|file| (file.display().to_string(), fs::read_to_string(file).expect("a file")));
+    let documented = documented::configurations().into_iter().map(|(page, text)| (page.to_owned(), text));
+    // sensors.md says that its first block replaces what the package's file has below its broker.
+    let packaged = fs::read_to_string(top().join("cross/deb/porin.toml")).expect("it is there");
+    let (kept, _) = packaged.split_once("# Made-up readings").expect("it has some");
+    let wired = kept.to_owned() + documented::blocks(&documented::page("sensors"))[0];
+    for (name, text) in files.chain(documented).chain([("the package's with a sensor".to_owned(), wired)]) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("porin.toml");
         let cells = target_dir().join("cells").display().to_string();
         let text = text.replace("/usr/lib/porin/cells", &cells).replace("\"target/cells", &format!("\"{cells}"));
-        fs::write(&path, text).expect("written");
+        fs::write(&path, &text).expect("written");
         let (code, _, stderr) = output(porind(&path).arg("check"));
-        assert_eq!(code, Some(0), "{stderr}");
+        assert_eq!(code, Some(0), "{name}: {stderr}\n{text}");
+    }
+}
+
+/// Keys that only a desired state has, which `porin` writes.
+const OF_A_DESIRED_STATE: [&str; 7] = ["probation", "shadow", "canary", "packets", "min_seq", "retry", "slots"];
+
+#[test]
+fn each_key_of_the_configuration_is_documented() {
+    let mut keys = Vec::new();
+    for file in ["raw.rs", "raw/source.rs"] {
+        let source = fs::read_to_string(top().join("agent/core/src/config").join(file)).expect("a source file");
+        let fields =
+            source.lines().filter_map(|line| line.trim().strip_prefix("pub(").and_then(|rest| rest.split_once(") ")));
+        let names = fields.filter_map(|(_, field)| field.split_once(": ").map(|(name, _)| name.to_owned()));
+        keys.extend(names.map(|name| if name == "kind" { "type".to_owned() } else { name }));
+    }
+    assert!(keys.len() > 100, "{keys:?}");
+    for key in keys.iter().filter(|key| !OF_A_DESIRED_STATE.contains(&key.as_str())) {
+        assert!(documented::has_key(key), "`{key}` is in no block of the pages about the configuration");
     }
 }
 
 #[test]
-fn every_example_of_a_sensor_and_a_sink_is_good_and_every_chip_is_documented() {
-    let read = |name: &str| fs::read_to_string(top().join("docs").join(name)).expect("it is there");
-    let documented = read("sensors.md");
-    let all = documented.clone() + &read("sinks.md");
-    let blocks: Vec<_> =
-        all.split("```toml").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
-    assert!(blocks.len() >= 5);
-    // The first one stands in the place of what the package's own file has below its broker, as the text says.
-    let packaged = fs::read_to_string(top().join("cross/deb/porin.toml")).expect("it is there");
-    let (kept, _) = packaged.split_once("# Made-up readings").expect("it has some");
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("porin.toml");
-    let cells = target_dir().join("cells").display().to_string();
-    fs::write(&path, kept.to_owned() + &blocks[0].replace("/usr/lib/porin/cells", &cells)).expect("written");
-    let (code, _, stderr) = output(porind(&path).arg("check"));
-    assert_eq!(code, Some(0), "{stderr}");
-    for block in &blocks {
-        let gateway = Gateway::new("lab", free_port(), &block.replace("/usr/lib/porin/cells", "CELLS"));
-        let (code, _, stderr) = output(porind(&gateway.config()).arg("check"));
-        assert_eq!(code, Some(0), "{stderr}\n{block}");
-    }
+fn each_chip_is_documented_with_an_example() {
+    let page = documented::page("sensors");
+    let blocks = documented::blocks(&page);
     for chip in porin_drivers::CHIPS {
-        let row = documented.lines().find(|line| line.starts_with(&format!("| `{}` |", chip.name)));
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{}` |", chip.name)));
         let row = row.unwrap_or_else(|| panic!("no row for {}", chip.name));
         let channels = chip.channels.iter().filter(|channel| !channel.name.starts_with("ch"));
         for word in channels.map(|channel| channel.name).chain(chip.options.iter().map(|setting| setting.name)) {

@@ -7,7 +7,7 @@ use porin_fuzz::{
     ALL,
     counting::{self, Counting},
 };
-use porin_test_support::{STOCK_CELLS, cell, top};
+use porin_test_support::{STOCK_CELLS, cell, documented, top};
 
 /// Damaged copies of each seed. `cargo fuzz` makes as many as there is time for.
 const COPIES: usize = 2_000;
@@ -47,16 +47,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
                 4, 2, 172, 2, 128, 128, 189, 149, 187, 248, 202, 2, 5, 3, 97, 47, 98, 2, 0, 255, 128, 200, 206, 180, 13,
             ],
         ],
-        "config" => vec![
-            fs::read(top().join("docs/examples/laptop.toml")).expect("it is there"),
-            fs::read_to_string(top().join("docs/config.md"))
-                .expect("it is there")
-                .split("```")
-                .nth(1)
-                .expect("a block")
-                .trim_start_matches("toml")
-                .into(),
-        ],
+        "config" => documented::configurations().into_iter().map(|(_, text)| text.into_bytes()).collect(),
         "dead" => vec![
             [
                 &[1, 7, 1, b's'][..],

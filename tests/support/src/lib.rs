@@ -9,6 +9,7 @@ use std::{
 };
 
 pub mod authority;
+pub mod documented;
 mod generated;
 pub mod traces;
 mod wat_cell;

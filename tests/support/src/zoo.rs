@@ -137,7 +137,7 @@ pub fn zoo() -> Vec<Hostile> {
     let at_64 = "(i32.const 3) (i32.const 64) (i32.const 4) (i32.const 64) (i32.const 12)";
     let escape = "(i64.store (i32.const 64) (i64.const 0x6d31335b1b0a0d07))";
     call("writes terminal escapes into the log", at_64, escape);
-    call("logs what is no text", at_64, "(i32.store (i32.const 64) (i32.const 0xfffefdfc))");
+    call("logs what is not text", at_64, "(i32.store (i32.const 64) (i32.const 0xfffefdfc))");
     call("logs a whole page", "(i32.const 3) (i32.const 64) (i32.const 4) (i32.const 0) (i32.const 65536)", "");
     call(
         "logs from outside its memory",
@@ -156,14 +156,14 @@ pub fn zoo() -> Vec<Hostile> {
     add("saves from outside its memory", output, WatCell { save: &outside, ..plain });
     let no_text = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const 28)) (i32.store (i32.const 24) (i32.const 4))
         (i32.store (i32.const 28) (i32.const -1)) i32.const 16";
-    add("refuses with what is no text", lies, WatCell { init: no_text, ..plain });
+    add("refuses with what is not text", lies, WatCell { init: no_text, ..plain });
     let neither = "(i32.store8 (i32.const 16) (i32.const 9)) i32.const 16";
     add("says neither yes nor no", lies, WatCell { init: neither, ..plain });
 
     for (name, body) in [
         ("traps", "unreachable"),
         ("divides by zero", "(i32.div_s (i32.const 1) (i32.const 0))"),
-        ("makes an integer of what is no number", "(i32.trunc_f64_s (f64.const nan))"),
+        ("makes an integer of what is not a number", "(i32.trunc_f64_s (f64.const nan))"),
         ("reads past the end", "(i32.load (i32.const -1))"),
         ("fills past the end", "(memory.fill (i32.const 65000) (i32.const 1) (i32.const 1000)) i32.const 16"),
     ] {

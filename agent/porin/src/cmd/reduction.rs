@@ -150,6 +150,8 @@ impl Run<'_> {
 const HEAD: &str = "\
 # Bytes on the broker's socket for each reading
 
+This page answers: how many bytes does a reading cost with each encoding, batch size and cell, on recorded data?
+
 Made by `make reduction`: every number is a run of the real agent over a recording to a real broker.
 A meter on the wire counts the bytes of publishes and their acknowledgements (MQTT 5, QoS 1, without TLS and TCP).
 They are divided by the *recorded* readings.

@@ -111,7 +111,7 @@ pub(crate) fn explain(error: &ConnectionError, host: &str, is_up: bool) -> Strin
     }
 }
 
-/// What each reason of an acknowledgement means (MQTT 5, 3.4.2.1), as `docs/config.md` lists them. The words are those of the counters.
+/// What each reason of an acknowledgement means (MQTT 5, 3.4.2.1), as `docs/brokers.md` lists them. The words are those of the counters.
 fn answer(reason: PubAckReason) -> Answer {
     match reason {
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Answer::Taken,
