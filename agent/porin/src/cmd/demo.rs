@@ -76,7 +76,6 @@ pub(crate) struct Run {
     pub(crate) wire: meter::Reading,
     /// The agent's last status.
     pub(crate) status: Value,
-    pub(crate) seconds: f64,
 }
 
 const SETS: [&str; 3] = ["buoy", "glucose", "vehicle_gps"];
@@ -116,7 +115,7 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<()> {
         let received = all_received(&cloud, gateway, expected).await?;
         let wire = std::mem::take(&mut *wire.lock().ok().context("the meter failed")?);
         eprintln!("{expected} packets in {} messages, {seconds:.1} s", wire.publishes);
-        runs.push(Run { received, wire, status, seconds });
+        runs.push(Run { received, wire, status });
     }
     let [each, batch, cells] = runs.try_into().ok().context("three runs were made")?;
     table::print(&data, &each, &batch, &cells, PERCENT, &arguments.cells)?;
@@ -124,7 +123,15 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<()> {
         let picture = picture::draw(&data, [&each, &batch, &cells]).context("there is nothing to draw")?;
         fs::write(path, picture).with_context(|| format!("writing {}", path.display()))?;
     }
-    update::tell(arguments, folder, &data).await
+    update::tell(arguments, folder, &data).await?;
+    let porin = std::env::args().next().unwrap_or_else(|| "porin".into());
+    eprintln!(
+        "\nNext:\n\
+         1. See a gateway work on this computer, in a live table:\n   {porin} up -c docs/examples/laptop.toml --own-broker\n\
+         2. Write a configuration for your own devices:\n   {porin} init --from mqtt://BROKER\n\
+         3. Put it on a Raspberry Pi, update it, write a cell: docs/README.md"
+    );
+    Ok(())
 }
 
 /// The subscriber is behind the broker: it gets a moment for the last packets.
@@ -174,7 +181,7 @@ async fn agent_with_sensors(program: &Path, config: &Path, broker: SocketAddr, d
 async fn wait_until(mut so: impl FnMut() -> bool) -> anyhow::Result<()> {
     let start = Instant::now();
     while !so() {
-        ensure!(start.elapsed() < PATIENCE, "waited {} s in vain", PATIENCE.as_secs());
+        ensure!(start.elapsed() < PATIENCE, "timed out after {} s", PATIENCE.as_secs());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

@@ -168,8 +168,8 @@ fn write_cells(out: &mut String, cells: &Run, folder: &Path) -> anyhow::Result<(
     use std::fmt::Write as _;
     writeln!(
         out,
-        "{:<22} {:>8} {:>9} {:>9} {:>12} {:>11} {:>8}",
-        "cell in slot", "in", "out", "bytes", "fuel/packet", "µs/packet", "faults"
+        "{:<22} {:>8} {:>9} {:>9} {:>12} {:>8}",
+        "cell in slot", "in", "out", "bytes", "fuel/packet", "faults"
     )?;
     for slot in
         cells.status["routes"].as_array().into_iter().flatten().flat_map(|route| route["slots"].as_array()).flatten()
@@ -180,18 +180,12 @@ fn write_cells(out: &mut String, cells: &Run, folder: &Path) -> anyhow::Result<(
         let bytes = fs::metadata(folder.join(cell).with_extension("wasm"))?.len();
         let (input, output) = (number("input")?, number("output")?);
         #[allow(clippy::cast_precision_loss)]
-        let per_packet = |total: u64| total as f64 / input.max(1) as f64;
-        let (fuel, time) = (per_packet(number("fuel")?), per_packet(number("nanoseconds")?) / 1_000.0);
-        writeln!(
-            out,
-            "{name:<22} {input:>8} {output:>9} {bytes:>9} {fuel:>12.0} {time:>11.3} {:>8}",
-            number("faults")?
-        )?;
+        let fuel = number("fuel")? as f64 / input.max(1) as f64;
+        writeln!(out, "{name:<22} {input:>8} {output:>9} {bytes:>9} {fuel:>12.0} {:>8}", number("faults")?)?;
     }
     writeln!(
         out,
-        "\nfuel: WebAssembly instructions, the same on every machine. A cell may have 51200 bytes. The run took {:.1} s.\n",
-        cells.seconds
+        "\nfuel: WebAssembly instructions, the same on every machine; `make bench` measures time. A cell may have 51200 bytes.\n"
     )?;
     Ok(())
 }
