@@ -234,7 +234,7 @@ impl Linker<'_> {
     fn function(&mut self, item: &Item) -> Result<Func, Unlinked> {
         resolve(item, self.store, self.instances)?
             .into_func()
-            .ok_or_else(|| Unlinked("an export is no function".into()))
+            .ok_or_else(|| Unlinked("an export is not a function".into()))
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// The corrected value. What is no number stays so.
+    /// The corrected value. What is not a number stays so.
     #[must_use]
     pub fn apply(&self, value: f64) -> f64 {
         let x = value * self.scale + self.offset;

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(read(&reader, "roof T=7"), Ok([("roof/temperature".into(), 7.0)].into()));
         assert_eq!(read(&reader, "roof T=7 H=wet"), Err("`humidity` is `wet`, no number".into()));
         assert_eq!(read(&reader, "garbage"), Err("it does not match the pattern".into()));
-        // A dot too many is no number, and the line gives nothing at all.
+        // A dot too many is not a number, and the line gives nothing at all.
         assert!(read(&reader, "roof T=1.2.3").is_err());
     }
 

@@ -147,7 +147,7 @@ impl Mapping {
                 let json = json(payload)?;
                 let time = self.time_of(&json, arrival)?;
                 let Some(text) = json.pointer(pointer).filter(|value| !value.is_null()) else { return Ok(()) };
-                let text = text.as_str().ok_or_else(|| format!("{pointer}: it is no text"))?;
+                let text = text.as_str().ok_or_else(|| format!("{pointer}: it is not text"))?;
                 let bytes =
                     BASE64_STANDARD.decode(text).map_err(|error| format!("{pointer}: it is no Base64: {error}"))?;
                 each(Found::Message(&named(stream, captures, "")?, time, bytes.into()));
@@ -196,9 +196,9 @@ impl Mapping {
     fn number(&self, value: &Value) -> Result<f64, String> {
         match value {
             Value::Bool(flag) => Ok(f64::from(u8::from(*flag))),
-            Value::Number(number) => number.as_f64().ok_or_else(|| format!("`{number}` is no float")),
+            Value::Number(number) => number.as_f64().ok_or_else(|| format!("`{number}` is not a float")),
             Value::String(text) => self.text(text),
-            Value::Null | Value::Array(_) | Value::Object(_) => Err("it is no number, flag or text".to_owned()),
+            Value::Null | Value::Array(_) | Value::Object(_) => Err("it is not a number, flag or text".to_owned()),
         }
     }
 
@@ -211,7 +211,7 @@ impl Mapping {
             Ok(value) => Ok(value),
             Err(_) => {
                 let text: String = text.chars().take(32).collect();
-                Err(format!("`{}` is no number; `values` may say what it means", text.escape_debug()))
+                Err(format!("`{}` is not a number; `values` may say what it means", text.escape_debug()))
             }
         }
     }

@@ -154,7 +154,7 @@ impl BrokerArguments {
         let tls = match (secure, &self.ca_file) {
             (false, None) => None,
             (true, Some(ca_file)) => Some(Tls { ca_file: ca_file.clone(), identity, alpn: None }),
-            (true, None) => bail!("{url} wants --ca-file: who vouches for the broker's certificate"),
+            (true, None) => bail!("{url} needs --ca-file: the authority that signed the broker's certificate"),
             (false, Some(_)) => bail!("--ca-file goes with mqtts://"),
         };
         let password_file = self.password_file.clone();
@@ -242,13 +242,13 @@ impl Cloud {
 
     fn ask_for(&mut self, filter: &str) -> anyhow::Result<()> {
         if !self.client.subscribe(filter) {
-            bail!("the connection takes no subscription to {filter}");
+            bail!("the connection refuses the subscription to {filter}");
         }
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             match self.poll(PATIENCE)? {
                 Heard::Subscribed(Ok(())) => return Ok(()),
-                Heard::Subscribed(Err(())) => bail!("the broker does not let us subscribe to {filter}"),
+                Heard::Subscribed(Err(())) => bail!("the broker refuses the subscription to {filter}"),
                 Heard::Connected | Heard::Sent(_) | Heard::Acked(..) | Heard::Came(..) | Heard::Nothing => {}
             }
         }
@@ -337,7 +337,7 @@ impl Cloud {
                     let index: Option<usize> = under_way.remove(&id);
                     if let Err(reason) = answer {
                         let topic = index.map_or("", |index| &publishes[index].0);
-                        bail!("the broker does not take {topic}: {reason}");
+                        bail!("the broker refuses a publish on {topic}: {reason}");
                     }
                 }
                 Ok(_) if acknowledged_at.elapsed() <= PATIENCE => {}

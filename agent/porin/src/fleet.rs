@@ -130,7 +130,7 @@ pub(crate) fn members(
         return Err(Failure {
             code: UNREACHABLE,
             message: format!("no {whom} has reported itself on this broker"),
-            hint: Some("has its configuration [updates] with our root, and is it connected?".into()),
+            hint: Some("does its configuration have [updates] with this root, and is it connected?".into()),
         }
         .into());
     }

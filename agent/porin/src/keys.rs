@@ -176,13 +176,13 @@ impl KeyFolder {
         Err(Failure {
             code: REFUSED,
             message: format!(
-                "{}: {} is no key of the role {} in root {}",
+                "{}: {} is not a key of the role {} in root {}",
                 path.display(),
                 public(&pair).id(),
                 role.name(),
                 root.version
             ),
-            hint: Some("a key that was rotated out signs nothing more; the new one belongs in its place".into()),
+            hint: Some("this key was rotated: use the new one instead".into()),
         }
         .into())
     }
@@ -220,12 +220,12 @@ fn read_pair(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
             }
             .into());
         }
-        let text = std::str::from_utf8(&bytes).context("it is no PEM file")?;
+        let text = std::str::from_utf8(&bytes).context("it is not a PEM file")?;
         let (label, document) =
-            SecretDocument::from_pem(text).map_err(|error| anyhow!("it is no PEM file: {error}"))?;
+            SecretDocument::from_pem(text).map_err(|error| anyhow!("it is not a PEM file: {error}"))?;
         let document = if label == "ENCRYPTED PRIVATE KEY" {
             let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes());
-            let encrypted = encrypted.map_err(|error| anyhow!("it is no encrypted PKCS#8: {error}"))?;
+            let encrypted = encrypted.map_err(|error| anyhow!("it is not an encrypted PKCS#8 key: {error}"))?;
             let passphrase = passphrase(&format!("passphrase of {}: ", path.display()))?;
             encrypted
                 .decrypt(&*passphrase)
@@ -234,14 +234,14 @@ fn read_pair(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
             document
         };
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(document.as_bytes())
-            .map_err(|error| anyhow!("it is no Ed25519 key: {error}"))
+            .map_err(|error| anyhow!("it is not an Ed25519 key: {error}"))
     };
     read().with_context(|| format!("cannot use the key in {}", path.display()))
 }
 
 /// Writes a new key into a file that is not there yet, whole or not at all. With a passphrase, nobody reads it without.
 pub(crate) fn create_pair(path: &Path, passphrase: Option<&str>) -> anyhow::Result<Ed25519KeyPair> {
-    let seed = rand::generate(&SystemRandom::new()).map_err(|_| anyhow!("the system gives no random bytes"))?;
+    let seed = rand::generate(&SystemRandom::new()).map_err(|_| anyhow!("the system has no random bytes"))?;
     let seed: Zeroizing<[u8; 32]> = Zeroizing::new(seed.expose());
     // RFC 8410: an octet string within the octet string. ring's own form has the public key, too, which openssl does not read.
     let wrapped = Zeroizing::new([&[4, 32], &seed[..]].concat());
@@ -279,7 +279,7 @@ pub(crate) fn public(pair: &Ed25519KeyPair) -> Key {
 fn passphrase(prompt: &str) -> anyhow::Result<Zeroizing<String>> {
     match std::env::var(PASSPHRASE) {
         Ok(passphrase) => Ok(Zeroizing::new(passphrase)),
-        Err(VarError::NotUnicode(_)) => bail!("{PASSPHRASE} is no text"),
+        Err(VarError::NotUnicode(_)) => bail!("{PASSPHRASE} is not text"),
         Err(VarError::NotPresent) => rpassword::prompt_password(prompt)
             .map(Zeroizing::new)
             .with_context(|| format!("no terminal to ask on, and {PASSPHRASE} is not set")),
@@ -295,7 +295,7 @@ pub(crate) fn new_passphrase(wanted: bool) -> anyhow::Result<Option<Zeroizing<St
     let first = passphrase("passphrase for the new key: ")?;
     ensure!(first.len() >= 8, "a passphrase has at least 8 bytes");
     if !given && passphrase("once more: ")? != first {
-        bail!("that was another passphrase; nothing was made");
+        bail!("the passphrases differ; nothing was made");
     }
     Ok(Some(first))
 }
@@ -331,7 +331,7 @@ fn write(
 fn read_capped(path: &Path) -> anyhow::Result<(Zeroizing<Vec<u8>>, u32)> {
     let file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode() & 0o777;
-    ensure!(file.metadata()?.is_file(), "it is no file");
+    ensure!(file.metadata()?.is_file(), "it is not a file");
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     ensure!(bytes.len() as u64 <= MAX_FILE, "it has more than {MAX_FILE} bytes");

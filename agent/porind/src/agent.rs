@@ -366,7 +366,7 @@ impl Agent {
     fn stop(&mut self) {
         if self.stopping.is_none() {
             notify(&[NotifyState::Stopping]);
-            info!(waiting = self.core.outbox.waiting(), "stopping: what waits is sent and made durable");
+            info!(waiting = self.core.outbox.waiting(), "stopping: sending what waits and making the rest durable");
             self.stopping = Some(self.now.mono);
             self.sinks.stop_lines();
             self.commit.due = self.now.mono;

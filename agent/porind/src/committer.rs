@@ -54,7 +54,7 @@ impl Committer {
     /// Waits until the commit has ended.
     #[cfg(test)]
     pub(crate) fn wait(&self) -> anyhow::Result<Room> {
-        self.outcomes.recv().unwrap_or_else(|_| anyhow::bail!("the thread has ended"))
+        self.outcomes.recv().unwrap_or_else(|_| anyhow::bail!("the thread ended"))
     }
 
     /// Waits for the thread. What was begun is written.

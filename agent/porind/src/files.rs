@@ -40,7 +40,7 @@ impl Files {
             let (sender, texts) = sync_channel(QUEUE);
             match thread::Builder::new().name("files".into()).spawn(move || write(&texts)) {
                 Ok(thread) => self.writer = Some(Writer { texts: sender, thread }),
-                Err(error) => warn!(%error, "there is no thread to write files"),
+                Err(error) => warn!(%error, "cannot start a thread for files"),
             }
         }
         let Some(Writer { texts, .. }) = &self.writer else { return false };

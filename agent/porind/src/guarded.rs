@@ -34,7 +34,7 @@ struct Access {
 /// Reads a file of at most `max_bytes` that is guarded as it must be. `what` names it in errors.
 ///
 /// # Errors
-/// If it cannot be read, is too large or is no file, or others have access to it.
+/// If it cannot be read, is too large or is not a file, or others have access to it.
 pub(crate) fn read(path: &str, what: &str, guard: Guard, max_bytes: u64) -> anyhow::Result<Vec<u8>> {
     let mut file = open(path, what, max_bytes)?;
     let about = file.metadata().with_context(|| format!("cannot read {what}{path}"))?;
@@ -52,7 +52,7 @@ pub(crate) fn open(path: &str, what: &str, max_bytes: u64) -> anyhow::Result<Fil
     let cannot = || format!("cannot read {what}{path}");
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).with_context(cannot)?;
     let about = file.metadata().with_context(cannot)?;
-    ensure!(about.is_file(), "{what}{path} is no regular file");
+    ensure!(about.is_file(), "{what}{path} is not a regular file");
     ensure!(about.len() <= max_bytes, "{what}{path} has {} bytes: at most {max_bytes} are read", about.len());
     Ok(file)
 }

@@ -110,7 +110,7 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
 pub fn pipeline(config: &Config) -> anyhow::Result<Pipeline> {
     let mut ids = (0..).map(RouteId);
     let id = |_: &str| Ok(ids.next().unwrap_or_default());
-    let component = |_: &Release| bail!("only an agent that runs has releases");
+    let component = |_: &Release| bail!("only a running agent has releases");
     let routes = cells::load(&config.cells, &config.policy, id, |_| Ok(None), component)?;
     let names = config.gateway.streams.keys().cloned().collect();
     Pipeline::start(config, routes, NameTable::new(names, config.gateway.max_streams), Vec::new(), Unfit::Fail)

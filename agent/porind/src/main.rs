@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         Err(Failure::Usage(message)) => (anyhow::Error::msg(message), Some("porind --help"), 2),
         Err(Failure::Unreachable(error)) => (error, Some("is `porind run` running with the same configuration?"), 4),
         Err(Failure::Refused(message)) => (anyhow::Error::msg(message), Some("sudo porind dead ..."), 5),
-        Err(Failure::Config(error)) => (error, Some("docs/config.md has every key; nothing was started"), 78),
+        Err(Failure::Config(error)) => (error, Some("docs/config.md describes each key; nothing was started"), 78),
     };
     eprintln!("error: {error:#}");
     if let Some(hint) = hint {
@@ -277,7 +277,7 @@ fn boards(arguments: &Arguments) -> Result<(), Failure> {
                     std::env::consts::ARCH.replace("arm", "armv7")
                 ))),
                 (None, None) => {
-                    Err(Failure::Failed(anyhow::anyhow!("this machine has no device tree, so it cannot be told")))
+                    Err(Failure::Failed(anyhow::anyhow!("this machine has no device tree, so the board is unknown")))
                 }
             }
         }
@@ -302,7 +302,7 @@ fn dead(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
         ("replay" | "discard", [], true) => format!("{verb} all"),
         ("replay" | "discard", [_, ..], false) => {
             if let Some(other) = numbers.iter().find(|number| number.parse::<u64>().is_err()) {
-                return Err(Failure::Usage(format!("`{other}` is no number of a dead letter")));
+                return Err(Failure::Usage(format!("`{other}` is not a number of a dead letter")));
             }
             format!("{verb} {}", numbers.join(" "))
         }
@@ -329,7 +329,7 @@ fn doctor(config: &Config, json: bool) -> Result<(), Failure> {
     }
     match findings.iter().filter(|finding| finding.verdict == Verdict::Wrong).count() {
         0 => Ok(()),
-        wrong => Err(Failure::Failed(anyhow::anyhow!("{wrong} things are wrong"))),
+        wrong => Err(Failure::Failed(anyhow::anyhow!("{wrong} problems found"))),
     }
 }
 

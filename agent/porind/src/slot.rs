@@ -138,7 +138,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
             Ok(Err(reason)) => reason,
             Err(fault) => fault.to_string(),
         };
-        warn!(slot = %self.config.name, reason, "the cell does not take the stored state and starts afresh");
+        warn!(slot = %self.config.name, reason, "the cell does not accept the stored state and starts without");
         self.status.fresh = Some(reason);
         self.saved = None;
         self.make_again();
@@ -406,7 +406,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
                 // The cell is well, and goes on; only what is kept of it grows old.
                 self.count_fault(&fault);
                 if self.status.faults.is_power_of_two() {
-                    error!(slot = %self.config.name, %fault, "the cell's state is too large to be kept: a restart would lose what it learns; give the slot fewer streams");
+                    error!(slot = %self.config.name, %fault, "the cell's state is too large to be saved: a restart would lose it; give the slot fewer streams");
                 }
             }
             Err(fault) => {

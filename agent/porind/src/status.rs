@@ -72,7 +72,7 @@ pub(crate) fn listen(path: &str) -> anyhow::Result<UnixListener> {
             .with_context(|| format!("making {} for the status socket", folder.display()))?;
     }
     if let Ok(there) = std::fs::symlink_metadata(place) {
-        ensure!(there.file_type().is_socket(), "{path} is there and is no socket");
+        ensure!(there.file_type().is_socket(), "{path} is there and is not a socket");
         std::fs::remove_file(place).with_context(|| format!("replacing the status socket {path}"))?;
     }
     UnixListener::bind(place).with_context(|| format!("making the status socket {path}"))

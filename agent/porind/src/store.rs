@@ -132,7 +132,7 @@ impl Store {
         let (place, db) = Place::open(path, boot_id)?;
         let room = place.keep_reserve();
         if let Err(error) = &room {
-            error!(%error, "the disk has no room: what has left is deleted, and nothing new is written before there is some");
+            error!(%error, "the disk is full: packets that have left are deleted, and nothing new is written until there is room");
         }
         let disk: Disk = place.into();
         let room = if room.is_ok() { Room::Enough } else { Room::None };
@@ -293,7 +293,7 @@ impl Store {
     /// Keeps that. What could not be kept is kept with the next step, or at the next start.
     pub(crate) fn keep_marker(&self, marker: &Marker) {
         if let Err(error) = (self.disk.keep_marker)(&marker.encode()) {
-            warn!(%error, "cannot note beside the store that a desired state was taken up");
+            warn!(%error, "cannot write the marker that a desired state was accepted");
         }
     }
 

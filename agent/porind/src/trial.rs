@@ -84,7 +84,7 @@ impl Trial {
                     new.give(keep);
                     outcome
                 } else {
-                    warn!("a new cell faulted: what the old ones made of the batch is sent, and they go on");
+                    warn!("a new cell failed: the old cells' output of the batch is sent, and they go on");
                     *earlier += before;
                     self.swap(pipeline, Stage::Shadow);
                     old.give(keep);
@@ -246,7 +246,7 @@ impl Mark {
         let path = Self::path(socket);
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
         if let Err(error) = &file {
-            warn!(path = %path.display(), %error, "no mark of calls on probation can be left");
+            warn!(path = %path.display(), %error, "cannot write the marker of calls on probation");
         }
         Self(file.ok())
     }
@@ -257,7 +257,7 @@ impl Mark {
         let left = std::fs::read(&path).is_ok_and(|bytes| bytes.first() == Some(&1));
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(path = %path.display(), %error, "a mark of calls on probation cannot be removed");
+                warn!(path = %path.display(), %error, "cannot remove the marker of calls on probation");
             }
             Ok(()) | Err(_) => {}
         }

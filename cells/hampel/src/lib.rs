@@ -12,7 +12,7 @@
 //! | `low`, `high` | the stream's | a value outside is out of range; default no limit |
 //! | `mark` | flag | `true`: forward what is wrong with quality bit 2 (bad) set; `false`: drop it; default `false` |
 //!
-//! Until a quarter of the window has come, nothing is a spike. A value out of range, or that is no number, does not enter
+//! Until a quarter of the window has come, nothing is a spike. A value out of range, or that is not a number, does not enter
 //! the window; a spike does, so that a step is taken for spikes only until it is the median. Not for signals that really
 //! jump, and not before `threshold`: what an alarm waits for may look like a spike. Windows are counted in readings, and times
 //! are not looked at: a step of the clock changes nothing.

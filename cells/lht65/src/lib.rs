@@ -10,7 +10,7 @@
 //!
 //! | type | external sensor | output |
 //! |---|---|---|
-//! | 0, 4 | none; an interrupt, which is no number | |
+//! | 0, 4 | none; an interrupt, which is not a number | |
 //! | 1, 9 | temperature: signed, in 0.01 °C; 0x7fff: not connected | `/probe` (Cel) |
 //! | 5 | illuminance in lx | `/illuminance` (lx) |
 //! | 6 | voltage in mV | `/voltage` (V) |

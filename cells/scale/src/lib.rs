@@ -18,7 +18,7 @@
 //! | `deg_to_rad` | rad | π/180 |
 //!
 //! If the slot declares an output, the result goes there and the original is not forwarded; else it replaces the value on its
-//! stream, whose `unit` in the configuration is then that of the result. A value that is no number stays one. Not
+//! stream, whose `unit` in the configuration is then that of the result. A value that is not a number stays one. Not
 //! for sensors that are not linear (thermistors): they need a table or a formula of their own.
 #![cfg_attr(target_arch = "wasm32", no_std)]
 

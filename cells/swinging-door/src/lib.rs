@@ -13,7 +13,7 @@
 //!
 //! A corner is known only when the next reading has come, so a reading is forwarded late, and a stream that falls silent
 //! keeps its last reading back until the source ends. For alarms use `threshold` beside it. A clock that repeats or steps
-//! back, a change of quality, and a value that is no number each end the line and begin another. A step forwards
+//! back, a change of quality, and a value that is not a number each end the line and begin another. A step forwards
 //! counts as time that has passed: the line goes on across it unless the bound or `max_silence_s` ends it. Better than
 //! `deadband` for slopes; on noise neither saves much. Not where a consumer holds the last value instead of drawing lines.
 //!

@@ -148,7 +148,7 @@ fn what_a_gateway_would_refuse_is_not_released() {
     // Operators publish nothing: their key is none of a publisher.
     copy(&owner.keys().join("operator.pem"), &publisher);
     fs::set_permissions(&publisher, fs::Permissions::from_mode(0o600)).expect("set");
-    owner.refused(&owner.release(&[]), &["is no key of the role publisher in root 1"]);
+    owner.refused(&owner.release(&[]), &["is not a key of the role publisher in root 1"]);
     assert!(!owner.0.path().join("x.release").exists());
 }
 
@@ -168,7 +168,7 @@ fn a_rotated_key_signs_no_more_and_the_roots_are_a_chain() {
     let path = owner.keys().join("publisher.pem");
     copy(&path, &owner.0.path().join("new.pem"));
     copy(&old, &path);
-    owner.refused(&owner.release(&[]), &["is no key of the role publisher in root 4", "rotated out"]);
+    owner.refused(&owner.release(&[]), &["is not a key of the role publisher in root 4", "rotated out"]);
     // An exchange that was cut short between the new root and the new key's place is finished by whoever comes next.
     copy(&owner.0.path().join("new.pem"), &owner.keys().join("publisher.pem.new"));
     owner.json(&owner.release(&[]));

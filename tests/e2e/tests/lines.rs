@@ -35,7 +35,7 @@ fn datagrams_of_lines_become_readings() {
     send(b"cellar 2\r\ncellar 3\nroof 4");
     wait_until("the roof", || lab.values("roof/temperature").last() == Some(&4.0));
     lab.wait_for("cellar/temperature", &[2.0, 3.0]);
-    // What is no text, means nothing, is too long or names what cannot be is counted, and the next one counts.
+    // What is not text, means nothing, is too long or names what cannot be is counted, and the next one counts.
     send(&[0xff, 0xfe]);
     lab.wait_for_bad(1, "it is not UTF-8");
     send(b"roof warm");
@@ -88,7 +88,7 @@ fn a_file_is_followed_when_it_is_rotated_and_when_it_is_cut() {
     // Cut and written anew, as `copytruncate` does.
     File::create(&path).expect("cut");
     fs::write(&path, "kwh 7").expect("written");
-    wait_until("it is read from its beginning", || {
+    wait_until("reading it from its beginning", || {
         let mut file = File::options().append(true).open(&path).expect("it is there");
         writeln!(file).expect("written");
         lab.values("meter/kwh").contains(&7.0)
@@ -127,7 +127,7 @@ fn a_file_is_not_believed_from_the_middle_of_a_line_and_is_gone_on_with_after_a_
     fs::create_dir(&path).expect("made");
     wait_until("it fails", || lab.source(0)["restarts"].as_u64() >= Some(1));
     let error = lab.source(0)["last_error"].clone();
-    assert!(error.as_str().is_some_and(|error| error.ends_with("it is no regular file")));
+    assert!(error.as_str().is_some_and(|error| error.ends_with("it is not a regular file")));
     let new = folder.path().join("new");
     fs::write(&new, "8\n9\n").expect("written");
     fs::remove_dir(&path).expect("removed");

@@ -183,7 +183,7 @@ streams = ["#"]
     assert_eq!(status["sources"][0]["bad_rows"], 6, "{status}");
     assert_eq!(status["imbalance"], Value::Array(vec![]));
     let log = gateway.log();
-    assert!(log.contains("plain/attic: `hello` is no number"), "{log}");
+    assert!(log.contains("plain/attic: `hello` is not a number"), "{log}");
 }
 
 /// A pointer with a typo, a device without a parameter that its cell needs, a filter that nothing matches: each is counted where it comes to

@@ -126,7 +126,7 @@ fn the_dead_command_says_what_is_wrong_with_a_question() {
     let gateway = gateway(cloud.port, local.port, "", &superstitious());
     for (words, expected) in [
         (&["replay"][..], "either numbers or --all"),
-        (&["replay", "x"], "`x` is no number"),
+        (&["replay", "x"], "`x` is not a number"),
         (&["replay", "--all", "3"], "either numbers or --all"),
         (&["forget"], "there is no `forget`"),
     ] {

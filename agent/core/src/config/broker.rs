@@ -77,7 +77,7 @@ pub fn address(text: &str) -> Result<(bool, String, u16), String> {
         // The last colon of an address in brackets is one of its own.
         Some((host, port)) if !port.ends_with(']') && !host.ends_with(':') => match port.parse() {
             Ok(port) if port > 0 => (host, port),
-            _ => return Err(format!("`{port}` is no port (1 to 65535)")),
+            _ => return Err(format!("`{port}` is not a port (1 to 65535)")),
         },
         _ => (rest, if secure { 8883 } else { 1883 }),
     };

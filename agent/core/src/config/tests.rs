@@ -85,7 +85,7 @@ fn what_is_wrong_is_named_with_its_line() {
     check("broker =", "brokr =", "did you mean `broker`?");
     check("broker = \"mqtt://localhost:1884\"", "", "[uplink] names no broker");
     check("mqtt://localhost:1884", "http://localhost", "line 6: broker `http://localhost`");
-    check("mqtt://localhost:1884", "mqtt://localhost:99999", "`99999` is no port");
+    check("mqtt://localhost:1884", "mqtt://localhost:99999", "`99999` is not a port");
     check("[sources.buoy.replay]", "[sources.buoy.reply]", "did you mean `replay`?");
     check("file = ", "fle = ", "line 9: unknown field `fle`");
     check(
@@ -321,7 +321,7 @@ login = { username = "kitchen", password_file = "secret" }
     check("\"3.1.1\"", "\"3.1\"", "protocol `3.1`: known is 5, 3.1.1; did you mean `3.1.1`?");
     check("10ms", "0ms", "reconnect: 1ms to 5min");
     check("128kB", "1kB", "max_publish `1kB`: 2kB to 268MB");
-    check("mqtts://[fd00::1]", "mqtts://a:0", "`0` is no port");
+    check("mqtts://[fd00::1]", "mqtts://a:0", "`0` is not a port");
 }
 
 #[test]

@@ -107,9 +107,9 @@ fn plain_numbers_and_words() {
     for (payload, value) in [("21.5", "21.5"), (" -3e2\n", "-300"), ("true", "1"), ("false", "0"), ("open", "1")] {
         check(&mapping, "home/attic/temp", payload.as_bytes(), &[("attic/temp", ARRIVAL.0, value)]);
     }
-    check_error(&mapping, "home/attic/temp", b"ajar", "`ajar` is no number; `values` may say what it means");
+    check_error(&mapping, "home/attic/temp", b"ajar", "`ajar` is not a number; `values` may say what it means");
     check_error(&mapping, "home/attic/temp", b"\xff\xfe", "not UTF-8");
-    check_error(&mapping, "home/attic/temp", b"", "is no number");
+    check_error(&mapping, "home/attic/temp", b"", "is not a number");
     check_error(&mapping, "home/attic/temp", &[b'1'; MAX_PAYLOAD + 1], "65537 bytes, more than 65536");
 }
 
@@ -150,8 +150,8 @@ fn what_is_wrong_is_said_with_its_place() {
     check(&mapping, "a/b", br#"{"y":2,"x":null}"#, &[("b/y", ARRIVAL.0, "2")]);
     check(&mapping, "a/b", b"{}", &[]);
     check_error(&mapping, "a/b", b"{", "it is no JSON");
-    check_error(&mapping, "a/b", br#"{"x":[1]}"#, "/x: it is no number");
-    check_error(&mapping, "a/b", br#"{"x":1,"t":"soon"}"#, "/t: `soon` is no time");
+    check_error(&mapping, "a/b", br#"{"x":[1]}"#, "/x: it is not a number");
+    check_error(&mapping, "a/b", br#"{"x":1,"t":"soon"}"#, "/t: `soon` is not a time");
     check_error(&mapping, "a/b{c}", br#"{"x":1}"#, "has the character '{'");
 }
 

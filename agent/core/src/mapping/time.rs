@@ -45,16 +45,16 @@ pub(super) fn parse(value: &Value, unit: TimeUnit) -> Result<Unix, String> {
             // Below 2^63: a float holds it, if not every microsecond.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let time = (0.0..9.2e18).contains(&time).then_some((time + 0.5) as u64);
-            time.map(Unix).ok_or_else(|| format!("{number} is no time since 1970"))
+            time.map(Unix).ok_or_else(|| format!("{number} is not a time since 1970"))
         }
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err("it is no time".to_owned()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err("it is not a time".to_owned()),
     }
 }
 
 /// A date with a time, and an offset; without one it is taken for UTC.
 fn rfc3339(text: &str) -> Result<Unix, String> {
     let shown: String = text.chars().take(40).collect();
-    let wrong = || format!("`{}` is no time as RFC 3339 has it (2026-11-22T10:00:00Z)", shown.escape_debug());
+    let wrong = || format!("`{}` is not a time as RFC 3339 has it (2026-11-22T10:00:00Z)", shown.escape_debug());
     let parsed: Datetime = text.parse().map_err(|_| wrong())?;
     let (Some(date), Some(time)) = (parsed.date, parsed.time) else { return Err(wrong()) };
     let minutes = match parsed.offset {

@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for Number {
                 Ok(Number(value as f64))
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Number, E> {
-                value_of(text).map(Number).ok_or_else(|| E::custom("a text that is no number"))
+                value_of(text).map(Number).ok_or_else(|| E::custom("a text that is not a number"))
             }
         }
         deserializer.deserialize_any(Value)

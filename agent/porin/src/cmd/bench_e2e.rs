@@ -285,7 +285,7 @@ impl Running {
 fn wait_until(what: &str, mut so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let start = Instant::now();
     while !so()? {
-        ensure!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        ensure!(start.elapsed() < PATIENCE, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         if bytes.len() as u64 > MAX_BYTES {
             bail!("standard input has more than {MAX_BYTES} bytes; a payload has fewer (for several, see --hex)");
         }
-        return print(&mut output, &payload::decode(&bytes).context("standard input is no payload")?);
+        return print(&mut output, &payload::decode(&bytes).context("standard input is not a payload")?);
     }
     let mut line = String::new();
     for number in 1.. {
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             break;
         }
         let bytes = from_hex(line.trim()).with_context(|| format!("line {number} is not hex"))?;
-        let decoded = payload::decode(&bytes).with_context(|| format!("line {number} is no payload"))?;
+        let decoded = payload::decode(&bytes).with_context(|| format!("line {number} is not a payload"))?;
         print(&mut output, &decoded)?;
     }
     Ok(())

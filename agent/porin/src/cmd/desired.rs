@@ -137,7 +137,7 @@ fn apply(arguments: &Apply) -> anyhow::Result<()> {
     wanted(&text).map_err(|error| Failure {
         code: 2,
         message: format!("{}: {error}", file.display()),
-        hint: Some("[routes] and [slots] as in docs/config.md, with releases or `local`".into()),
+        hint: Some("[routes] and [slots] as in docs/updates.md, with releases or `local`".into()),
     })?;
     let keys = KeyFolder::at(operator.keys.as_deref())?;
     let mut cloud = Cloud::connect(&operator.broker)?;

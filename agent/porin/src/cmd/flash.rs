@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     arguments.stock.refuse()?;
     let (Some(image), Some(place)) = (&arguments.image, &arguments.target) else {
-        anyhow::bail!("an image and a card are needed");
+        anyhow::bail!("missing: an image and a card");
     };
     let owned = Owned::read(&arguments.owned, Place::Appliance)?;
     let mut bytes = Image::read(image)?;

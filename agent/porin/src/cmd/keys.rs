@@ -113,7 +113,9 @@ fn make(arguments: &Init) -> anyhow::Result<()> {
         return Err(Failure {
             code: REFUSED,
             message: format!("{} is not empty; nothing was made", folder.path().display()),
-            hint: Some("`porin keys show` shows what there is, `porin keys rotate` exchanges a key; --keys names another folder".into()),
+            hint: Some(
+                "`porin keys show` lists them, `porin keys rotate` replaces a key; --keys names another folder".into(),
+            ),
         }
         .into());
     }

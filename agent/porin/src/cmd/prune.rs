@@ -51,8 +51,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut named: BTreeSet<Digest> = BTreeSet::new();
     for (topic, payload) in desired.iter().filter(|(_, payload)| !payload.is_empty()) {
         // What cannot be read may name anything: then nothing is taken away.
-        let Some(desired) = document(payload) else { anyhow::bail!("{topic} cannot be read; nothing was taken away") };
-        let wanted = wanted(&desired.set).map_err(|error| anyhow!("{topic}: {error}; nothing was taken away"))?;
+        let Some(desired) = document(payload) else { anyhow::bail!("{topic} cannot be read; nothing was deleted") };
+        let wanted = wanted(&desired.set).map_err(|error| anyhow!("{topic}: {error}; nothing was deleted"))?;
         named.extend(wanted.into_iter().filter_map(|slot| slot.release));
     }
     // A way back leads to what was signed here before.

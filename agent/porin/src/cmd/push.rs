@@ -274,7 +274,7 @@ fn new_text(
         let params = slot.get_mut("params").and_then(Value::as_table_mut);
         if params.and_then(|params| params.remove(name)).is_none() {
             let message = format!("--unset {name}: the slot has no such parameter");
-            bail!(Failure { code: 2, message, hint: Some("`porin desired show` has what there is".into()) });
+            bail!(Failure { code: 2, message, hint: Some("`porin desired show` lists them".into()) });
         }
     }
     slot.insert("cell".into(), format!("release:{}", released.digest).into());
@@ -295,7 +295,7 @@ fn new_text(
     }
     if !arguments.params.is_empty() {
         let params = slot.entry("params").or_insert_with(|| Table::new().into());
-        let params = params.as_table_mut().context("`params` of the slot is no table")?;
+        let params = params.as_table_mut().context("`params` of the slot is not a table")?;
         params.extend(arguments.params.iter().cloned());
     }
     arguments.proof.write(&mut table);

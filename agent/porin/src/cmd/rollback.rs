@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(Failure {
             code: 1,
             message: format!("nothing else was signed for {} in {}", fleet::name(to), keys.path().display()),
-            hint: Some("porin desired apply FILE says what is to run".into()),
+            hint: Some("set it with porin desired apply FILE".into()),
         }
         .into());
     };

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let lines = porind::tap(&socket, &arguments.streams).map_err(|error| Failure {
         code: UNREACHABLE,
         message: format!("{error:#}"),
-        hint: Some("is the agent running with the same configuration?".into()),
+        hint: Some("does the agent run with the same configuration?".into()),
     })?;
     let mut stdout = std::io::stdout().lock();
     let mut shown = 0;

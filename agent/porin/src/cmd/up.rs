@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn bad_config(error: &anyhow::Error) -> Failure {
-    let hint = "docs/config.md has every key; nothing was started";
+    let hint = "docs/config.md describes each key; nothing was started";
     Failure { code: BAD_CONFIG, message: format!("{error:#}"), hint: Some(hint.into()) }
 }
 
@@ -142,7 +142,7 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
                 if asked > 1 {
                     std::process::exit(130);
                 }
-                table.say("stopping: what waits is sent and made durable; ctrl-C again ends at once")?;
+                table.say("stopping: sending what waits and making the rest durable; ctrl-C again ends at once")?;
                 stop.send_replace(true);
             }
         }

@@ -53,7 +53,7 @@ pub(crate) fn base(
         return Err(Failure {
             code: 1,
             message: format!("the gateways of {} run different routes and slots", name(to)),
-            hint: Some("say once what all of them are to run: porin desired apply FILE --to group:NAME".into()),
+            hint: Some("set it once for all of them: porin desired apply FILE --to group:NAME".into()),
         }
         .into());
     }
@@ -95,7 +95,7 @@ pub(crate) fn agreed(
     Err(Failure {
         code: REFUSED,
         message: format!("this would change more than slot `{slot}`; nothing was signed"),
-        hint: Some("what was signed here last is where a push begins; --yes if it is to run everywhere".into()),
+        hint: Some("a push starts from what was signed here last; --yes deploys it everywhere".into()),
     }
     .into())
 }

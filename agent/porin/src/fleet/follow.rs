@@ -66,7 +66,9 @@ pub(crate) fn follow(
             return Err(Failure {
                 code: UNREACHABLE,
                 message: format!("no end within {} s: {}", patience.as_secs(), names.join(", ")),
-                hint: Some("nothing is lost: what was published is retained; `porin ls` shows how far they are".into()),
+                hint: Some(
+                    "the published state is retained, and gateways go on; `porin ls` shows their progress".into(),
+                ),
             }
             .into());
         };

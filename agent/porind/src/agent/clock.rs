@@ -21,7 +21,7 @@ impl Agent {
                 "the clock has not been set: packets with its time are marked time-uncertain, and put right once it is"
             ),
             Some(Change::Set(by_us)) => {
-                info!(by_s = by_us / 1_000_000, "the clock has been set: the times of packets that wait are put right");
+                info!(by_s = by_us / 1_000_000, "the clock has been set: the times of waiting packets are corrected");
             }
             Some(Change::Stepped(by_us)) => warn!(by_s = by_us / 1_000_000, "the clock was stepped"),
         }

@@ -69,7 +69,7 @@ impl Agent {
             LinkEvent::NotSubscribed => self.listen_again_later(),
             LinkEvent::Acked(RECORDED) => self.send_recorded(),
             LinkEvent::Refused(RECORDED, reason) | LinkEvent::PutOff(RECORDED, reason) => {
-                warn!(reason, "the broker does not take what was recorded");
+                warn!(reason, "the broker refuses the recording");
                 self.recorded.clear();
             }
             LinkEvent::Acked(ticket) => {
@@ -101,7 +101,7 @@ impl Agent {
         self.link.status.put_off += 1;
         let all = self.link.status.put_off;
         if all.is_power_of_two() {
-            warn!(all, reason, "the broker does not take a publish now; it is sent again after a pause");
+            warn!(all, reason, "the broker refuses a publish for now; it is sent again after a pause");
         }
         self.link.status.last_error = Some(reason.to_owned());
     }

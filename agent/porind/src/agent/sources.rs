@@ -80,7 +80,7 @@ impl Agent {
         let before = source.inputs[index].empty;
         if status.empty > before && (before == 0 || before.ilog2() < status.empty.ilog2()) {
             let sample = status.last_empty.as_deref().unwrap_or_default();
-            warn!(source = source.name, input = status.name, empty = status.empty, sample, "it came, and gave nothing");
+            warn!(source = source.name, input = status.name, empty = status.empty, sample, "the input gave no packet");
         }
         source.inputs[index] = status;
     }

@@ -78,7 +78,7 @@ impl Agent {
         for CertificateStatus { file, not_after_s } in &self.link.status.certificates {
             let days = not_after_s.saturating_mul(1_000_000).saturating_sub(self.now.unix.0) / DAY_US;
             if days < SOON_DAYS {
-                warn!(file, days, "a certificate ends soon; without another one there is no connection then");
+                warn!(file, days, "a certificate expires soon: replace it, or the agent cannot connect then");
             }
         }
     }
@@ -133,7 +133,7 @@ impl Agent {
         let numbers = Snapshot { streams: Vec::new(), ..self.status() };
         let Ok(payload) = serde_json::to_vec(&numbers) else { return };
         if payload.len() > self.link.max_payload() {
-            warn!(bytes = payload.len(), "the numbers are more than the broker takes; they are not published");
+            warn!(bytes = payload.len(), "metrics not published: they are larger than the broker allows");
             return;
         }
         let topic = format!("porin/v1/gw/{}/metrics", self.parts.config.gateway.id);

@@ -213,9 +213,9 @@ impl Agent {
                 let reason = told.reason.as_ref().map(ToString::to_string);
                 match told.what {
                     "rejected" | "rolled-back" => {
-                        warn!(what = told.what, seq = told.seq, reason, "an update came to nothing")
+                        warn!(what = told.what, seq = told.seq, reason, "the update ended and the old cells go on")
                     }
-                    "refused" => warn!(reason, "a document does not count"),
+                    "refused" => warn!(reason, "document rejected"),
                     what => info!(what, seq = told.seq, "update"),
                 }
                 updating.tell(self.now.unix, told);
@@ -425,7 +425,7 @@ impl Agent {
         updating.reported = Some(now);
         let payload = sign(&said, &updating.key, updating.key());
         if payload.len() > self.link.max_payload() {
-            warn!(bytes = payload.len(), "the reported state is more than the broker takes; it is not published");
+            warn!(bytes = payload.len(), "reported state not published: it is larger than the broker allows");
             return true;
         }
         let (topic, content_type) = (format!("porin/v1/gw/{gateway}/reported"), Kind::Reported.media_type());

@@ -54,7 +54,7 @@ impl Events {
         // Nothing that counts is larger, and nobody is kept busy by what is.
         let Ok(topic) = String::from_utf8(topic) else { return };
         if payload.len() > MAX_INCOMING_PAYLOAD {
-            warn!(topic, bytes = payload.len(), "what was published is larger than any document; it is not looked at");
+            warn!(topic, bytes = payload.len(), "publish ignored: it is larger than any document");
             return;
         }
         let _ = self.incoming.send(Incoming { topic, payload }).await;

@@ -128,7 +128,7 @@ impl Drop for Broker {
         let state = lock(&self.state.0);
         let (sink, packets) = (&state.status.name, state.live.waiting());
         if packets > 0 {
-            warn!(sink, packets, "what waits for the local broker is given up");
+            warn!(sink, packets, "packets that waited for the local broker were discarded");
         }
     }
 }

@@ -67,7 +67,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
                 self.lost(Used { fuel: self.config.limits.init_fuel.saturating_add(streams) });
                 self.health.not_rebuilt(self.now);
                 self.status.last_fault = Some(error.to_string());
-                error!(slot = %self.config.name, %error, "the cell cannot be made again; its packets get the fault policy");
+                error!(slot = %self.config.name, %error, "the cell cannot be started again; its packets get the fault policy");
             }
         }
     }
@@ -79,7 +79,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
         self.lost(cell.used());
         if let Some(state) = &self.saved {
             if let Err(reason) = cell.restore(state)? {
-                warn!(slot = %self.config.name, reason, "the cell refuses its own state and starts afresh");
+                warn!(slot = %self.config.name, reason, "the cell refuses its own state and starts without");
             }
             self.lost(cell.used());
         }

@@ -111,7 +111,7 @@ impl Followed {
             Next::After { file, position } if file == this && position <= found.len() => position,
             Next::AtTheBeginning => 0,
             Next::After { .. } => {
-                warn!(path, "it is another file than before the failure, or shorter: it is read from its beginning");
+                warn!(path, "it is another file than before the failure, or shorter: reading it from its beginning");
                 self.framer = Framer::new(Framing::Lines);
                 0
             }
@@ -180,7 +180,7 @@ impl Lines {
             Ok(status) => {
                 bail!("{program} has ended: {}", status.with_context(|| format!("cannot wait for {program}"))?)
             }
-            Err(_) => bail!("{program} has closed its output and goes on: it is killed"),
+            Err(_) => bail!("{program} closed its output without ending: it is killed"),
         }
     }
 
@@ -236,7 +236,7 @@ impl Lines {
                 self.followed.framer.end();
                 self.take_followed(&[], path, outlet).await?;
             } else if !is_another && new.len() < position {
-                warn!(path, "the file has become shorter: it is read from its beginning");
+                warn!(path, "the file has become shorter: reading it from its beginning");
             } else {
                 continue;
             }

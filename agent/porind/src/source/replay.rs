@@ -183,8 +183,9 @@ fn parse(line: &[u8]) -> Result<(u64, &str, f64), String> {
         return Err(format!("it has {} columns, not 3", text.split(',').count()));
     };
     let quoted = |text: &str| format!("`{}`", text.chars().take(32).collect::<String>().escape_debug());
-    let time_us = microseconds(time).ok_or_else(|| format!("the timestamp {} is no time in seconds", quoted(time)))?;
-    let value = value.parse().map_err(|_| format!("the value {} is no number", quoted(value)))?;
+    let time_us =
+        microseconds(time).ok_or_else(|| format!("the timestamp {} is not a time in seconds", quoted(time)))?;
+    let value = value.parse().map_err(|_| format!("the value {} is not a number", quoted(value)))?;
     Ok((time_us, channel, value))
 }
 
@@ -220,8 +221,8 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check("1,a", "it has 2 columns, not 3");
-        check("x,a,1", "the timestamp `x` is no time in seconds");
-        check("1,a,one", "the value `one` is no number");
+        check("x,a,1", "the timestamp `x` is not a time in seconds");
+        check("1,a,one", "the value `one` is not a number");
         check(&"x".repeat(5_000), "more than 4096 bytes");
         assert!(parse(&[b'1', b',', 0xff, b',', b'1']).expect_err("bad").contains("UTF-8"));
         assert_eq!(parse(b"1,a,2.5"), Ok((1_000_000, "a", 2.5)));

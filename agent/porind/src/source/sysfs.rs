@@ -155,7 +155,7 @@ fn number(path: &Path) -> Result<f64, String> {
         return Err(said(&format!("it has {MAX_BYTES} bytes or more: no number")));
     }
     let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
-    number.ok_or_else(|| said(&format!("`{}` is no number", text.trim().escape_debug())))
+    number.ok_or_else(|| said(&format!("`{}` is not a number", text.trim().escape_debug())))
 }
 
 /// What a channel of hwmon measures: its unit, and what one count is in it.
@@ -290,15 +290,15 @@ mod tests {
         );
         says(SysfsPlace::Iio("twin@1-0078".into(), "in_temp".into()), "no device `twin@1-0078`");
         says(SysfsPlace::Iio("ads1015".into(), "in_current0".into()), "has no in_current0_scale");
-        says(SysfsPlace::Hwmon("rpi_volt".into(), "in0".into()), "in0_input: `garbage` is no number");
+        says(SysfsPlace::Hwmon("rpi_volt".into(), "in0".into()), "in0_input: `garbage` is not a number");
         says(SysfsPlace::OneWire("28-1".into()), "28-1/temperature: No such file");
         let file = sys.path().join("value");
         let path = |path: &Path| SysfsPlace::File(path.to_str().expect("text").into());
         assert!(answer(sys.path(), &path(&file)).is_ok());
-        says(path(sys.path()), "it is no regular file");
+        says(path(sys.path()), "it is not a regular file");
         fs::write(&file, "1".repeat(1_000)).expect("written");
         says(path(&file), "128 bytes or more");
         fs::write(&file, "nan").expect("written");
-        says(path(&file), "`nan` is no number");
+        says(path(&file), "`nan` is not a number");
     }
 }

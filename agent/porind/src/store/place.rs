@@ -64,7 +64,7 @@ impl Place {
         let db = match builder.create(path) {
             Err(DatabaseError::Storage(StorageError::Corrupted(reason))) if !is_newer(&reason) => {
                 let aside = move_aside(path)?;
-                error!(path = %path.display(), aside = %aside, reason, "the store is corrupt; it was moved aside and a new one is made");
+                error!(path = %path.display(), aside = %aside, reason, "the store is corrupt: it was renamed, and a new one made");
                 make(path).and_then(|()| Ok(builder.create(path)?))
             }
             Err(DatabaseError::DatabaseAlreadyOpen) => bail!("{}: another agent has it open", path.display()),
@@ -74,7 +74,7 @@ impl Place {
         keep_private(path)?;
         match fs::write(&place.mark, name) {
             Ok(()) => place.marked = true,
-            Err(error) => warn!(%error, path = %place.mark.display(), "cannot note that the store is open"),
+            Err(error) => warn!(%error, path = %place.mark.display(), "cannot mark the store as open"),
         }
         Ok((place, db))
     }

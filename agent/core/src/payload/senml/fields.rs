@@ -44,7 +44,7 @@ pub(super) struct Fields<'a> {
 /// Decimal seconds as microseconds, exactly: through a float they would be off by one.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i128>, D::Error> {
     let text = <&RawValue>::deserialize(deserializer)?.get();
-    microseconds(text).map(Some).ok_or_else(|| serde::de::Error::custom(format!("{text} is no time")))
+    microseconds(text).map(Some).ok_or_else(|| serde::de::Error::custom(format!("{text} is not a time")))
 }
 
 /// A JSON number of seconds in microseconds; digits beyond the sixth are cut off.

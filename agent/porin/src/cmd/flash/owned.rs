@@ -222,7 +222,7 @@ pub(super) fn small(path: &Path, most: u64) -> anyhow::Result<Vec<u8>> {
 }
 
 fn text(path: &Path, bytes: Vec<u8>) -> anyhow::Result<String> {
-    String::from_utf8(bytes).map_err(|_| bad(path, "it is no text"))
+    String::from_utf8(bytes).map_err(|_| bad(path, "it is not text"))
 }
 
 fn bad(path: &Path, why: &str) -> anyhow::Error {

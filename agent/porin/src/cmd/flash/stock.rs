@@ -71,7 +71,7 @@ impl Stock {
         let name = deb.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let package = small(deb, MAX_PACKAGE_BYTES)?;
         if !package.starts_with(b"!<arch>\ndebian-binary") {
-            bail!("{} is no Debian package", deb.display());
+            bail!("{} is not a Debian package", deb.display());
         }
         let wifi = match wifi {
             None => None,
@@ -96,7 +96,7 @@ impl Stock {
         if !folder.is_dir() {
             return Err(Failure {
                 code: 2,
-                message: format!("{} is no folder", folder.display()),
+                message: format!("{} is not a folder", folder.display()),
                 hint: Some(
                     "put the card in again after Imager has written it: its FAT partition, `bootfs`, is the one".into(),
                 ),
@@ -210,7 +210,7 @@ fn wifi_password(name: &str, file: Option<&Path>) -> anyhow::Result<String> {
             .context("no terminal to ask on, and no --wifi-password-file");
     };
     let text = String::from_utf8(small(path, MAX_FILE_BYTES)?)
-        .with_context(|| format!("{}: it is no text", path.display()))?;
+        .with_context(|| format!("{}: it is not text", path.display()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
@@ -232,7 +232,7 @@ fn public_key(path: &Path) -> anyhow::Result<String> {
     if ["ssh-", "ecdsa-", "sk-"].iter().any(|kind| key.starts_with(kind)) && !key.contains('\n') {
         return Ok(key.into());
     }
-    let message = format!("{} is no public key", path.display());
+    let message = format!("{} is not a public key", path.display());
     Err(Failure { code: BAD_CONFIG, message, hint: Some("the file that ends in .pub".into()) }.into())
 }
 
