@@ -19,8 +19,9 @@ pub(crate) struct Cli {
 }
 
 /// The visible commands by topic, in the order of the help.
-const GROUPS: [(&str, &[&str]); 5] = [
-    ("Start", &["demo", "init", "up", "tap"]),
+const GROUPS: [(&str, &[&str]); 6] = [
+    ("Start", &["demo", "init", "up"]),
+    ("Look at the agent on this computer", &["status", "tap", "check", "doctor", "dead"]),
     ("Write a cell", &["cell", "decode", "record"]),
     ("Set up a gateway", &["flash", "keys"]),
     ("Run gateways", &["ls", "events", "release", "push", "rollback", "desired", "prune"]),
@@ -67,6 +68,14 @@ enum Command {
     Flash(cmd::flash::Arguments),
     /// Print packets of a running agent before and after its cells
     Tap(cmd::tap::Arguments),
+    /// Show what a running agent does
+    Status(cmd::agent::Ask),
+    /// Check a configuration and its cells without starting
+    Check(cmd::agent::Check),
+    /// Find out why no data arrives
+    Doctor(cmd::agent::Ask),
+    /// List, replay or discard packets on which cells failed
+    Dead(cmd::agent::Dead),
     /// Run an MQTT broker for demos and tests on loopback
     #[command(hide = true)]
     Broker {
@@ -113,9 +122,8 @@ fn grouped(command: &clap::Command) -> String {
         let about = command.find_subcommand(name).and_then(clap::Command::get_about).map(ToString::to_string);
         format!("  {name:<10}{}\n", about.unwrap_or_default())
     };
-    let group =
-        |(topic, names): &(&str, &[&str])| format!("\n{topic}:\n{}", names.iter().map(line).collect::<String>());
-    GROUPS.iter().map(group).collect::<String>().trim_start().to_owned()
+    let group = |(topic, names): &(&str, &[&str])| format!("{topic}:\n{}", names.iter().map(line).collect::<String>());
+    GROUPS.iter().map(group).collect::<String>()
 }
 
 /// Takes hidden commands out of "did you mean".
@@ -137,6 +145,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(arguments) => cmd::demo::run(&arguments),
         Command::Decode(arguments) => cmd::decode::run(&arguments),
         Command::Tap(arguments) => cmd::tap::run(&arguments),
+        Command::Status(ask) => cmd::agent::status(&ask),
+        Command::Check(arguments) => cmd::agent::check(&arguments),
+        Command::Doctor(ask) => cmd::agent::doctor(&ask),
+        Command::Dead(arguments) => cmd::agent::dead(&arguments),
         Command::Init(arguments) => cmd::init::run(&arguments),
         Command::Up(arguments) => cmd::up::run(&arguments),
         Command::Keys(command) => cmd::keys::run(&command),
@@ -170,7 +182,7 @@ mod tests {
         visible.sort_unstable();
         assert_eq!(listed, visible);
         let help = Cli::command().after_help(grouped(&command)).render_help().to_string();
-        assert!(help.lines().count() <= 36 && help.lines().all(|line| line.len() <= 80), "{help}");
+        assert!(help.lines().count() <= 38 && help.lines().all(|line| line.len() <= 80), "{help}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod agent;
 pub(crate) mod bench_e2e;
 pub(crate) mod broker;
 pub(crate) mod cell_build;

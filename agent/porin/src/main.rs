@@ -6,6 +6,7 @@ mod cmd;
 mod failure;
 mod fleet;
 mod keys;
+mod output;
 mod plot;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ mod agent;
 mod board;
 mod cell_log;
 mod cells;
+pub mod command;
 mod committer;
 mod doctor;
 mod files;
@@ -54,9 +55,8 @@ pub use machine::wall_clock;
 pub use made_up::try_made_up;
 pub use pipeline::{Kept, Pipeline, Routed, To};
 pub use policy::read_policy;
-pub use report::{report, report_dead};
 pub use rumqttc::Transport;
-pub use status::{ask as ask_status, ask_dead, tap};
+pub use status::{ask as ask_status, tap};
 
 use crate::{
     committer::Committer,

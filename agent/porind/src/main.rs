@@ -1,7 +1,6 @@
 //! `porind`: the gateway program.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{IsTerminal, Write},
     path::Path,
@@ -11,7 +10,10 @@ use std::{
 use anyhow::Context;
 use lexopt::{Arg, Parser, ValueExt};
 use porin_core::config::{Config, Policy};
-use porind::{Finding, Until, Verdict};
+use porind::{
+    Until,
+    command::{self, Failure},
+};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -54,15 +56,6 @@ read its configuration again.
 Exit codes: 0 ok, 1 failed, 2 usage, 4 no agent answers, 5 refused, 78 bad configuration
 ";
 
-/// How the program ends badly.
-enum Failure {
-    Failed(anyhow::Error),
-    Usage(String),
-    Unreachable(anyhow::Error),
-    Refused(String),
-    Config(anyhow::Error),
-}
-
 #[derive(Clone, Copy, PartialEq)]
 enum Command {
     Run,
@@ -86,19 +79,14 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let (error, hint, code) = match arguments().and_then(|arguments| arguments.map_or(Ok(()), execute)) {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Failed(error)) => (error, None, 1),
-        Err(Failure::Usage(message)) => (anyhow::Error::msg(message), Some("porind --help"), 2),
-        Err(Failure::Unreachable(error)) => (error, Some("is `porind run` running with the same configuration?"), 4),
-        Err(Failure::Refused(message)) => (anyhow::Error::msg(message), Some("sudo porind dead ..."), 5),
-        Err(Failure::Config(error)) => (error, Some("docs/config.md describes each key; nothing was started"), 78),
+    let Err(failure) = arguments().and_then(|arguments| arguments.map_or(Ok(()), execute)) else {
+        return ExitCode::SUCCESS;
     };
-    eprintln!("error: {error:#}");
-    if let Some(hint) = hint {
+    eprintln!("error: {failure}");
+    if let Some(hint) = failure.hint("porind") {
         eprintln!("hint: {hint}");
     }
-    ExitCode::from(code)
+    ExitCode::from(failure.code())
 }
 
 /// `None`: help or the version was asked for and printed.
@@ -169,10 +157,16 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
     let without_policy = || files.config().map_err(Failure::Config);
     match arguments.command {
         Command::Run => run(whole()?, files, arguments.until, arguments.json),
-        Command::Check => check(&whole()?, path, arguments.board.as_deref(), arguments.json),
-        Command::Status => status(&without_policy()?, arguments.json),
-        Command::Doctor => doctor(&whole()?, arguments.json),
-        Command::Dead => dead(&without_policy()?, &arguments),
+        Command::Check => print(&command::check(&whole()?, path, arguments.board.as_deref(), arguments.json)?),
+        Command::Status => print(&command::status(&without_policy()?.gateway.socket, arguments.json)?),
+        Command::Doctor => {
+            let (text, outcome) = command::doctor(&whole()?, arguments.json)?;
+            print(&text).and(outcome)
+        }
+        Command::Dead => {
+            let Arguments { words, all, json, .. } = &arguments;
+            print(&command::dead(&without_policy()?.gateway.socket, words, *all, *json)?)
+        }
         Command::Boards => boards(&arguments),
     }
 }
@@ -219,34 +213,6 @@ fn run(config: Config, files: Files, until: Until, json: bool) -> Result<(), Fai
     Ok(())
 }
 
-fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Result<(), Failure> {
-    let slots = porind::check(config).map_err(Failure::Config)?;
-    let warnings = porind::try_made_up(config).map_err(Failure::Config)?;
-    let routes = config.cells.routes.len();
-    let findings = match board {
-        None => Vec::new(),
-        Some(name) => {
-            let board = porind::read_board(name).map_err(Failure::Config)?;
-            board.carries(config).map_err(|why| Failure::Config(anyhow::anyhow!("{path}: {why}")))?;
-            porind::check_board(&board, config)
-        }
-    };
-    if json {
-        let text = |text: serde_json::Result<String>| text.map_err(|error| Failure::Failed(error.into()));
-        let (slots, found) = (text(serde_json::to_string(&slots))?, text(serde_json::to_string(&findings))?);
-        let warnings = text(serde_json::to_string(&warnings))?;
-        return print(&format!(
-            "{{\"ok\":true,\"routes\":{routes},\"slots\":{slots},\"warnings\":{warnings},\"board\":{found}}}\n"
-        ));
-    }
-    let mut text =
-        format!("{path}: {} sources, {routes} routes, {} slots\n", config.gateway.sources.len(), slots.len());
-    for slot in slots {
-        let _ = writeln!(text, "  {slot}");
-    }
-    print(&(text + &listed(&warnings) + &listed(&findings)))
-}
-
 fn boards(arguments: &Arguments) -> Result<(), Failure> {
     let boards = porind::boards().map_err(Failure::Failed)?;
     let this = || boards.iter().filter(|(_, is_this)| *is_this).map(|(board, _)| board.name.as_str());
@@ -283,70 +249,6 @@ fn boards(arguments: &Arguments) -> Result<(), Failure> {
         }
         [other, ..] => Err(Failure::Usage(format!("boards: there is no `{other}`; known is detect"))),
     }
-}
-
-fn status(config: &Config, json: bool) -> Result<(), Failure> {
-    let text = porind::ask_status(&config.gateway.socket).map_err(Failure::Unreachable)?;
-    if json {
-        return print(&format!("{text}\n"));
-    }
-    let snapshot: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
-    print(&porind::report(&snapshot))
-}
-
-fn dead(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { words, all, json, .. } = arguments;
-    let (verb, numbers) = words.split_first().map_or(("list", &[][..]), |(verb, numbers)| (verb.as_str(), numbers));
-    let question = match (verb, numbers, all) {
-        ("list", [], false) => "list".to_owned(),
-        ("replay" | "discard", [], true) => format!("{verb} all"),
-        ("replay" | "discard", [_, ..], false) => {
-            if let Some(other) = numbers.iter().find(|number| number.parse::<u64>().is_err()) {
-                return Err(Failure::Usage(format!("`{other}` is not a number of a dead letter")));
-            }
-            format!("{verb} {}", numbers.join(" "))
-        }
-        ("list" | "replay" | "discard", ..) => {
-            return Err(Failure::Usage(format!("dead {verb}: either numbers or --all, and neither with list")));
-        }
-        _ => return Err(Failure::Usage(format!("dead: there is no `{verb}`; known is list, replay, discard"))),
-    };
-    let text = porind::ask_dead(&config.gateway.socket, &question).map_err(Failure::Unreachable)?;
-    let answer: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
-    if let Some(error) = answer["error"].as_str() {
-        return Err(Failure::Refused(error.to_owned()));
-    }
-    if *json { print(&format!("{text}\n")) } else { print(&porind::report_dead(&answer)) }
-}
-
-fn doctor(config: &Config, json: bool) -> Result<(), Failure> {
-    let findings = porind::doctor(config);
-    if json {
-        let text = serde_json::to_string(&findings).map_err(|error| Failure::Failed(error.into()))?;
-        print(&format!("{text}\n"))?;
-    } else {
-        print(&listed(&findings))?;
-    }
-    match findings.iter().filter(|finding| finding.verdict == Verdict::Wrong).count() {
-        0 => Ok(()),
-        wrong => Err(Failure::Failed(anyhow::anyhow!("{wrong} problems found"))),
-    }
-}
-
-fn listed(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    for Finding { verdict, what, found, hint } in findings {
-        let verdict = match verdict {
-            Verdict::Ok => "ok     ",
-            Verdict::Warning => "warning",
-            Verdict::Wrong => "WRONG  ",
-        };
-        let _ = writeln!(text, "{verdict} {what:<11} {found}");
-        if !hint.is_empty() {
-            let _ = writeln!(text, "        hint: {hint}");
-        }
-    }
-    text
 }
 
 /// SIGINT and SIGTERM stop the agent; a second one ends the process as if we did not listen. SIGHUP reads the configuration again.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// Streams, routes, outbox and uplink, a line each.
 #[must_use]
-pub fn report(status: &Value) -> String {
+pub(crate) fn report(status: &Value) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut text, status);
@@ -163,7 +163,7 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
 
 /// An answer about dead letters as a person reads it.
 #[must_use]
-pub fn report_dead(answer: &Value) -> String {
+pub(crate) fn report_dead(answer: &Value) -> String {
     let mut text = String::new();
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     match answer["dead_letters"].as_array() {

@@ -219,7 +219,7 @@ pub fn ask(socket: &str) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// If there is no agent at the socket, or it does not answer.
-pub fn ask_dead(socket: &str, what: &str) -> anyhow::Result<String> {
+pub(crate) fn ask_dead(socket: &str, what: &str) -> anyhow::Result<String> {
     let question = format!("dead {what}");
     ensure!((question.len() as u64) < MAX_QUESTION, "too many numbers at once: give fewer, or --all");
     answer_to(socket, &question)

@@ -3,10 +3,10 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
-use porin_e2e::{Gateway, free_port, porind, program};
+use porin_e2e::{Broker, Gateway, free_port, porind, program, wait_until};
 use porin_test_support::{LOG_IMPORT, WatCell, authority::first_root, cell, documented, target_dir, top};
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -131,6 +131,57 @@ fn usage_errors_exit_with_2_and_help_with_0() {
     let (code, _, stderr) = run(&["check", "--config", "/nowhere/porin.toml"]);
     assert_eq!(code, Some(78));
     assert!(stderr.contains("cannot read /nowhere/porin.toml"), "{stderr}");
+}
+
+/// The exit code of a command whose standard output was closed before it wrote anything, and its standard error.
+fn closed(command: &mut Command) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let child = command.stdout(writer).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let Output { status, stderr, .. } = child.wait_with_output().expect("it ends");
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn a_closed_pipe_ends_every_command_quietly() {
+    let broker = Broker::mosquitto();
+    let gateway = Gateway::new("lab", broker.port, SLOT);
+    let _agent = gateway.run(&[]);
+    wait_until("it runs", || gateway.status().is_some());
+    let (config, url) = (gateway.config().display().to_string(), format!("mqtt://127.0.0.1:{}", broker.port));
+    let keys = gateway.path("keys").display().to_string();
+    let porin = || Command::new(program("porin"));
+    assert!(porin().args(["keys", "init", "--keys", &keys]).output().expect("it runs").status.success());
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["push", "--help"],
+        &["status", "-c", &config],
+        &["check", "-c", &config],
+        &["doctor", "-c", &config],
+        &["dead", "-c", &config],
+        &["keys", "show", "--keys", &keys],
+        &["ls", "--broker", &url],
+        &["prune", "--dry-run", "--broker", &url, "--keys", &keys],
+        &[
+            "release",
+            &target_dir().join("cells/deadband.wasm").display().to_string(),
+            "--keys",
+            &keys,
+            "--out",
+            &format!("{keys}/r"),
+        ],
+        &["flash", "--list"],
+    ] {
+        let (code, stderr) = closed(porin().args(args));
+        assert!(code == Some(0) && !stderr.contains("error"), "porin {args:?}: {code:?} {stderr}");
+    }
+    for args in
+        [&["--help"][..], &["--version"], &["check"], &["status"], &["status", "--json"], &["doctor"], &["dead"]]
+    {
+        let (code, stderr) = closed(porind(&gateway.config()).args(args));
+        assert!(code == Some(0) && stderr.is_empty(), "porind {args:?}: {code:?} {stderr}");
+    }
 }
 
 #[test]

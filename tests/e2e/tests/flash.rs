@@ -292,7 +292,7 @@ fn the_files_for_a_stock_system_are_what_cloud_init_takes() {
     for (more, expected) in [
         (&["--wifi", "home", "--wifi-password-file", "secret"][..], "--wifi-country is missing"),
         (&["--wifi", "home", "--wifi-password-file", "id.pub", "--wifi-country", "de"], "two capital letters"),
-        (&["--ssh-key", "secret"], "no public key"),
+        (&["--ssh-key", "secret"], "is not a public key"),
         (&["--console-password", "secret"], "logins of its own"),
     ] {
         let (code, _, stderr) = files_only(more);

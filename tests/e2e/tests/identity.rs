@@ -114,7 +114,7 @@ fn a_gateway_and_a_broker_that_know_each_other_connect() {
         assert!(names[0].ends_with("ca.pem") && names[1].ends_with("client.pem"), "{status}");
         assert!(certificates[1]["not_after_s"].as_u64() < certificates[0]["not_after_s"].as_u64());
         let _agent = gateway.run(&[]);
-        wait_until("it warns", || gateway.log().contains("a certificate ends soon"));
+        wait_until("it warns", || gateway.log().contains("a certificate expires soon"));
         assert!(gateway.log().contains("days=19"), "{}", gateway.log());
     }
 }

@@ -168,7 +168,7 @@ fn a_rotated_key_signs_no_more_and_the_roots_are_a_chain() {
     let path = owner.keys().join("publisher.pem");
     copy(&path, &owner.0.path().join("new.pem"));
     copy(&old, &path);
-    owner.refused(&owner.release(&[]), &["is not a key of the role publisher in root 4", "rotated out"]);
+    owner.refused(&owner.release(&[]), &["is not a key of the role publisher in root 4", "this key was rotated"]);
     // An exchange that was cut short between the new root and the new key's place is finished by whoever comes next.
     copy(&owner.0.path().join("new.pem"), &owner.keys().join("publisher.pem.new"));
     owner.json(&owner.release(&[]));

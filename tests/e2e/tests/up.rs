@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -141,4 +142,58 @@ fn to_the_end_it_can_give_json() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(text.contains("line 3") && text.contains("did you mean `simulator`?"), "{text}");
+}
+
+/// `porin` with these arguments, in a folder: exit code, standard output, standard error.
+fn porin(folder: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(program("porin")).args(args).current_dir(folder).output().expect("it runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn commands_find_the_agent_of_porin_up_in_this_folder_and_below() {
+    let folder = folder();
+    let below = folder.path().join("notes/today");
+    fs::create_dir_all(&below).expect("a folder");
+    // Before the first `porin up` only the folder itself has a configuration.
+    let (code, stdout, stderr) = porin(folder.path(), &["check"]);
+    assert!(code == Some(0) && stdout.contains("1 sources, 1 routes, 1 slots"), "{stdout}{stderr}");
+    assert_eq!(porin(folder.path(), &["status"]).0, Some(4));
+    let mut agent = Command::new(program("porin"))
+        .args(["up", "--plain"])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    for at in [folder.path(), &below] {
+        wait_until("it answers and is connected", || {
+            let (_, status, _) = porin(at, &["status", "--json"]);
+            serde_json::from_str::<Value>(&status).is_ok_and(|status| status["uplink"]["connected"] == true)
+        });
+        let (code, stdout, stderr) = porin(at, &["doctor"]);
+        assert!(code == Some(0) && stdout.contains("broker"), "{stdout}{stderr}");
+        let (code, stdout, _) = porin(at, &["dead", "--json"]);
+        assert!(code == Some(0) && serde_json::from_str::<Value>(&stdout).is_ok(), "{stdout}");
+        let (code, stdout, _) = porin(at, &["tap", "#", "--count", "1"]);
+        assert!(code == Some(0) && stdout.contains("sim/"), "{stdout}");
+    }
+    Command::new("kill").arg(agent.id().to_string()).status().expect("it is there");
+    assert!(agent.wait().expect("it ends").success());
+    assert!(!folder.path().join(".porin/broker").exists(), "its broker is gone");
+}
+
+#[test]
+fn without_any_configuration_the_error_names_both_places() {
+    let empty = tempfile::tempdir().expect("a folder");
+    if Path::new("/etc/porin/porin.toml").exists() {
+        return;
+    }
+    for command in ["status", "check", "doctor", "dead"] {
+        let (code, _, stderr) = porin(empty.path(), &[command]);
+        assert_eq!(code, Some(78), "{command}: {stderr}");
+        assert!(stderr.contains("no porin.toml here, and no /etc/porin/porin.toml"), "{stderr}");
+        assert!(stderr.contains("hint: `porin init` writes one"), "{stderr}");
+    }
 }

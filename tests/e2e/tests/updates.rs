@@ -327,7 +327,7 @@ fn a_canary_that_faults_costs_no_packet_and_the_old_cell_decides_about_that_very
     accounts.retain(&[order("gw1", 1, nonce, &set(&late, "", proof))]);
     accounts.wait("gw1", "it is sent", |account| account.state.name() == "canary");
     assert_eq!(accounts.end_of("gw1", 1), ("rolled-back".into(), "fault".into()));
-    assert!(gateway.log().contains("what the old ones made of the batch is sent"), "{}", gateway.log());
+    assert!(gateway.log().contains("the old cells' output of the batch is sent"), "{}", gateway.log());
     let before = packets(&subscriber).len();
     wait_until("the old one goes on", || packets(&subscriber).len() > before + 200);
     let last = end_without_loss(agent, &subscriber);

@@ -141,7 +141,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         writeln!(text, "{:<8} {:.1}", subject.name(), times[times.len() / 2].as_secs_f64() * 1e3)?;
     }
     eprintln!();
-    Ok(std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())?)
+    Ok(std::io::Write::write_all(&mut crate::output::stdout(), text.as_bytes())?)
 }
 
 fn median(mut rounds: Vec<Round>) -> Round {

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Engine::Wasmi => here(arguments)?,
         Engine::Wasmtime => there(arguments)?,
     };
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     if arguments.json {
         writeln!(stdout, "{}", serde_json::to_string(&outcome)?)?;
     } else {

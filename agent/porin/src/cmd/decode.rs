@@ -51,7 +51,7 @@ fn is_good(quality: &u32) -> bool {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut input = std::io::stdin().lock();
-    let mut output = std::io::stdout().lock();
+    let mut output = crate::output::stdout();
     if !arguments.hex {
         let mut bytes = Vec::new();
         input.take(MAX_BYTES + 1).read_to_end(&mut bytes).context("reading standard input")?;

@@ -61,7 +61,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
 fn show(arguments: &Show) -> anyhow::Result<()> {
     let keys = KeyFolder::at(arguments.keys.as_deref())?;
     let mut cloud = Cloud::connect(&arguments.broker)?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     let Some(desired) = fleet::current(&mut cloud, &keys, &arguments.of)? else {
         return none(&arguments.of);
     };
@@ -94,7 +94,7 @@ fn diff(arguments: &Show) -> anyhow::Result<()> {
             format!("{} has none of its own that says anything: it goes by its group's", fleet::name(&arguments.of));
         return Err(Failure { code: 1, message, hint: Some("porin desired diff group:NAME".into()) }.into());
     }
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     let mut differs = false;
     for (gateway, account) in &members {
         let same = fleet::is_same(&desired.set, &account.set);

@@ -119,7 +119,7 @@ fn confirm(target: &Target, yes: bool) -> anyhow::Result<()> {
 }
 
 fn tell(as_json: bool, json: &serde_json::Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     if as_json {
         writeln!(stdout, "{json}")?
     } else {

@@ -6,7 +6,7 @@ mod write;
 
 use std::{
     fs,
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +15,10 @@ use anyhow::{Context, anyhow};
 use porin_core::config::{Config, Defaults, address};
 
 use super::up::Places;
-use crate::failure::{Failure, REFUSED, UNREACHABLE};
+use crate::{
+    failure::{Failure, REFUSED, UNREACHABLE},
+    output,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -87,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let from = parse(arguments.from.as_deref(), arguments.baud)?;
     let found = listen::to(&from, Duration::from_secs(arguments.seconds))?;
-    print(&found.describe())?;
+    output::print(&found.describe())?;
     if found.is_empty() {
         let message = format!("nothing that a stream can be made of came in {} seconds", arguments.seconds);
         let hint = Some("--seconds N listens longer; does the source send now?".into());
@@ -115,15 +118,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Defaults { broker: Some("mqtt://localhost"), path: Some(&places.path), socket: Some(&places.socket) };
     Config::parse_with(&text, defaults).map_err(|error| anyhow!("a defect in porin: {error}\n{text}"))?;
     fs::write(&arguments.out, text).with_context(|| format!("writing {out}"))?;
-    print(&format!("\nwrote {out}. Next: porin up -c {out}\n"))
-}
-
-/// Prints; a closed pipe is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    output::print(&format!("\nwrote {out}. Next: porin up -c {out}\n"))
 }
 
 /// Asks at a terminal; elsewhere takes the default.

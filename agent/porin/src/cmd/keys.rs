@@ -209,7 +209,7 @@ fn print(folder: &KeyFolder, root: &Verified<Root>, as_json: bool) -> anyhow::Re
         let keys = role.keys(root).into_iter().map(|key| key.id().to_string()).collect::<Vec<_>>();
         (role.name(), keys, folder.key_file(role).exists())
     });
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     if as_json {
         let roles = roles.map(|(role, keys, here)| json!({ "role": role, "keys": keys, "here": here }));
         let root = json!({

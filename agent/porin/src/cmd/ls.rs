@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let whom = arguments.gateway.as_deref().unwrap_or("+");
     let mut retained = cloud.retained(&format!("porin/v1/gw/{whom}/reported"))?;
     retained.extend(cloud.retained(&format!("porin/v1/gw/{whom}/state"))?);
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     let accounts = fleet::accounts(&retained);
     for (gateway, account) in &accounts {
         let state = retained.get(&format!("porin/v1/gw/{gateway}/state"));

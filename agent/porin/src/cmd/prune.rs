@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         // An empty payload is how a broker forgets what it retains.
         cloud.publish_all(&gone)?;
     }
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     let topics: Vec<_> = gone.iter().map(|(topic, _)| topic).collect();
     if arguments.json {
         writeln!(

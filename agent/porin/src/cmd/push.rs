@@ -180,7 +180,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Target::Gateway(_) | Target::Group(_) => Vec::new(),
     };
     if !operator.json {
-        let mut stdout = std::io::stdout().lock();
+        let mut stdout = crate::output::stdout();
         decisions.iter().try_for_each(|packet| writeln!(stdout, "{packet}"))?;
     }
     let more = [("release", json!(digest.to_string())), ("cell", json!(release.cell)), ("decisions", json!(decisions))];

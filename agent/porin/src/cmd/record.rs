@@ -150,7 +150,7 @@ fn write(pieces: &BTreeMap<usize, Vec<u8>>, out: Option<&PathBuf>) -> anyhow::Re
             written.with_context(|| format!("cannot write {}", path.display()))?;
             eprintln!("{rows} rows in {}", path.display());
         }
-        None => std::io::stdout().lock().write_all(text.as_bytes())?,
+        None => crate::output::stdout().write_all(text.as_bytes())?,
     }
     Ok(())
 }

@@ -102,7 +102,7 @@ async fn tables(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     eprintln!();
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     Ok(std::io::Write::write_all(&mut stdout, text.replace("SUMMARY", &summary).as_bytes())?)
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Released { release, digest, envelope, .. } = release(&folder, &arguments.file, &arguments.about)?;
     let out = arguments.out.clone().unwrap_or_else(|| arguments.file.with_extension("release"));
     write_whole(&out, &envelope)?;
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     let Release { cell, seq, semver, sha256, size, world, imports, .. } = &release;
     if arguments.json {
         let release = json!({

@@ -1,26 +1,19 @@
 //! `porin tap`: packets as they pass through a running agent, as sources make them and as routes keep them.
 
-use std::{
-    fs,
-    io::Write,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-};
+use std::io::Write;
 
 use anyhow::{Context, bail};
-use porin_core::config::{Config, Defaults};
 use serde_json::Value;
 
-use super::up::Places;
+use super::agent::Which;
 use crate::failure::{Failure, UNREACHABLE};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Which streams, with MQTT's wildcards: `boiler/temp`, `boiler/+`, `#`
     streams: String,
-    /// The agent's configuration: it names the socket
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/porin/porin.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    which: Which,
     /// The agent's socket, instead of the configuration's
     #[arg(long, value_name = "FILE")]
     socket: Option<String>,
@@ -35,7 +28,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let socket = match &arguments.socket {
         Some(socket) => socket.clone(),
-        None => configured_socket(&arguments.config)?,
+        None => arguments.which.read()?.1.gateway.socket,
     };
     let lines = porind::tap(&socket, &arguments.streams).map_err(|error| Failure {
         code: UNREACHABLE,
@@ -66,16 +59,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     eprintln!("the agent has ended");
     Ok(())
-}
-
-fn configured_socket(path: &Path) -> anyhow::Result<String> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    // As `porin up` does, if an agent of its is there.
-    let places = Places::beside(path);
-    let socket = UnixStream::connect(&places.socket).is_ok().then_some(places.socket.as_str());
-    let defaults = Defaults { broker: Some("mqtt://localhost"), socket, ..Defaults::default() };
-    let config = Config::parse_with(&text, defaults);
-    Ok(config.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?.gateway.socket)
 }
 
 /// A packet in a line for the eyes.

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use console::Term;
-use porin_core::config::{self, Config, Defaults};
+use porin_core::config::{Config, Defaults};
 use porind::Until;
 use serde_json::Value;
 use tokio::{
@@ -24,8 +24,11 @@ use tokio::{
 };
 
 use self::{log::Log, table::Table, values::Values};
-use super::broker::{self, Broker};
-use crate::failure::{BAD_CONFIG, Failure};
+use super::{
+    agent::{self, bad_config},
+    broker::{self, Broker},
+};
+use crate::failure::Failure;
 
 /// Between two looks at the agent, on a terminal.
 const REDRAW: Duration = Duration::from_millis(500);
@@ -54,15 +57,18 @@ pub(crate) struct Arguments {
 
 /// Where the state of a configuration's agent is when it does not say: beside it.
 pub(crate) struct Places {
+    pub(crate) folder: PathBuf,
     pub(crate) path: String,
     pub(crate) socket: String,
+    /// The address of the broker of its own, while it runs.
+    pub(crate) broker: PathBuf,
 }
 
 impl Places {
     pub(crate) fn beside(config: &Path) -> Self {
         let folder = config.parent().unwrap_or(Path::new("")).join(".porin");
         let place = |name: &str| folder.join(name).display().to_string();
-        Self { path: place("porin.redb"), socket: place("status.sock") }
+        Self { path: place("porin.redb"), socket: place("status.sock"), broker: folder.join("broker"), folder }
     }
 }
 
@@ -77,8 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut config = Config::parse_with(&text, defaults).map_err(|error| bad_config(&anyhow!("{place}: {error}")))?;
     porind::check(&config).map_err(|error| bad_config(&error))?;
     if arguments.own_broker {
-        config.gateway.uplink.broker =
-            config::Broker { host: own.ip().to_string(), port: own.port(), tls: None, login: None };
+        config.gateway.uplink.broker = agent::own(own);
     }
 
     let term = Term::stdout();
@@ -88,22 +93,36 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let uplink = &config.gateway.uplink.broker;
     let embedded = (uplink.host.as_str(), uplink.port) == (own.ip().to_string().as_str(), own.port());
     let _broker = embedded.then(|| Broker::start_at(own)).transpose()?;
+    let _address = embedded.then(|| Note::write(&places.broker, &address)).transpose()?;
     let whose = if embedded { ", its own" } else { "" };
     eprintln!("porin up: gateway `{}`, broker {}:{}{whose}", config.gateway.id, uplink.host, uplink.port);
     eprintln!("look at what it sends: mosquitto_sub -V 5 -h {} -p {} -v -t 'porin/#'", uplink.host, uplink.port);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let last = runtime.block_on(watched(config, arguments, live.then_some(term), log))?;
     let text = if arguments.json { format!("{last}\n") } else { table::summary(&last) };
-    std::io::stdout().write_all(text.as_bytes())?;
+    crate::output::stdout().write_all(text.as_bytes())?;
     match table::problems(&last) {
         problems if problems.is_empty() => Ok(()),
         problems => Err(Failure { code: 1, message: problems.join("\n  "), hint: None }.into()),
     }
 }
 
-fn bad_config(error: &anyhow::Error) -> Failure {
-    let hint = "docs/config.md describes each key; nothing was started";
-    Failure { code: BAD_CONFIG, message: format!("{error:#}"), hint: Some(hint.into()) }
+/// A file that lasts as long as this.
+struct Note(PathBuf);
+
+impl Note {
+    fn write(path: &Path, text: &str) -> anyhow::Result<Self> {
+        let written = fs::create_dir_all(path.parent().unwrap_or(path)).and_then(|()| fs::write(path, text));
+        written.with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        // A later `porin up` writes it again.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Runs the agent on a thread of its own and shows it until it ends. Gives its last status.

@@ -149,7 +149,7 @@ pub(crate) fn conclude(
         let gateways: serde_json::Map<_, _> = gateways.collect();
         let mut said = json!({ "target": name(&desired.target), "seq": desired.seq, "gateways": gateways });
         more.iter().for_each(|(key, value)| said[*key] = value.clone());
-        writeln!(std::io::stdout().lock(), "{said}")?;
+        writeln!(crate::output::stdout(), "{said}")?;
     }
     let Some((_, _, first)) = refused.first() else { return Ok(()) };
     let why = |(gateway, state, reason): &(&String, &str, &Reason)| {

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, bail};
 
 use super::{Data, Recorded, Run};
+use crate::output;
 
 /// The stream on which the alarm cell reports.
 const ALARM_STREAM: &str = "glucose/glucose_mg_dL/alarm";
@@ -77,9 +78,9 @@ pub(super) fn print(
             wrong.push(format!("run {what}: the agent's own counters do not add up: {imbalance:?}"));
         }
     }
-    print_to_stdout(&out)?;
+    output::print(&out)?;
     if wrong.is_empty() {
-        return print_to_stdout("everything adds up: nothing was lost\n");
+        return output::print("everything adds up: nothing was lost\n");
     }
     bail!("it does not add up:\n  {}", wrong.join("\n  "))
 }
@@ -188,11 +189,6 @@ fn write_cells(out: &mut String, cells: &Run, folder: &Path) -> anyhow::Result<(
         "\nfuel: WebAssembly instructions, the same on every machine; `make bench` measures time. A cell may have 51200 bytes.\n"
     )?;
     Ok(())
-}
-
-fn print_to_stdout(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    std::io::stdout().lock().write_all(text.as_bytes()).context("writing to stdout")
 }
 
 #[cfg(test)]

@@ -146,7 +146,7 @@ fn config(arguments: &Arguments, folder: &Path, broker: &str, data: &Data) -> an
 
 fn print(told: &[Told], made: u64, kept: u64, received: u64, again: u64, lost: u64) -> anyhow::Result<()> {
     use std::io::Write;
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::output::stdout();
     writeln!(out, "\n{:<40} what came of it", "while packets flow")?;
     told.iter().try_for_each(|Told { what, answer }| writeln!(out, "{what:<40} {answer}"))?;
     writeln!(

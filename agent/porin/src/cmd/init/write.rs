@@ -7,7 +7,7 @@ use super::{Source, listen::Found, shape::Group};
 /// Writes a configuration that reads what was found.
 pub(super) fn configuration(from: &Source, found: &Found, uplink: Option<&str>, cell: Option<&str>) -> String {
     let mut text = String::from(
-        "# Made by `porin init`. docs/config.md describes each key; `porind check` tries a change before it runs.\n\n\
+        "# Made by `porin init`. docs/config.md describes each key; `porin check` tries a change before it runs.\n\n\
          [gateway]\nid = \"gateway\"                # part of each topic: give each gateway its own\n\n[uplink]\n",
     );
     text += &match uplink {

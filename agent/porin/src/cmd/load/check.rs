@@ -75,7 +75,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn report(arguments: &Arguments, ledger: &Ledger, publishes: u64, others: u64) -> anyhow::Result<()> {
     let accounts = ledger.accounts();
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = crate::output::stdout();
     if arguments.json {
         writeln!(stdout, "{}", serde_json::json!({ "publishes": publishes, "others": others, "accounts": accounts }))?;
     } else {

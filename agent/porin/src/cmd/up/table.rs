@@ -71,7 +71,7 @@ impl Table {
     /// Shows a snapshot in place of the last one.
     pub(super) fn show(&mut self, status: &Value) -> anyhow::Result<()> {
         let Some(term) = &self.term else {
-            return Ok(writeln!(std::io::stdout(), "{}", line(status))?);
+            return Ok(writeln!(crate::output::stdout(), "{}", line(status))?);
         };
         let (height, width) = term.size();
         let (height, width) = (usize::from(height), usize::from(width));

@@ -1,0 +1,170 @@
+//! What `porind` answers about an agent: `check`, `status`, `doctor`, `dead`. `porin` gives the same answers.
+
+use std::fmt::{self, Write as _};
+
+use porin_core::config::Config;
+
+use crate::{
+    Finding, Verdict,
+    report::{report, report_dead},
+    status,
+};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Anything without an exit code of its own.
+    Failed(anyhow::Error),
+    /// The command line is wrong.
+    Usage(String),
+    /// No agent answers.
+    Unreachable(anyhow::Error),
+    /// The agent refuses.
+    Refused(String),
+    /// The configuration is wrong; nothing was started.
+    Config(anyhow::Error),
+}
+
+impl Failure {
+    /// Returns the exit code; `docs/cli.md` lists them.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 4,
+            Self::Refused(_) => 5,
+            Self::Config(_) => 78,
+        }
+    }
+
+    /// Returns one action that may help, for a command of this program.
+    #[must_use]
+    pub fn hint(&self, program: &str) -> Option<String> {
+        match self {
+            Self::Failed(_) => None,
+            Self::Usage(_) => Some(format!("{program} --help")),
+            Self::Unreachable(_) => Some("does an agent run with the same configuration?".into()),
+            Self::Refused(_) => Some(format!("sudo {program} dead ...")),
+            Self::Config(_) => Some("docs/config.md describes each key; nothing was started".into()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) | Self::Unreachable(error) | Self::Config(error) => write!(f, "{error:#}"),
+            Self::Usage(message) | Self::Refused(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Reads a configuration with its cells, tries parameters with made-up streams, and compares it with a board.
+///
+/// # Errors
+/// Something in the configuration is wrong.
+pub fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Result<String, Failure> {
+    let slots = crate::check(config).map_err(Failure::Config)?;
+    let warnings = crate::try_made_up(config).map_err(Failure::Config)?;
+    let routes = config.cells.routes.len();
+    let findings = match board {
+        None => Vec::new(),
+        Some(name) => {
+            let board = crate::read_board(name).map_err(Failure::Config)?;
+            board.carries(config).map_err(|why| Failure::Config(anyhow::anyhow!("{path}: {why}")))?;
+            crate::check_board(&board, config)
+        }
+    };
+    if json {
+        let text = |text: serde_json::Result<String>| text.map_err(|error| Failure::Failed(error.into()));
+        let (slots, found) = (text(serde_json::to_string(&slots))?, text(serde_json::to_string(&findings))?);
+        let warnings = text(serde_json::to_string(&warnings))?;
+        return Ok(format!(
+            "{{\"ok\":true,\"routes\":{routes},\"slots\":{slots},\"warnings\":{warnings},\"board\":{found}}}\n"
+        ));
+    }
+    let mut text =
+        format!("{path}: {} sources, {routes} routes, {} slots\n", config.gateway.sources.len(), slots.len());
+    for slot in slots {
+        let _ = writeln!(text, "  {slot}");
+    }
+    Ok(text + &listed(&warnings) + &listed(&findings))
+}
+
+/// Asks a running agent for its status.
+///
+/// # Errors
+/// No agent answers at the socket.
+pub fn status(socket: &str, json: bool) -> Result<String, Failure> {
+    let text = status::ask(socket).map_err(Failure::Unreachable)?;
+    if json {
+        return Ok(format!("{text}\n"));
+    }
+    let snapshot: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
+    Ok(report(&snapshot))
+}
+
+/// Asks a running agent about its dead letters: `list` (also without words), `replay` or `discard` with numbers or `all`.
+///
+/// # Errors
+/// The words are none of these; no agent answers at the socket; it refuses.
+pub fn dead(socket: &str, words: &[String], all: bool, json: bool) -> Result<String, Failure> {
+    let (verb, numbers) = words.split_first().map_or(("list", &[][..]), |(verb, numbers)| (verb.as_str(), numbers));
+    let question = match (verb, numbers, all) {
+        ("list", [], false) => "list".to_owned(),
+        ("replay" | "discard", [], true) => format!("{verb} all"),
+        ("replay" | "discard", [_, ..], false) => {
+            if let Some(other) = numbers.iter().find(|number| number.parse::<u64>().is_err()) {
+                return Err(Failure::Usage(format!("`{other}` is not a number of a dead letter")));
+            }
+            format!("{verb} {}", numbers.join(" "))
+        }
+        ("list" | "replay" | "discard", ..) => {
+            return Err(Failure::Usage(format!("dead {verb}: either numbers or --all, and neither with list")));
+        }
+        _ => return Err(Failure::Usage(format!("dead: there is no `{verb}`; known is list, replay, discard"))),
+    };
+    let text = status::ask_dead(socket, &question).map_err(Failure::Unreachable)?;
+    let answer: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
+    if let Some(error) = answer["error"].as_str() {
+        return Err(Failure::Refused(error.to_owned()));
+    }
+    Ok(if json { format!("{text}\n") } else { report_dead(&answer) })
+}
+
+/// Looks for reasons why a gateway is silent. Returns the findings as text, and whether there are problems.
+///
+/// # Errors
+/// The findings cannot be written as JSON.
+pub fn doctor(config: &Config, json: bool) -> Result<(String, Result<(), Failure>), Failure> {
+    let findings = crate::doctor(config);
+    let text = if json {
+        serde_json::to_string(&findings).map_err(|error| Failure::Failed(error.into()))? + "\n"
+    } else {
+        listed(&findings)
+    };
+    let outcome = match findings.iter().filter(|finding| finding.verdict == Verdict::Wrong).count() {
+        0 => Ok(()),
+        wrong => Err(Failure::Failed(anyhow::anyhow!("{wrong} problems found"))),
+    };
+    Ok((text, outcome))
+}
+
+fn listed(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { verdict, what, found, hint } in findings {
+        let verdict = match verdict {
+            Verdict::Ok => "ok     ",
+            Verdict::Warning => "warning",
+            Verdict::Wrong => "WRONG  ",
+        };
+        let _ = writeln!(text, "{verdict} {what:<11} {found}");
+        if !hint.is_empty() {
+            let _ = writeln!(text, "        hint: {hint}");
+        }
+    }
+    text
+}
