@@ -21,6 +21,8 @@ BOARD := rpi-3b
 CUTS := 20
 DIST := $(TARGET_DIR)/dist
 DEMO := $(TARGET_DIR)/demo
+# Completions and manual pages of the packages.
+SHARE := $(TARGET_DIR)/share
 
 .DEFAULT_GOAL := help
 .PHONY: help demo for-demo test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit programs cells wit bench bench-e2e instructions pictures reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped images packages run-image run-board run-package
@@ -74,8 +76,11 @@ reproducible: cross ## Build both again elsewhere and compare every byte
 	@sh cross/twice.sh $(DIST) $(ARM)
 
 deb: cross cells ## Debian packages for arm64 and armhf → target/dist
-	@sh cross/deb.sh arm64 $(DIST)/porind-aarch64-unknown-linux-musl $(TARGET_DIR)/cells $(DIST)
-	@sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
+	@$(TARGET_DIR)/debug/porin package-files $(SHARE)
+	@for target in $(ARM); do \
+		case $$target in aarch64-*) architecture=arm64 ;; *) architecture=armhf ;; esac; \
+		sh cross/deb.sh $$architecture $(DIST)/porind-$$target $(TARGET_DIR)/cells $(SHARE) $(DIST) || exit 1; \
+	done
 	@ls -l $(DIST)/*.deb
 
 image: cross cells ## The appliance image, BOARD=rpi-3b or rpi-4b → target/image
@@ -106,8 +111,8 @@ run-board:
 packages: deb broker
 	@sh cross/apt.sh qemu-user-static binfmt-support && update-binfmts --enable qemu-arm
 	@PORIN_DEPENDENCIES=1 sh cross/debian.sh $(TARGET_DIR)/armhf armhf "bookworm main" dpkg passwd dash coreutils libc-bin sed diffutils
-	@PORIN_REVISION=+1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
-	@PORIN_REVISION=~older PORIN_STORE_FORMAT=1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(DIST)
+	@PORIN_REVISION=+1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(SHARE) $(DIST)
+	@PORIN_REVISION=~older PORIN_STORE_FORMAT=1 sh cross/deb.sh armhf $(DIST)/porind-armv7-unknown-linux-musleabihf $(TARGET_DIR)/cells $(SHARE) $(DIST)
 
 run-package:
 	$(CARGO) test --locked --workspace --test package -- --ignored --nocapture
@@ -161,8 +166,9 @@ reduction: cells ## Bytes for each reading, by data set, encoding, batch and cel
 		$(TARGET_DIR)/release/porin reduction --porind $(TARGET_DIR)/release/porind --cells $(TARGET_DIR)/cells --data "$$data" > $(TARGET_DIR)/reduction.md \
 		&& cp $(TARGET_DIR)/reduction.md docs/reduction.md
 
-soak: cells broker python ## Ten million packets through each cell; drain backlogs of 5 million packets and of 1 GB; 200 troubles of 20 sources (some minutes)
+soak: cells broker python ## Ten million packets through each cell; 100,000 components; drain backlogs of 5 million packets and of 1 GB; 200 troubles of 20 sources (some minutes)
 	PORIN_SOAK=10000000 $(CARGO) test --locked -p porin-cell --test soak -- --nocapture
+	PORIN_STAGED=100000 $(CARGO) test --locked -p porin-fuzz --test staging -- --nocapture
 	PORIN_BACKLOG=5000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
 	PORIN_BACKLOG=16000000 $(CARGO) test --locked -p porin-e2e --test backlog -- --nocapture
 	PORIN_STEPS=200 PORIN_SEED=$$$$ $(CARGO) test --locked -p porin-e2e --test chaos -- --nocapture

@@ -183,7 +183,7 @@ pub fn component(bytes: &[u8]) {
     }
 }
 
-/// What a cell may use that nobody knows: enough to begin, little enough to be tried a hundred thousand times.
+/// Limits of an unknown cell: enough to start, little enough to be tried a hundred thousand times.
 #[must_use]
 pub fn small_limits() -> CellLimits {
     CellLimits {
