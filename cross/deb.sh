@@ -1,15 +1,16 @@
 #!/bin/sh
-# Builds the Debian package of the gateway program: cross/deb.sh ARCHITECTURE PORIND CELLS FOLDER
+# Builds the Debian package of the gateway program: cross/deb.sh ARCHITECTURE PORIND CELLS SHARE FOLDER
 #
 # ARCHITECTURE is Debian's name: arm64, armhf, amd64. PORIND is the program for it, a static one, so the package depends on
-# nothing but the tools that make the user. Leaves FOLDER/porind_VERSION_ARCHITECTURE.deb; PORIN_REVISION is put behind the version,
+# nothing but the tools that make the user. SHARE has completions and manual pages (`porin package-files`). Leaves FOLDER/porind_VERSION_ARCHITECTURE.deb; PORIN_REVISION is put behind the version,
 # PORIN_STORE_FORMAT in place of the store's format (for a test of downgrades).
 set -eu
 
 architecture=$1
 porind=$2
 cells=$3
-out=$4
+share=$4
+out=$5
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/release.sh"
 version=$version${PORIN_REVISION:-}
@@ -25,7 +26,10 @@ put 644 "$here/deb/porin.toml" usr/share/porin/porin.toml
 for board in "$here"/../board-configs/*.toml; do put 644 "$board" "usr/share/porin/boards/${board##*/}"; done
 for cell in "$cells"/*.wasm; do put 644 "$cell" "usr/lib/porin/cells/${cell##*/}"; done
 mkdir -p "$root/usr/share/man/man8" "$root/usr/share/doc/porind" "$root/DEBIAN"
-gzip -9n <"$here/deb/porind.8" >"$root/usr/share/man/man8/porind.8.gz"
+cp -r "$share/." "$root/usr/share/"
+cp "$here/deb/porind.8" "$root/usr/share/man/man8/"
+find "$root/usr/share/man" -type f -exec gzip -9n {} +
+chmod -R u=rwX,go=rX "$root/usr/share"
 gzip -9n <"$here/../CHANGELOG.md" >"$root/usr/share/doc/porind/changelog.gz"
 cat "$here/../LICENSE-MIT" "$here/../LICENSE-APACHE" >"$root/usr/share/doc/porind/copyright"
 # A package that would not read the installed one's store refuses to be installed: see preinst.

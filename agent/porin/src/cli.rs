@@ -23,7 +23,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Start", &["demo", "init", "up"]),
     ("Look at the agent on this computer", &["status", "tap", "check", "doctor", "dead"]),
     ("Write a cell", &["cell", "decode", "record"]),
-    ("Set up a gateway", &["flash", "keys"]),
+    ("Set up", &["flash", "keys", "completions"]),
     ("Run gateways", &["ls", "events", "release", "push", "rollback", "desired", "prune"]),
     ("Test a broker", &["load"]),
 ];
@@ -76,6 +76,11 @@ enum Command {
     Doctor(cmd::agent::Ask),
     /// List, replay or discard packets on which cells failed
     Dead(cmd::agent::Dead),
+    /// Print completions for bash, zsh or fish
+    Completions(cmd::completions::Arguments),
+    /// Write completions and manual pages for a package
+    #[command(hide = true, name = "package-files")]
+    PackageFiles { folder: PathBuf },
     /// Run an MQTT broker for demos and tests on loopback
     #[command(hide = true)]
     Broker {
@@ -120,7 +125,7 @@ pub(crate) fn parse() -> Cli {
 fn grouped(command: &clap::Command) -> String {
     let line = |name: &&str| {
         let about = command.find_subcommand(name).and_then(clap::Command::get_about).map(ToString::to_string);
-        format!("  {name:<10}{}\n", about.unwrap_or_default())
+        format!("  {name:<12}{}\n", about.unwrap_or_default())
     };
     let group = |(topic, names): &(&str, &[&str])| format!("{topic}:\n{}", names.iter().map(line).collect::<String>());
     GROUPS.iter().map(group).collect::<String>()
@@ -164,6 +169,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Load(command) => cmd::load::run(&command),
         Command::Reduction(arguments) => cmd::reduction::run(&arguments),
         Command::BenchE2e(arguments) => cmd::bench_e2e::run(&arguments),
+        Command::Completions(arguments) => cmd::completions::run(&arguments, Cli::command()),
+        Command::PackageFiles { folder } => cmd::completions::package_files(&folder, Cli::command()),
         Command::Broker { port, while_stdin } => cmd::broker::run(port, while_stdin),
     }
 }
@@ -182,12 +189,12 @@ mod tests {
         visible.sort_unstable();
         assert_eq!(listed, visible);
         let help = Cli::command().after_help(grouped(&command)).render_help().to_string();
-        assert!(help.lines().count() <= 38 && help.lines().all(|line| line.len() <= 80), "{help}");
+        assert!(help.lines().count() <= 39 && help.lines().all(|line| line.len() <= 80), "{help}");
     }
 
     #[test]
     fn hidden_commands_are_not_suggested() {
-        for (typed, suggested) in [("broke", None), ("reductio", None), ("pus", Some("'push'"))] {
+        for (typed, suggested) in [("broke", None), ("package-file", None), ("pus", Some("'push'"))] {
             let error = Cli::command().try_get_matches_from(["porin", typed]).expect_err("there is no such command");
             let text = without_hidden(error).to_string();
             assert_eq!(text.contains("similar"), suggested.is_some(), "{text}");

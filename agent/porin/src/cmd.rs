@@ -5,6 +5,7 @@ pub(crate) mod bench_e2e;
 pub(crate) mod broker;
 pub(crate) mod cell_build;
 pub(crate) mod cell_call;
+pub(crate) mod completions;
 pub(crate) mod decode;
 pub(crate) mod demo;
 pub(crate) mod desired;

@@ -10,6 +10,44 @@ use crate::{
     status,
 };
 
+/// The help of `porind`. `porin` makes the completions of shells from its commands and options.
+pub const HELP: &str = "\
+porind, the gateway program of porin
+
+Usage: porind COMMAND [OPTIONS]
+
+Commands:
+  run      read sources, let cells decide, send what they keep
+  check    check the configuration and its cells without starting
+  status   show what a running agent does
+  doctor   find out why no data arrives
+  boards   list known boards; `boards detect` names this one
+  dead     list packets on which cells failed; `dead replay ID...` gives them to their slots again,
+           `dead discard ID...` deletes them, `--all` means all of them
+  selftest print what this machine is and how fast; `selftest FILE` writes it into a file that you can send to porin
+
+Options:
+  -c, --config FILE   the configuration [default: /etc/porin/porin.toml]
+      --policy FILE   upper bounds of grants and limits [default: /etc/porin/policy.toml, if it exists]
+      --board NAME    check: compare with a board of /usr/share/porin/boards, or a file
+      --until-drained run: stop when every source has ended and the broker has everything
+      --json          check, status, doctor, dead, boards: print JSON; run: print the last status as JSON at the end
+  -h, --help          print this
+  -V, --version       print the version
+
+Environment:
+  PORIN_POLICY        instead of --policy
+  PORIN_BOARDS        the folder with board files [default: /usr/share/porin/boards]
+  PORIN_CELL          selftest: the deadband to time [default: /usr/lib/porin/cells/deadband.wasm]
+  PORIN_LOG           log level: error, warn, info, debug, trace [default: info]
+  NO_COLOR            no colours in the log
+
+Signals: SIGTERM and SIGINT end `run`: it sends what waits and makes the rest durable, within some seconds.
+SIGHUP makes it read its configuration again.
+
+Exit codes: 0 success, 1 failed, 2 usage, 4 no agent answers, 5 refused, 78 bad configuration
+";
+
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {

@@ -21,6 +21,7 @@ mod metrics;
 mod pipeline;
 mod policy;
 mod report;
+mod selftest;
 mod sink;
 mod slot;
 mod source;
@@ -56,6 +57,7 @@ pub use made_up::try_made_up;
 pub use pipeline::{Kept, Pipeline, Routed, To};
 pub use policy::read_policy;
 pub use rumqttc::Transport;
+pub use selftest::selftest;
 pub use status::{ask as ask_status, tap};
 
 use crate::{

@@ -12,49 +12,17 @@ use lexopt::{Arg, Parser, ValueExt};
 use porin_core::config::{Config, Policy};
 use porind::{
     Until,
-    command::{self, Failure},
+    command::{self, Failure, HELP},
 };
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 const DEFAULT_CONFIG: &str = "/etc/porin/porin.toml";
 
+/// The cell that `selftest` times.
+const TIMED_CELL: &str = "/usr/lib/porin/cells/deadband.wasm";
+
 const DEFAULT_POLICY: &str = "/etc/porin/policy.toml";
-
-const HELP: &str = "\
-porind, the gateway program of porin
-
-Usage: porind COMMAND [OPTIONS]
-
-Commands:
-  run      read sources, decide in cells, send what matters
-  check    check the configuration and its cells without starting
-  status   show what a running agent does
-  doctor   find out why a gateway is silent
-  boards   list the boards that are known; `boards detect` says which of them this is
-  dead     list packets on which cells faulted; `dead replay ID...` gives them to their slots again, `dead discard ID...`
-           throws them away, `--all` instead of numbers means all of them
-
-Options:
-  -c, --config FILE   the configuration [default: /etc/porin/porin.toml]
-      --policy FILE   what slots may be given at most [default: /etc/porin/policy.toml, if it is there]
-      --board NAME    check: the board that it is to run on, one of /usr/share/porin/boards or a file
-      --until-drained run: stop when every source has ended and the broker has everything
-      --json          check, status, doctor, dead, boards: print JSON; run: print the last status as JSON at the end
-  -h, --help          print this
-  -V, --version       print the version
-
-Environment:
-  PORIN_POLICY        instead of --policy
-  PORIN_BOARDS        the folder with boards [default: /usr/share/porin/boards]
-  PORIN_LOG           log level: error, warn, info, debug, trace [default: info]
-  NO_COLOR            no colours in the log
-
-Signals: SIGTERM and SIGINT end `run` after what waits is sent and made durable, within some seconds; SIGHUP makes it
-read its configuration again.
-
-Exit codes: 0 ok, 1 failed, 2 usage, 4 no agent answers, 5 refused, 78 bad configuration
-";
 
 #[derive(Clone, Copy, PartialEq)]
 enum Command {
@@ -64,11 +32,12 @@ enum Command {
     Doctor,
     Dead,
     Boards,
+    Selftest,
 }
 
 struct Arguments {
     command: Command,
-    /// What follows `dead` or `boards`.
+    /// What follows `dead`, `boards` or `selftest`.
     words: Vec<String>,
     all: bool,
     config: String,
@@ -120,7 +89,7 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
                 arguments.board = Some(parser.value().and_then(|value| value.string()).map_err(usage)?);
             }
             Arg::Long("all") if command == Some(Command::Dead) => arguments.all = true,
-            Arg::Value(value) if matches!(command, Some(Command::Dead | Command::Boards)) => {
+            Arg::Value(value) if matches!(command, Some(Command::Dead | Command::Boards | Command::Selftest)) => {
                 arguments.words.push(value.to_string_lossy().into_owned());
             }
             Arg::Long("until-drained") => arguments.until = Until::Drained,
@@ -133,6 +102,7 @@ fn arguments() -> Result<Option<Arguments>, Failure> {
                     "doctor" => Command::Doctor,
                     "dead" => Command::Dead,
                     "boards" => Command::Boards,
+                    "selftest" => Command::Selftest,
                     other => return Err(Failure::Usage(format!("there is no command `{other}`"))),
                 });
             }
@@ -168,7 +138,24 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
             print(&command::dead(&without_policy()?.gateway.socket, words, *all, *json)?)
         }
         Command::Boards => boards(&arguments),
+        Command::Selftest => selftest(&arguments.words),
     }
+}
+
+/// Writes what this machine is, and how fast, into a file, or prints it.
+fn selftest(words: &[String]) -> Result<(), Failure> {
+    let file = match words {
+        [] => None,
+        [file] => Some(Path::new(file)),
+        _ => return Err(Failure::Usage("selftest: at most one file".into())),
+    };
+    let folder = file.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cell = std::env::var("PORIN_CELL").unwrap_or_else(|_| TIMED_CELL.into());
+    let found = porind::selftest(&cell, folder).map_err(Failure::Failed)?;
+    let text = format!("{found:#}\n");
+    let Some(file) = file else { return print(&text) };
+    fs::write(file, text).with_context(|| format!("writing {}", file.display())).map_err(Failure::Failed)?;
+    print(&format!("wrote {}; it has no configuration, key, host name or address\n", file.display()))
 }
 
 /// The files that say what the agent is to do; read again on SIGHUP.

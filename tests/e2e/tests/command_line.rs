@@ -133,6 +133,49 @@ fn usage_errors_exit_with_2_and_help_with_0() {
     assert!(stderr.contains("cannot read /nowhere/porin.toml"), "{stderr}");
 }
 
+#[test]
+fn the_selftest_writes_one_file_about_the_machine_and_nothing_of_its_owner() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("board.json");
+    let mut command = Command::new(program("porind"));
+    command.args(["selftest"]).arg(&file).env("PORIN_CELL", target_dir().join("cells/deadband.wasm"));
+    let (code, stdout, stderr) = output(command.env("PORIN_BOARDS", top().join("board-configs")));
+    assert!(code == Some(0) && stdout.starts_with("wrote "), "{stdout}{stderr}");
+    let text = fs::read_to_string(&file).expect("it was written");
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&found["v"], &found["architecture"]), (&1.into(), &std::env::consts::ARCH.into()));
+    for number in ["/memory_kb", "/cell/fuel_per_reading", "/cell/ns_per_reading", "/disk/median_us"] {
+        assert!(found.pointer(number).and_then(serde_json::Value::as_u64) > Some(0), "{number}: {text}");
+    }
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("it has a name");
+    assert!(!text.contains(host.trim()), "{text}");
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing but the file");
+}
+
+#[test]
+fn bash_completes_commands_of_both_programs_with_the_files_of_the_package() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let written = Command::new(program("porin")).arg("package-files").arg(folder.path()).status();
+    assert!(written.expect("it runs").success());
+    for (name, typed, expected) in
+        [("porin", "pu", "push"), ("porin", "desired sh", "show"), ("porind", "do", "doctor")]
+    {
+        let words: Vec<_> = [name].into_iter().chain(typed.split(' ')).collect();
+        let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+        let script = format!(
+            "source {}/bash-completion/completions/{name}; COMP_WORDS=({}); COMP_CWORD={}; _{name} {name} {last} {before}; echo \"${{COMPREPLY[@]}}\"",
+            folder.path().display(),
+            words.join(" "),
+            words.len() - 1
+        );
+        let (code, stdout, stderr) = output(Command::new("bash").args(["-c", &script]));
+        assert!(code == Some(0) && stdout.trim() == expected, "{name} {typed}: {stdout}{stderr}");
+    }
+    for file in ["zsh/vendor-completions/_porind", "fish/vendor_completions.d/porin.fish", "man/man1/porin.1"] {
+        assert!(fs::metadata(folder.path().join(file)).is_ok_and(|file| file.len() > 500), "{file}");
+    }
+}
+
 /// The exit code of a command whose standard output was closed before it wrote anything, and its standard error.
 fn closed(command: &mut Command) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
