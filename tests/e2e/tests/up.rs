@@ -102,6 +102,106 @@ fn at_a_terminal_there_is_a_live_table_and_a_summary_at_the_end() {
     assert!(!text.contains("error:"), "{text}");
 }
 
+/// A terminal of this size in which `porin up` runs with 40 streams.
+struct Terminal {
+    _folder: tempfile::TempDir,
+    keyboard: Box<dyn Write + Send>,
+    screen: Arc<Mutex<vt100::Parser>>,
+    child: Box<dyn portable_pty::Child + Send + Sync>,
+    _pty: Box<dyn portable_pty::MasterPty + Send>,
+}
+
+impl Terminal {
+    fn start(rows: u16, cols: u16) -> Self {
+        let folder = folder();
+        let config = folder.path().join("porin.toml");
+        let text = fs::read_to_string(&config).expect("it is there").replace("count = 3", "count = 40");
+        fs::write(&config, text).expect("written");
+        let pty =
+            native_pty_system().openpty(PtySize { rows, cols, pixel_width: 0, pixel_height: 0 }).expect("a terminal");
+        let mut command = CommandBuilder::new(program("porin"));
+        command.args(["up", "--config"]);
+        command.arg(&config);
+        let child = pty.slave.spawn_command(command).expect("it starts");
+        drop(pty.slave);
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, cols, 0)));
+        let (shared, mut reader) = (screen.clone(), pty.master.try_clone_reader().expect("a reader"));
+        thread::spawn(move || {
+            let mut bytes = [0; 4_096];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                shared.lock().expect("no panic").process(&bytes[..count]);
+            }
+        });
+        let keyboard = pty.master.take_writer().expect("a keyboard");
+        Self { _folder: folder, keyboard, screen, child, _pty: pty.master }
+    }
+
+    /// The lines on the screen.
+    fn lines(&self) -> Vec<String> {
+        self.screen.lock().expect("no panic").screen().contents().lines().map(str::to_owned).collect()
+    }
+
+    /// The numbers of the streams on the screen, once the table is there and has this many.
+    fn streams(&self, wanted: usize) -> Vec<usize> {
+        let shown = || {
+            let number =
+                |line: &String| line.strip_prefix("sim/a-stream-with-a-long-name/")?.split(' ').next()?.parse().ok();
+            self.lines().iter().filter_map(number).collect::<Vec<usize>>()
+        };
+        wait_until("the table has its streams", || shown().len() == wanted);
+        shown()
+    }
+
+    fn press(&mut self, key: &[u8]) {
+        self.keyboard.write_all(key).expect("it takes a key");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended, or a test has failed.
+        let _ = self.child.kill();
+    }
+}
+
+#[test]
+fn the_table_fits_both_sizes_and_scrolls() {
+    // Everything but streams is the same in both: heads, the slot, the outbox, what was saved.
+    let mut small = Terminal::start(24, 80);
+    let large = Terminal::start(40, 120);
+    let (few, many) = (small.streams(10), large.streams(26));
+    assert_eq!((few, many), ((1..=10).collect(), (1..=26).collect()));
+    let heads = |terminal: &Terminal| -> Vec<String> {
+        let lines = terminal.lines();
+        let heads = lines.iter().filter(|line| !line.starts_with("sim/") && !line.trim().is_empty());
+        // Without numbers, which differ, and what is only in the log.
+        let is_word = |word: &&str| !word.is_empty() && !word.contains(|c: char| c.is_ascii_digit());
+        let words = heads.map(|line| line.split(' ').filter(is_word).collect::<Vec<_>>().join(" "));
+        words.filter(|line| !line.contains("INFO")).collect()
+    };
+    assert_eq!(heads(&small), heads(&large));
+    assert!(small.lines().iter().all(|line| line.chars().count() < 80), "{:?}", small.lines());
+    assert!(small.lines().iter().any(|line| line == "1 to 10 of 40 streams; arrows and page keys scroll"));
+
+    let first = |terminal: &Terminal| terminal.streams(10)[0];
+    for (key, expected) in [
+        (&b"\x1b[B"[..], 2),
+        (b"\x1b[6~", 12),
+        (b"\x1b[F", 31),
+        (b"\x1b[B", 31),
+        (b"\x1b[A", 30),
+        (b"\x1b[5~", 20),
+        (b"\x1b[H", 1),
+    ] {
+        small.press(key);
+        wait_until("it has scrolled", || first(&small) == expected);
+    }
+    small.press(b"\x03");
+    assert!(small.child.wait().expect("it ends").success());
+    let lines = small.lines();
+    assert!(!lines.iter().any(|line| line.contains("^[")), "no key is printed: {lines:?}");
+}
+
 #[test]
 fn into_a_file_there_are_lines_and_the_same_summary() {
     let folder = folder();

@@ -2,6 +2,7 @@
 //!
 //! The agent is the very library that `porind` runs; the table asks its socket, as `porind status` does.
 
+mod keyboard;
 mod log;
 mod table;
 mod values;
@@ -159,6 +160,7 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
             _ = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} } } => {
                 asked += 1;
                 if asked > 1 {
+                    table.end()?;
                     std::process::exit(130);
                 }
                 table.say("stopping: sending what waits and making the rest durable; ctrl-C again ends at once")?;

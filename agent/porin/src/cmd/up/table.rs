@@ -10,10 +10,17 @@ use std::{
 use console::{Term, truncate_str};
 use serde_json::Value;
 
-use super::{log::Log, values::Values};
+use super::{
+    keyboard::{Keyboard, Scroll},
+    log::Log,
+    values::Values,
+};
 
 /// Lines besides streams and slots: heads, outbox, log.
-const OTHER_LINES: usize = 13;
+const OTHER_LINES: usize = 12;
+
+/// Streams that are shown even in a low window.
+const MIN_ROWS: usize = 4;
 
 /// Snapshots over which rates are computed: five seconds.
 const SNAPSHOTS: usize = 10;
@@ -27,6 +34,9 @@ pub(super) struct Table {
     width: usize,
     values: Values,
     rates: Rates,
+    keyboard: Option<Keyboard>,
+    /// The first stream that is shown.
+    first: usize,
 }
 
 /// How many packets each stream had when, oldest first.
@@ -56,7 +66,9 @@ impl Rates {
 impl Table {
     /// A table on a terminal, or lines.
     pub(super) fn new(term: Option<Term>, log: Log) -> Self {
-        Self { term, log, drawn: 0, width: 0, values: Values::default(), rates: Rates::default() }
+        let keyboard = term.as_ref().and_then(|_| Keyboard::listen());
+        let (values, rates) = (Values::default(), Rates::default());
+        Self { term, log, drawn: 0, width: 0, values, rates, keyboard, first: 0 }
     }
 
     /// Shows the current values of streams from now on.
@@ -76,9 +88,12 @@ impl Table {
         let (height, width) = term.size();
         let (height, width) = (usize::from(height), usize::from(width));
         self.rates.take(status);
-        let rows = height.saturating_sub(OTHER_LINES).max(4);
-        let streams = live(status, rows, &self.values, &self.rates);
-        let mut text = format!("{}\n\n{streams}\n{}\n{}{}", line(status), slots(status), outbox(status), saved(status));
+        let slots = slots(status);
+        let rows = height.saturating_sub(OTHER_LINES + slots.lines().count()).max(MIN_ROWS);
+        let pressed = self.keyboard.iter().flat_map(Keyboard::pressed);
+        self.first = pressed.fold(self.first, |first, key| scrolled(first, key, rows, active(status).len()));
+        let streams = live(status, self.first, rows, &self.values, &self.rates);
+        let mut text = format!("{}\n\n{streams}\n{slots}\n{}{}", line(status), outbox(status), saved(status));
         for line in self.log.lines() {
             let _ = writeln!(text, "{line}");
         }
@@ -113,8 +128,22 @@ impl Table {
             term.clear_last_lines(self.drawn)?;
         }
         self.drawn = 0;
+        self.keyboard = None;
         Ok(())
     }
+}
+
+/// The first stream to show after a key, with this many rows for this many streams.
+fn scrolled(first: usize, key: Scroll, rows: usize, streams: usize) -> usize {
+    let to = match key {
+        Scroll::Up => first.saturating_sub(1),
+        Scroll::Down => first + 1,
+        Scroll::PageUp => first.saturating_sub(rows),
+        Scroll::PageDown => first + rows,
+        Scroll::Start => 0,
+        Scroll::End => streams,
+    };
+    to.min(streams.saturating_sub(rows))
 }
 
 fn count(value: &Value, pointer: &str) -> u64 {
@@ -180,11 +209,11 @@ fn kept(stream: &Value) -> String {
     }
 }
 
-/// At most `rows` streams with what they do now, in 80 columns.
-fn live(status: &Value, rows: usize, values: &Values, rates: &Rates) -> String {
+/// `rows` streams from the `first` on with what they do now, in 80 columns.
+fn live(status: &Value, first: usize, rows: usize, values: &Values, rates: &Rates) -> String {
     let mut text = format!("{:<32} {:>10} {:>8} {:>8}  last 16 values\n", "stream", "value", "per s", "kept");
     let streams = active(status);
-    for stream in streams.iter().take(rows) {
+    for stream in streams.iter().skip(first).take(rows) {
         let name = stream["name"].as_str().unwrap_or_default();
         let (value, sparkline) = values.of(name);
         let rate = rates.of(name);
@@ -197,7 +226,8 @@ fn live(status: &Value, rows: usize, values: &Values, rates: &Rates) -> String {
         );
     }
     if streams.len() > rows {
-        let _ = writeln!(text, "… and {} more streams", streams.len() - rows);
+        let last = streams.len().min(first + rows);
+        let _ = writeln!(text, "{} to {last} of {} streams; arrows and page keys scroll", first + 1, streams.len());
     }
     text
 }
