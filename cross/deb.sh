@@ -32,6 +32,14 @@ find "$root/usr/share/man" -type f -exec gzip -9n {} +
 chmod -R u=rwX,go=rX "$root/usr/share"
 gzip -9n <"$here/../CHANGELOG.md" >"$root/usr/share/doc/porind/changelog.gz"
 cat "$here/../LICENSE-MIT" "$here/../LICENSE-APACHE" >"$root/usr/share/doc/porind/copyright"
+case $architecture in
+    arm64) target=aarch64-unknown-linux-musl ;;
+    armhf) target=armv7-unknown-linux-musleabihf ;;
+    *) target=x86_64-unknown-linux-musl ;;
+esac
+sh "$here/notices.sh" "$target" >"$root/notices"
+gzip -9n <"$root/notices" >"$root/usr/share/doc/porind/NOTICES.gz"
+rm "$root/notices"
 # A package that would not read the installed one's store refuses to be installed: see preinst.
 store_format=${PORIN_STORE_FORMAT:-$(sed -n 's/^const VERSION: u64 = \([0-9]*\);.*/\1/p' "$here/../agent/porind/src/store/tables.rs")}
 echo "${store_format:?the format of the store was not found}" >"$root/store-format"

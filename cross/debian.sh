@@ -2,8 +2,9 @@
 # Fetches Debian packages without installing them: cross/debian.sh FOLDER ARCHITECTURE "SUITE COMPONENT..." PACKAGE...
 #
 # Leaves FOLDER/PACKAGE_*.deb for each PACKAGE (or PACKAGE=VERSION, where VERSION may end in `*`); with
-# PORIN_DEPENDENCIES=1 also what they depend on. What is there already costs no network. Uses apt with a configuration of its own, so that the machine's package lists and architectures stay
-# as they are; signatures are checked with Debian's own keyring. Needs no root but for apt's own sake.
+# PORIN_DEPENDENCIES=1 also what they depend on. Looks in the suite and its security suite. What is there already costs no network.
+# Uses apt with a configuration of its own, so that the machine's package lists and architectures stay as they are; signatures are checked
+# with Debian's own keyring. Needs no root but for apt's own sake.
 set -eu
 
 folder=$1
@@ -28,7 +29,12 @@ apt=$folder/.apt
 rm -rf "$apt"
 mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/state" "$apt/none"
 : >"$apt/state/status"
-echo "deb [signed-by=$keyring arch=$architecture] http://deb.debian.org/debian $suite" >"$apt/sources.list"
+# With the security suite: apt takes the newest version of both.
+signed="[signed-by=$keyring arch=$architecture]"
+cat >"$apt/sources.list" <<SOURCES
+deb $signed http://deb.debian.org/debian $suite
+deb $signed http://deb.debian.org/debian-security ${suite%% *}-security ${suite#* }
+SOURCES
 # Read after the machine's own configuration, so that its proxy settings stay.
 cat >"$apt/apt.conf" <<CONF
 APT::Architecture "$architecture";

@@ -4,7 +4,7 @@
 # PROGRAMS is a folder with porind-TARGET for the board's target, CELLS one of built cells. Leaves FOLDER/porin-BOARD.img, the same
 # packed with gzip, and their SHA-256 sums. Needs no root and no loop devices: file systems are made as files, by mtools,
 # mksquashfs and sfdisk. Kernel, firmware and the few programs of others come from Debian; they are kept
-# in the cache (PORIN_FRESH=1 fetches them anew: a cached kernel gets no security updates).
+# in the cache (PORIN_FRESH=1 fetches them again: a cached kernel gets no security updates).
 set -eu
 
 board=$1
@@ -33,7 +33,10 @@ sh "$here/apt.sh" mtools dosfstools squashfs-tools fdisk cpio kmod
 fetch() { sh "$here/debian.sh" "$cache" arm64 "$@"; }
 # Firmware from trixie: the one in bookworm is older than the choice between two boot partitions.
 fetch "trixie main non-free-firmware" raspi-firmware
-fetch "bookworm main" linux-image-arm64 busybox-static e2fsprogs libc6 libext2fs2 libblkid1 libuuid1 libcom-err2 openntpd
+# Packages of which programs and libraries are copied.
+copied="busybox-static e2fsprogs libc6 libext2fs2 libblkid1 libuuid1 libcom-err2 openntpd"
+# shellcheck disable=SC2086 # one word per package
+fetch "bookworm main" linux-image-arm64 $copied
 kernel_package=$(dpkg-deb -f "$cache"/linux-image-arm64_*.deb Depends | sed 's/ .*//')
 fetch "bookworm main" "$kernel_package"
 
@@ -42,7 +45,7 @@ trap 'rm -rf "$work"' EXIT
 unpack() { mkdir -p "$work/$1" && dpkg-deb --fsys-tarfile "$cache/$2"_*.deb | tar -x --no-same-owner -C "$work/$1"; }
 unpack firmware raspi-firmware
 unpack kernel "$kernel_package"
-for package in busybox-static e2fsprogs libc6 libext2fs2 libblkid1 libuuid1 libcom-err2 openntpd; do unpack debian $package; done
+for package in $copied; do unpack debian "$package"; done
 release=${kernel_package#linux-image-}
 depmod -b "$work/kernel" "$release"
 debian=$work/debian
@@ -124,6 +127,9 @@ cp -r "$here/image/config" "$config"
 # Where the owner's files go; `porin flash` makes no folders.
 mkdir "$config/trust" "$config/certs" "$config/cells"
 cp "$here/image/boot/autoboot.txt" "$config/"
+# Where every computer can read them.
+# shellcheck disable=SC2046 # one word per package
+sh "$here/notices.sh" "$(board_says target)" $(for package in raspi-firmware "$kernel_package" $copied; do echo "$cache/${package}"_*.deb; done) >"$config/NOTICES.txt"
 # The first stage of a Pi 3 comes from the first partition, and finds the others by autoboot.txt.
 [ ! -f "$boot/bootcode.bin" ] || cp "$boot/bootcode.bin" "$config/"
 find "$boot" "$config" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +

@@ -235,6 +235,12 @@ fn the_boot_partitions_have_what_the_firmware_asks_for() {
                 |tree: &Vec<u8>| tree.windows(model.len() + 1).any(|part| part == [model.as_bytes(), b"\0"].concat());
             assert!(trees.iter().any(named), "{model}");
         }
+        // Notices of everything that was copied or linked, where any computer can read them.
+        let notices = String::from_utf8(fat_file(&image, owners, "NOTICES.txt")).expect("text");
+        for part in ["raspi-firmware", "linux-image-6", "busybox-static", "e2fsprogs", "libc6", "openntpd"] {
+            assert!(notices.contains(&format!("== Debian package {part}")), "{part}");
+        }
+        assert!(notices.contains("snapshot.debian.org") && notices.contains("\nrumqttc "), "sources and crates");
         // What was tried is said.
         let booted = text.lines().find_map(|line| line.strip_prefix("booted = ")).expect("it is said");
         assert!(booted.contains("not booted") || booted.contains("not on a board"), "{booted}");

@@ -259,6 +259,9 @@ fn the_package_installs_upgrades_under_traffic_comes_back_and_leaves_nothing_beh
         "usr/lib/systemd/system/porind.service",
         "usr/share/porin/boards/rpi-3b.toml",
         "usr/share/man/man8/porind.8.gz",
+        "usr/share/man/man1/porin.1.gz",
+        "usr/share/bash-completion/completions/porind",
+        "usr/share/doc/porind/NOTICES.gz",
     ] {
         assert!(root.place(file).is_file(), "{file}");
     }
