@@ -25,7 +25,7 @@ DEMO := $(TARGET_DIR)/demo
 SHARE := $(TARGET_DIR)/share
 
 .DEFAULT_GOAL := help
-.PHONY: help demo for-demo test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit programs cells wit bench bench-e2e instructions pictures reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped images packages run-image run-board run-package
+.PHONY: help compiler demo for-demo fresh test test-all test-later test-arm test-image test-board test-package cross reproducible deb image check audit programs cells wit bench bench-e2e instructions pictures reduction soak fuzz fuzz-one tools size fmt clean broker python list-skipped images packages run-image run-board run-package
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,12 +34,15 @@ demo: for-demo ## The main job on recorded data, with a broker of its own, in a 
 	@$(DEMO)/porin demo --porind $(DEMO)/porind --cells $(TARGET_DIR)/cells
 
 # A profile of its own: it builds in half the time, and what is slower than in a release does not show here.
-for-demo:
+for-demo: compiler
 	@echo "1 of 3: building porin and its agent (some minutes the first time)" >&2
 	@$(CARGO) build --locked --profile demo -p porin -p porind
 	@echo "2 of 3: building the stock cells" >&2
 	@sh cross/with.sh $(WASM) $(DEMO)/porin cell build $(CELLS:%=cells/%)
 	@echo "3 of 3: running them" >&2
+
+fresh: ## Run `make demo` and `make test` in a bare Debian with Rust and make, and keep the log (as root; needs debootstrap)
+	@sh tests/fresh.sh $(TARGET_DIR)/fresh
 
 test: cells broker python ## All tests but the slow ones; installs what they need
 	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)
@@ -134,7 +137,11 @@ check: ## Format, lints, dependencies, documentation
 audit: ## Known vulnerabilities in dependencies (needs cargo-deny and its database)
 	$(CARGO) deny --locked check advisories
 
-programs:
+# Rust links with a C compiler, and ring has C in it.
+compiler:
+	@command -v cc >/dev/null || sh cross/apt.sh gcc libc6-dev
+
+programs: compiler
 	@$(CARGO) build $(PROGRAMS)
 
 cells: programs ## Build the stock cells into target/cells
