@@ -60,19 +60,19 @@ pub(crate) struct BrokerArguments {
     /// MQTT 5 or 3.1.1, for brokers that speak nothing newer
     #[arg(long, value_name = "VERSION", default_value = "5", value_parser = protocol)]
     mqtt: Protocol,
-    /// PEM with the certificates of those who vouch for the broker's
+    /// PEM file with the authorities that may sign the broker's certificate
     #[arg(long, value_name = "FILE")]
     ca_file: Option<String>,
-    /// Our own certificate
+    /// Certificate of this client (PEM)
     #[arg(long, value_name = "FILE", requires = "key_file")]
     cert_file: Option<String>,
-    /// Its key
+    /// Key of this certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     key_file: Option<String>,
-    /// As the broker knows us
+    /// User name at the broker
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
-    /// A file with the password, readable by its owner only
+    /// File with the password, readable by its owner only
     #[arg(long, value_name = "FILE", requires = "username")]
     password_file: Option<String>,
 }

@@ -36,14 +36,14 @@ const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// Bytes of a key file. Encrypted ones have some 400.
 const MAX_FILE: u64 = 16_384;
 
-/// Whose key it is.
+/// Role of the key it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RoleName {
-    /// Says whose keys count
+    /// Signs which keys are valid
     Root,
-    /// Says what gateways run
+    /// Signs what gateways run
     Operator,
-    /// Says which cells there are
+    /// Signs cells
     Publisher,
 }
 

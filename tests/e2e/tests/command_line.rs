@@ -176,6 +176,45 @@ fn bash_completes_commands_of_both_programs_with_the_files_of_the_package() {
     }
 }
 
+#[test]
+fn the_help_of_every_command_fits_and_has_no_homely_word() {
+    let words = fs::read_to_string(top().join("tests/homely-words.txt")).expect("the list");
+    let words: Vec<_> = words.lines().filter(|word| !word.is_empty()).collect();
+    let help = |args: &[&str]| output(Command::new(program("porin")).args(args).arg("--help")).1;
+    let commands = |help: &str| -> Vec<String> {
+        let indented = help
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .filter(|line| !line.starts_with([' ', '-', '[', '<']));
+        indented.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    };
+    let top_level = help(&[]);
+    let mut texts = vec![("porin".to_owned(), top_level.clone())];
+    texts.push(("porind".into(), output(Command::new(program("porind")).arg("--help")).1));
+    for command in commands(&top_level) {
+        let text = help(&[&command]);
+        if text.contains("\nCommands:") {
+            let nested = text.split("Commands:").nth(1).unwrap_or_default().split("\n\n").next().unwrap_or_default();
+            for inner in commands(nested).iter().filter(|inner| *inner != "help") {
+                texts.push((format!("porin {command} {inner}"), help(&[&command, inner])));
+            }
+        }
+        texts.push((format!("porin {command}"), text));
+    }
+    assert!(texts.len() > 30, "{}", texts.len());
+    for (command, text) in texts {
+        assert!(text.contains("Usage: "), "{command}: {text}");
+        let lower = text.to_lowercase();
+        for word in &words {
+            let found = lower.match_indices(word).any(|(at, _)| {
+                let around = [lower[..at].chars().next_back(), lower[at + word.len()..].chars().next()];
+                !around.iter().flatten().any(|c| c.is_alphanumeric())
+            });
+            assert!(!found, "{command} --help has the homely word `{word}`: {text}");
+        }
+    }
+}
+
 /// The exit code of a command whose standard output was closed before it wrote anything, and its standard error.
 fn closed(command: &mut Command) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -23,9 +23,9 @@ pub(crate) struct Arguments {
     /// The function
     #[arg(value_parser = ["handle-request"])]
     function: String,
-    /// What it is given
+    /// The input
     input: String,
-    /// What runs it: the gateway's interpreter or the cloud's compiler
+    /// Engine: the gateway's interpreter, or the cloud's compiler
     #[arg(long, value_enum, default_value_t = Engine::Wasmi)]
     engine: Engine,
     /// Print answer and log as JSON

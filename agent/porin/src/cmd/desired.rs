@@ -16,11 +16,11 @@ use crate::{
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Show what is retained for a gateway or a group
+    /// Show the desired state of a gateway or a group
     Show(Show),
-    /// Compare it with what the gateways say they run; exit 3 if it differs
+    /// Compare it with what the gateways report; exit code 3 if it differs
     Diff(Show),
-    /// Say what a gateway or a group is to run: routes and slots from a file
+    /// Sign and publish routes and slots from a file for a gateway or a group
     Apply(Apply),
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Show {
     of: Target,
     #[command(flatten)]
     broker: BrokerArguments,
-    /// Where the roots are [default: `porin/keys` in the folder of the user's configuration]
+    /// Folder with the roots [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
     /// Print JSON

@@ -11,12 +11,12 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only of this gateway
+    /// Only this gateway
     gateway: Option<String>,
-    /// Go on until ctrl-C. Without it: for a second
+    /// Run until Ctrl-C instead of a second
     #[arg(short, long)]
     follow: bool,
-    /// Stop after so many
+    /// Stop after this many events
     #[arg(long, value_name = "N")]
     count: Option<usize>,
     #[command(flatten)]

@@ -31,10 +31,10 @@ pub(crate) struct Arguments {
     /// The image, packed (.img.gz) or not
     #[arg(required_unless_present_any = ["files_only", "list"], conflicts_with = "files_only")]
     image: Option<PathBuf>,
-    /// The card (`--list` shows which there are), or a file
+    /// The card (see `--list`), or a file
     #[arg(required_unless_present_any = ["files_only", "list"], conflicts_with = "files_only")]
     target: Option<PathBuf>,
-    /// Show the devices of this computer, and which of them can be written to
+    /// Show the devices of this computer, and which of them can be written
     #[arg(long)]
     list: bool,
     #[command(flatten)]

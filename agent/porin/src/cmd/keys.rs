@@ -28,17 +28,17 @@ const DAY_US: u64 = 86_400_000_000;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make a key for each role, and the root that says so
+    /// Make a key for each role, and a root that names them
     Init(Init),
-    /// Show which keys count, and which are here
+    /// Show the valid keys, and which are here
     Show(Show),
-    /// Make a new key for a role and a root that has it instead of the old one
+    /// Make a new key for a role, and a root that replaces the old one
     Rotate(Rotate),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Folder {
-    /// Where the keys are [default: `porin/keys` in the folder of the user's configuration]
+    /// Folder with the keys [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
 }
@@ -72,11 +72,11 @@ pub(crate) struct Show {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rotate {
-    /// Whose key
+    /// Role of the key
     role: RoleName,
     #[command(flatten)]
     folder: Folder,
-    /// Protect the new key file with a passphrase, typed or from PORIN_PASSPHRASE [default: as the old one, or the root's]
+    /// Encrypt the new key file with a passphrase, typed or from PORIN_PASSPHRASE [default: as the old one, or the root's]
     #[arg(long)]
     passphrase: bool,
     /// Print JSON

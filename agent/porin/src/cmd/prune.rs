@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// Where the desired states are that were signed before: a way back leads there [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
-    /// Releases that are younger stay: somebody may be about to name them
+    /// Keep releases younger than this: a desired state may be about to refer to them
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
     younger: Unix,
     /// Say what would go, and leave it

@@ -36,10 +36,10 @@ const DECISIONS_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct Arguments {
     /// The component; its release is the file beside it with `.release`, or is signed now
     cell: PathBuf,
-    /// Whom it is for: a gateway's id, or group:NAME
+    /// A gateway's id, or group:NAME
     #[arg(long, value_name = "GW", value_parser = fleet::target)]
     to: Target,
-    /// Which slot [default: the only one]
+    /// Slot [default: the only one]
     #[arg(long)]
     slot: Option<String>,
     /// A parameter of the cell, NAME=VALUE; may be given several times. The others stay, unless the slot had another cell
@@ -48,12 +48,12 @@ pub(crate) struct Arguments {
     /// Remove a parameter of the slot; may be given several times
     #[arg(long = "unset", value_name = "NAME")]
     unset: Vec<String>,
-    /// Something that the cell may import: log, clock; may be given several times
+    /// Grant an import: log, clock; may be given several times
     #[arg(long = "grant", value_name = "GRANT")]
     grants: Vec<String>,
     #[command(flatten)]
     proof: Proof,
-    /// From now on no release of this cell with a lower number may run
+    /// Refuse releases of this cell with a lower number from now on
     #[arg(long, value_name = "N")]
     min_seq: Option<u64>,
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
 /// What the operator agrees to beforehand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Consent {
-    /// Also change what differs besides that slot; without it, it is printed and nothing is signed
+    /// Also sign differences besides that slot; without it, they are printed and nothing is signed
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -75,13 +75,13 @@ pub(crate) struct Consent {
 /// What a new set must go through before it is kept.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Proof {
-    /// So long its output is compared and not sent
+    /// How long to compare the new cell's output without sending it
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     shadow: String,
-    /// So long its output is sent, and the old cell waits beside it
+    /// How long to send its output while the old cell runs beside it
     #[arg(long, value_name = "TIME", default_value = "1min", value_parser = time)]
     canary: String,
-    /// In each of them a new cell has at least so many packets
+    /// Packets that each new cell must have in both stages
     #[arg(long, value_name = "N", default_value_t = 100)]
     packets: u32,
 }
@@ -91,13 +91,13 @@ pub(crate) struct Proof {
 pub(crate) struct Operator {
     #[command(flatten)]
     pub(crate) broker: BrokerArguments,
-    /// Where the operator's key is [default: `porin/keys` in the folder of the user's configuration]
+    /// Folder with the operator's key [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     pub(crate) keys: Option<PathBuf>,
-    /// Take a gateway that reports another key or store than before: its store was lost
+    /// Accept a gateway that reports another key or store than before, because its store was lost
     #[arg(long)]
     new_key: bool,
-    /// Give up waiting after this; what was published stays
+    /// How long to wait; what was published stays
     #[arg(long, value_name = "TIME", default_value = "30min", value_parser = time)]
     pub(crate) wait: String,
     /// Print JSON at the end

@@ -43,13 +43,13 @@ pub(crate) struct Arguments {
     /// The gateway's id
     #[arg(value_name = "GW", value_parser = gateway)]
     gateway: String,
-    /// Which route; its configuration says how much of it is recorded
+    /// Route with `record` in its configuration
     #[arg(long)]
     route: String,
     /// How far back
     #[arg(long = "for", value_name = "TIME", default_value = "10min", value_parser = time)]
     back: Unix,
-    /// Where it goes [default: standard output]
+    /// Output file [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]

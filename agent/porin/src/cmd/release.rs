@@ -29,10 +29,10 @@ pub(crate) struct Arguments {
     file: PathBuf,
     #[command(flatten)]
     about: About,
-    /// Where the publisher's key is [default: `porin/keys` in the folder of the user's configuration]
+    /// Folder with the publisher's key [default: `porin/keys` in the folder of the user's configuration]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
-    /// Where the release goes [default: the component's name with `.release`]
+    /// Output file [default: the component's name with `.release`]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Print JSON
@@ -46,16 +46,16 @@ pub(crate) struct About {
     /// The cell's name [default: the file's, after the publisher's prefix]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Its number, higher than that of every release before [default: seconds since 1970]
+    /// Its number, higher than those of earlier releases [default: seconds since 1970]
     #[arg(long)]
     pub(crate) seq: Option<u64>,
     /// Its version, for people [default: 0.1.0]
     #[arg(long)]
     semver: Option<String>,
-    /// A board it is made for; may be given several times [default: any]
+    /// Board that it is made for; may be given several times [default: any]
     #[arg(long = "board", value_name = "BOARD")]
     boards: Vec<String>,
-    /// Share of its input that a healthy cell puts out, in percent [default: 0..100, compared with the cell before]
+    /// Share of its input that a healthy cell forwards, in percent [default: 0..100, compared with the cell before]
     #[arg(long, value_name = "MIN..MAX", value_parser = percent)]
     passes: Option<Health>,
 }

@@ -14,10 +14,10 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Whose: a gateway's id, or group:NAME
+    /// A gateway's id, or group:NAME
     #[arg(value_name = "GW", value_parser = fleet::target)]
     to: Target,
-    /// Only what is in this slot
+    /// Only this slot
     slot: Option<String>,
     #[command(flatten)]
     proof: Proof,

@@ -10,14 +10,14 @@ use crate::failure::{Failure, UNREACHABLE};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Which streams, with MQTT's wildcards: `boiler/temp`, `boiler/+`, `#`
+    /// Streams, with MQTT wildcards: `boiler/temp`, `boiler/+`, `#`
     streams: String,
     #[command(flatten)]
     which: Which,
     /// The agent's socket, instead of the configuration's
     #[arg(long, value_name = "FILE")]
     socket: Option<String>,
-    /// Stop after so many packets
+    /// Stop after this many packets
     #[arg(long, value_name = "N")]
     count: Option<usize>,
     /// Print JSON lines

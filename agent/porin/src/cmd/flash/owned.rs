@@ -28,10 +28,10 @@ pub(super) struct Given {
     /// The gateway's porin.toml [default: the one in the image, with made-up readings]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What its cells may be given at most
+    /// Policy: upper bounds of grants and limits
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Who may push cells: the root file of `porin keys init`, as /etc/porin/trust/NAME
+    /// Root of updates, from `porin keys init`, as /etc/porin/trust/NAME
     #[arg(long, value_name = "FILE")]
     trust: Option<PathBuf>,
     /// Certificates, keys, passwords, as /etc/porin/certs/NAME
@@ -43,7 +43,7 @@ pub(super) struct Given {
     /// An address of its own instead of DHCP: lines of address, gateway, dns, ntp
     #[arg(long, value_name = "FILE")]
     network: Option<PathBuf>,
-    /// A login on the serial console: a file with a hash, as `openssl passwd -6` prints
+    /// Allow a login on the serial console: file with a hash of `openssl passwd -6`
     #[arg(long, value_name = "FILE")]
     console_password: Option<PathBuf>,
 }

@@ -35,7 +35,7 @@ pub(super) struct Extras {
     /// A file with the password of the Wi-Fi
     #[arg(long, value_name = "FILE", requires = "wifi")]
     wifi_password_file: Option<PathBuf>,
-    /// The country whose rules hold for the radio, like DE
+    /// Country code for the radio, such as DE
     #[arg(long, value_name = "CODE", requires = "wifi")]
     wifi_country: Option<String>,
     /// With --files-only: a public key that may log in, as the user `porin-admin`

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Stop when so many packets have come, each counted once; fewer are missing ones
     #[arg(long, value_name = "N")]
     packets: Option<u64>,
-    /// Stop after so many seconds in which nothing came; the first packet may take ten times as long
+    /// Stop after this many events seconds in which nothing came; the first packet may take ten times as long
     #[arg(long, value_name = "S", default_value_t = 5)]
     idle: u64,
     /// Print JSON
