@@ -220,10 +220,10 @@ pub enum Refusal {
         known: u64,
     },
     /// It may be an old one: nobody here can tell otherwise.
-    #[error("it does not give back the word of this gateway, which remembers no numbers")]
+    #[error("it does not echo this gateway's nonce, which is required after the store was lost")]
     OtherNonce,
     /// For a gateway that remembers nothing.
-    #[error("issued at {} µs, it is {} µs: more than 30 days, and this gateway remembers no numbers", .issued.0, .now.0)]
+    #[error("issued {issued}, and it is {now}: more than 30 days, and this gateway has no numbers")]
     TooOld {
         /// The document's.
         issued: Unix,
@@ -242,7 +242,7 @@ pub enum Refusal {
     #[error("another document than the one that is known, with the same number {0}: an alarm, not an update")]
     SameNumber(u64),
     /// Its time is over.
-    #[error("expired at {} µs, it is {} µs", .expires.0, .now.0)]
+    #[error("expired {expires}, and it is {now}")]
     Expired {
         /// When.
         expires: Unix,
@@ -250,7 +250,7 @@ pub enum Refusal {
         now: Unix,
     },
     /// From a future that this gateway's set clock does not know.
-    #[error("issued at {} µs, it is {} µs", .issued.0, .now.0)]
+    #[error("issued {issued}, and it is {now}")]
     NotYet {
         /// When.
         issued: Unix,

@@ -99,23 +99,23 @@ fn inputs(findings: &mut Findings, source: &str, status: &Value) -> bool {
         if empty > 0 {
             let sample = text(&input["last_empty"]);
             find(
-                format!("`{source}`: {empty} came from `{name}` and gave nothing, the last: {sample}"),
-                "compare what comes with the pointers or the pattern of the configuration",
+                format!("`{source}`: {empty} inputs of `{name}` gave no packet, the last: {sample}"),
+                "compare the input with the pointers or the pattern of the configuration",
             );
         }
         if unended > 0 && (brings_nothing || unended > MAX_FRAME as u64) {
             let sample =
                 input["last_unended"].as_str().map_or_else(String::new, |sample| format!(", the last: {sample}"));
             find(
-                format!("`{source}`: {unended} bytes came from `{name}`, and no line or frame has ended{sample}"),
+                format!("`{source}`: {unended} bytes of `{name}` without the end of a line or frame{sample}"),
                 "is it the right `baud`? Lines end with a line feed; frames are described by `frame`",
             );
         }
         // Where nothing has come at all, that is said once for the source.
         if input["used"] == false && inputs.iter().any(|other| other["used"] == true) {
             find(
-                format!("`{source}`: nothing has come from `{name}`"),
-                "does anybody publish there? The first filter that fits a topic has it",
+                format!("`{source}`: no input from `{name}` yet"),
+                "does a device publish there? Only the first filter that matches a topic reads it",
             );
         }
     }
@@ -134,22 +134,21 @@ fn refused_streams(findings: &mut Findings, name: &str, slot: &Value) {
     for refused in shown {
         findings.wrong(
             "slot",
-            format!("`{name}` does not take stream `{}`: {}", text(&refused["stream"]), text(&refused["reason"])),
+            format!("`{name}` refuses stream `{}`: {}", text(&refused["stream"]), text(&refused["reason"])),
             "its parameters are in `params` of the slot or of [streams]; its packets get the `fault` policy of the slot",
         );
     }
     if !shown.is_empty() {
-        findings.warning("slot", format!("`{name}`: {packets} packets of {all} streams that it does not take"), "");
+        findings.warning("slot", format!("`{name}`: {packets} packets of {all} streams that it refuses"), "");
     }
 }
 
 fn clock(findings: &mut Findings) {
-    let seconds = machine::wall_clock().0 / 1_000_000;
-    let says = format!("{seconds} seconds since 1970");
+    let says = machine::wall_clock();
     match (machine::wall_clock() >= NEVER_BEFORE, machine::clock_is_kept()) {
         (false, _) => findings.wrong(
             "clock",
-            format!("it says {says}: it has not been set"),
+            format!("{says}: it has not been set"),
             "is there a network, and systemd-timesyncd or chrony? Packets are marked time-uncertain meanwhile",
         ),
         (true, Kept::Right) => findings.ok("clock", format!("{says}, kept right (NTP)")),
@@ -176,7 +175,7 @@ fn disk(findings: &mut Findings, path: &str) {
         Err(error) => findings.wrong(
             "disk",
             format!("{}: {error}", folder.display()),
-            "is the card full, read-only (a worn-out card turns so), or not this user's?",
+            "is the card full, read-only (worn out), or does it belong to another user?",
         ),
     }
     let _ = fs::remove_file(probe);
@@ -185,8 +184,8 @@ fn disk(findings: &mut Findings, path: &str) {
     if aside > 0 {
         findings.warning(
             "disk",
-            format!("{aside} corrupt stores lie aside in {}", folder.display()),
-            "the card may be failing; what they hold is not sent; remove them if you do not need them",
+            format!("{aside} corrupt stores were renamed in {}", folder.display()),
+            "the card may be failing; their packets are not sent; delete them if you do not need them",
         );
     }
 }
@@ -197,16 +196,22 @@ fn broker(findings: &mut Findings, whose: &str, broker: &Broker) {
         Ok(access) => {
             let now_s = machine::wall_clock().0 / 1_000_000;
             for certificate in access.certificates {
-                let days = certificate.not_after_s.saturating_sub(now_s) / 86_400;
-                let found = format!("{whose}: {} is valid for {days} more days", certificate.file);
+                let until = Unix(certificate.not_after_s.saturating_mul(1_000_000));
+                let found = format!("{whose}: {} is valid until {until:.0}", certificate.file);
                 match certificate.not_after_s.saturating_sub(now_s) {
-                    0 => findings.wrong("certificate", format!("{whose}: {} is over", certificate.file), "renew it"),
+                    0 => findings.wrong(
+                        "certificate",
+                        format!("{whose}: {} has expired: {until:.0}", certificate.file),
+                        "renew it",
+                    ),
                     1..SOON_S => findings.warning("certificate", found, "renew it soon"),
                     _ => findings.ok("certificate", found),
                 }
             }
         }
-        Err(error) => findings.wrong("certificate", format!("{whose}: {error:#}"), "nothing connects without it"),
+        Err(error) => {
+            findings.wrong("certificate", format!("{whose}: {error:#}"), "without it the agent cannot connect")
+        }
     }
     let addresses = match (broker.host.as_str(), broker.port).to_socket_addrs() {
         Ok(addresses) => addresses.collect::<Vec<_>>(),
@@ -243,14 +248,14 @@ fn agent(findings: &mut Findings, socket: &str) {
     let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     findings.ok("agent", format!("runs for {} s, epoch {}", number("/uptime_s"), text(&status["epoch"])));
     if status["clock_trusted"] == false {
-        findings.warning("clock", "the agent does not believe it", "its packets are marked time-uncertain");
+        findings.warning("clock", "the agent does not trust it", "its packets are marked time-uncertain");
     }
     if status["certificate_time"] == "floor" {
         findings.warning(
             "certificate",
             "nothing has set the clock since the machine's start: of a broker's certificate only the end is judged, by the time at which the \
              clock was last believed",
-            "once NTP or a person sets the clock, connections are made again and certificates judged by it",
+            "once NTP or a person sets the clock, the agent reconnects and judges certificates by it",
         );
     }
     if status["uplink"]["connected"] == true {
@@ -265,9 +270,9 @@ fn agent(findings: &mut Findings, socket: &str) {
         let heard = inputs(findings, &name, source);
         match (count("received"), source["last_error"].as_str(), count("bad_rows")) {
             (0, None, 0) if heard => {}
-            (0, Some(error), _) => findings.wrong("source", format!("`{name}` brings nothing: {error}"), ""),
+            (0, Some(error), _) => findings.wrong("source", format!("`{name}` gives no packets: {error}"), ""),
             (0, None, 0) => {
-                findings.warning("source", format!("`{name}` has brought nothing yet"), "does anybody send to it?")
+                findings.warning("source", format!("`{name}` has given no packet yet"), "does a device send to it?")
             }
             (received, _, bad @ 1..) => findings.warning(
                 "source",
@@ -282,7 +287,7 @@ fn agent(findings: &mut Findings, socket: &str) {
         if count("unrouted") > 0 && count("routed") == 0 {
             findings.wrong(
                 "source",
-                format!("no route wants a packet of `{name}`"),
+                format!("packets of `{name}` match no route"),
                 "compare `streams` of the routes with `porin tap '#'`",
             );
         }
@@ -293,8 +298,7 @@ fn agent(findings: &mut Findings, socket: &str) {
         if sink["ok"] == false {
             findings.wrong("sink", format!("`{name}` fails: {}", text(&sink["last_error"])), "");
         } else if lost > 0 {
-            let why =
-                sink["last_error"].as_str().map(|error| format!("; the last trouble: {error}")).unwrap_or_default();
+            let why = sink["last_error"].as_str().map(|error| format!("; the last error: {error}")).unwrap_or_default();
             findings.warning("sink", format!("`{name}`: {done} packets, {lost} lost or overtaken{why}"), "");
         } else {
             findings.ok("sink", format!("`{name}`: {done} packets"));
@@ -320,7 +324,7 @@ fn agent(findings: &mut Findings, socket: &str) {
     if lost > 0 {
         findings.warning(
             "outbox",
-            format!("{lost} packets were given up"),
+            format!("{lost} packets were discarded"),
             "see `overflow`, `expire` and `max_bytes` in docs/routes.md",
         );
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use porin_core::time::Unix;
 use serde_json::Value;
 
 /// Streams, routes, outbox and uplink, a line each.
@@ -34,7 +35,7 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
         number(&uplink["publishes"]),
         number(&uplink["bytes"]),
         number(&uplink["connections"]),
-        uplink["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
+        uplink["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
     )?;
     let update = &status["update"];
     if update.is_object() {
@@ -62,13 +63,13 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
             number(&source["bad_rows"]),
             number(&source["restarts"]),
             if source["ended"] == true { ", ended" } else { "" },
-            source["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
+            source["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
         )?;
         let inputs = source["inputs"].as_array().into_iter().flatten();
         for input in inputs.filter(|input| number(&input["empty"]) > 0) {
             writeln!(
                 text,
-                "  input  {}: {} came and gave nothing, the last: {}",
+                "  input  {}: {} inputs gave no packet, the last: {}",
                 word(&input["name"]),
                 number(&input["empty"]),
                 word(&input["last_empty"])
@@ -77,13 +78,13 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
         for part in source["parts"].as_array().into_iter().flatten() {
             writeln!(
                 text,
-                "  part   {}: {}, asked {} times, {} without answer, {} missed{}",
+                "  part   {}: {}, {} polls, {} failed, {} missed{}",
                 word(&part["name"]),
                 if part["ok"] == true { "answers" } else { "DOES NOT ANSWER" },
                 number(&part["polls"]),
                 number(&part["failures"]),
                 number(&part["missed"]),
-                part["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
+                part["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
             )?;
         }
     }
@@ -114,7 +115,7 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
             )?;
             for refused in slot["refused_streams"].as_array().into_iter().flatten() {
                 let (stream, reason) = (word(&refused["stream"]), word(&refused["reason"]));
-                writeln!(text, "    does not take stream {stream}: {reason}")?;
+                writeln!(text, "    refuses stream {stream}: {reason}")?;
             }
         }
     }
@@ -128,7 +129,7 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
             number(&sink["taken"]),
             number(&sink["done"]),
             number(&sink["lost"]),
-            sink["last_error"].as_str().map_or_else(String::new, |error| format!("; last trouble: {error}"))
+            sink["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
         )?;
     }
     let outbox = &status["outbox"];
@@ -148,7 +149,7 @@ fn write(text: &mut String, status: &Value) -> std::fmt::Result {
     if number(&dead["found"]) + number(&dead["added"]) > 0 {
         writeln!(
             text,
-            "dead     {} letters wait, {} were given again, {} thrown away, {} gave way to others: `porind dead` lists them",
+            "dead     {} waiting, {} replayed, {} discarded, {} evicted: `porind dead` lists them",
             number(&dead["waiting"]),
             number(&dead["replayed"]),
             number(&dead["discarded"]),
@@ -176,12 +177,12 @@ pub(crate) fn report_dead(answer: &Value) -> String {
                 // Writing to a string cannot fail.
                 let _ = writeln!(
                     text,
-                    "{:>6}  {}/{}  {} = {what} at {} us  {}  sha256:{}",
+                    "{:>6}  {}/{}  {} = {what} at {:.6}  {}  sha256:{}",
                     letter["id"].as_u64().unwrap_or(0),
                     word(&letter["route"]),
                     word(&letter["slot"]),
                     word(&letter["stream"]),
-                    letter["time_us"],
+                    Unix(letter["time_us"].as_u64().unwrap_or_default()),
                     word(&letter["fault"]),
                     word(&letter["digest"]).get(..16).unwrap_or_default()
                 );

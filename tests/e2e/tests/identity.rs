@@ -256,7 +256,7 @@ fn while_nothing_has_set_the_clock_only_the_end_of_a_certificate_is_judged() {
     let expired = Secure::start(&theirs.server(&["localhost"], (-30, -2)), None);
     let gateway = gateway.edit(&format!("localhost:{}", secure.tls_port), &format!("localhost:{}", expired.tls_port));
     let said = reason(&gateway);
-    assert!(said.contains("has expired on 20") && said.contains("when the clock was last believed"), "{said}");
+    assert!(said.contains("has expired on 20") && said.contains("when the clock was last trusted"), "{said}");
 }
 
 #[test]

@@ -219,7 +219,7 @@ fn the_doctor_finds_why_a_gateway_is_silent() {
         })
     });
     let alive = findings();
-    has(&alive, "wrong", "source", "`local` brings nothing");
+    has(&alive, "wrong", "source", "`local` gives no packets");
     has(&alive, "wrong", "broker", "the agent is not connected");
     let output = porind(&gateway.config()).arg("status").output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -278,6 +278,9 @@ fn commands_find_the_agent_of_porin_up_in_this_folder_and_below() {
         assert!(code == Some(0) && serde_json::from_str::<Value>(&stdout).is_ok(), "{stdout}");
         let (code, stdout, _) = porin(at, &["tap", "#", "--count", "1"]);
         assert!(code == Some(0) && stdout.contains("sim/"), "{stdout}");
+        // RFC 3339 with microseconds.
+        let time = stdout.split(' ').next().unwrap_or_default();
+        assert!(time.len() == 27 && time.starts_with("20") && time.ends_with('Z'), "{stdout}");
     }
     Command::new("kill").arg(agent.id().to_string()).status().expect("it is there");
     assert!(agent.wait().expect("it ends").success());

@@ -2,6 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
+use porin_core::time::Unix;
 use serde_json::Value;
 
 use crate::{
@@ -66,9 +67,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn readable(event: &Value) -> String {
     let word = |key: &str| event[key].as_str().unwrap_or_default();
-    let seconds = event["time_us"].as_u64().unwrap_or_default() / 1_000_000;
+    let time = Unix(event["time_us"].as_u64().unwrap_or_default());
     let desired = event["desired"].as_u64().map_or_else(String::new, |seq| format!(" desired state {seq}"));
     let slot = event["slot"].as_str().map_or_else(String::new, |slot| format!(" slot `{slot}`"));
     let why = event["reason"].as_str().map_or_else(String::new, |code| format!(": {code}: {}", word("text")));
-    format!("{seconds} {} {}{desired}{slot}{why}", word("gw"), word("event"))
+    format!("{time} {} {}{desired}{slot}{why}", word("gw"), word("event"))
 }

@@ -222,10 +222,11 @@ fn print(folder: &KeyFolder, root: &Verified<Root>, as_json: bool) -> anyhow::Re
     let place = folder.root_file(root.version);
     writeln!(
         stdout,
-        "fleet `{}`, root {} in {}, counts for {days} more days",
+        "fleet `{}`, root {} in {}, valid until {:.0}",
         root.fleet,
         root.version,
-        place.display()
+        place.display(),
+        root.expires
     )?;
     for (role, keys, here) in roles {
         let here = if here { "with a key file here" } else { "without a key file here" };

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
+use porin_core::time::Unix;
 use serde_json::Value;
 
 use super::agent::Which;
@@ -67,7 +68,7 @@ fn readable(packet: &Value) -> String {
         return format!("… {missed} packets were too fast to be shown");
     }
     let text = |key: &str| packet[key].as_str().unwrap_or_default();
-    let seconds = packet["time_us"].as_u64().unwrap_or_default();
+    let time = Unix(packet["time_us"].as_u64().unwrap_or_default());
     let what = match (packet["bytes"].as_u64(), &packet["value"]) {
         (Some(bytes), _) => format!("{bytes} bytes from {}", text("topic")),
         (None, Value::String(value)) => value.clone(),
@@ -79,5 +80,5 @@ fn readable(packet: &Value) -> String {
     };
     let quality = packet["quality"].as_u64().filter(|quality| *quality != 0);
     let quality = quality.map_or_else(String::new, |quality| format!("  quality {quality}"));
-    format!("{}.{:06} {} {what} {way}{quality}", seconds / 1_000_000, seconds % 1_000_000, text("stream"))
+    format!("{time:.6} {} {what} {way}{quality}", text("stream"))
 }

@@ -274,7 +274,7 @@ fn slots(status: &Value) -> String {
 fn outbox(status: &Value) -> String {
     let number = |field: &str| count(status, &format!("/outbox/{field}"));
     format!(
-        "outbox: {} waiting, {} acknowledged, {} given up, {} dead letters\n",
+        "outbox: {} waiting, {} acknowledged, {} discarded, {} dead letters\n",
         number("waiting"),
         number("acknowledged"),
         number("evicted") + number("expired"),
