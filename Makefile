@@ -58,11 +58,11 @@ test-later: cells broker python ## The tests with the clock 400 days ahead
 # The power cuts at every write of the disk take long under emulation: `make test-arm ARM_SKIP=` has them. qemu-user gives no memory back to the
 # kernel and shows its own, so one test cannot be true there.
 ARM_SKIP := --skip trials::
-ARM_CRATES := porin-core porin-cell porind
+ARM_TESTS := -p porin-core -p porin-cell -p porind --tests
 test-arm: cells ## The tests of porin-core, porin-cell and porind for aarch64 and armv7, under emulation
 	@sh cross/apt.sh qemu-user-static gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 	@for target in $(ARM); do \
-		sh cross/with.sh $$target sh -c '$(CARGO) test --locked $(ARM_CRATES:%=-p %) --tests --target $$PORIN_TARGET -- --skip zeroes_that_are_given_back $(ARM_SKIP)' || exit 1; \
+		sh cross/with.sh $$target sh -c '$(CARGO) test --locked $(ARM_TESTS) --target $$PORIN_TARGET -- --skip zeroes_that_are_given_back $(ARM_SKIP)' || exit 1; \
 	done
 
 # Each in a folder of its own, and both at once: the last step of each takes minutes on one core.

@@ -2,7 +2,8 @@
 # Fetches Debian packages without installing them: cross/debian.sh FOLDER ARCHITECTURE "SUITE COMPONENT..." PACKAGE...
 #
 # Leaves FOLDER/PACKAGE_*.deb for each PACKAGE (or PACKAGE=VERSION, where VERSION may end in `*`); with
-# PORIN_DEPENDENCIES=1 also what they depend on. Looks in the suite and its security suite. What is there already costs no network.
+# PORIN_DEPENDENCIES=1 also what they depend on. PORIN_SECURITY=1 looks in the security suite as well: for what is shipped.
+# What is there already costs no network.
 # Uses apt with a configuration of its own, so that the machine's package lists and architectures stay as they are; signatures are checked
 # with Debian's own keyring. Needs no root but for apt's own sake.
 set -eu
@@ -29,12 +30,11 @@ apt=$folder/.apt
 rm -rf "$apt"
 mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/state" "$apt/none"
 : >"$apt/state/status"
-# With the security suite: apt takes the newest version of both.
 signed="[signed-by=$keyring arch=$architecture]"
-cat >"$apt/sources.list" <<SOURCES
-deb $signed http://deb.debian.org/debian $suite
-deb $signed http://deb.debian.org/debian-security ${suite%% *}-security ${suite#* }
-SOURCES
+echo "deb $signed http://deb.debian.org/debian $suite" >"$apt/sources.list"
+# apt takes the newest version of both.
+[ -z "${PORIN_SECURITY:-}" ] ||
+    echo "deb $signed http://security.debian.org/debian-security ${suite%% *}-security ${suite#* }" >>"$apt/sources.list"
 # Read after the machine's own configuration, so that its proxy settings stay.
 cat >"$apt/apt.conf" <<CONF
 APT::Architecture "$architecture";

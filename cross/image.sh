@@ -30,7 +30,7 @@ export TZ=UTC
 
 [ -z "${PORIN_FRESH:-}" ] || rm -rf "$cache"
 sh "$here/apt.sh" mtools dosfstools squashfs-tools fdisk cpio kmod
-fetch() { sh "$here/debian.sh" "$cache" arm64 "$@"; }
+fetch() { PORIN_SECURITY=1 sh "$here/debian.sh" "$cache" arm64 "$@"; }
 # Firmware from trixie: the one in bookworm is older than the choice between two boot partitions.
 fetch "trixie main non-free-firmware" raspi-firmware
 # Packages of which programs and libraries are copied.
