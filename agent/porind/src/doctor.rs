@@ -254,7 +254,7 @@ fn agent(findings: &mut Findings, socket: &str) {
         findings.warning(
             "certificate",
             "nothing has set the clock since the machine's start: of a broker's certificate only the end is judged, by the time at which the \
-             clock was last believed",
+             clock was last trusted",
             "once NTP or a person sets the clock, the agent reconnects and judges certificates by it",
         );
     }

@@ -225,7 +225,7 @@ fn lines_that_never_end_and_lines_that_give_nothing_are_counted_with_a_sample() 
     let doctor = porind(&lab.gateway.config()).arg("doctor").output().expect("it runs");
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(
-        !doctor.status.success() && said.contains("and no line or frame has ended, the last: `T=20 H=40"),
+        !doctor.status.success() && said.contains("without the end of a line or frame, the last: `T=20 H=40"),
         "{said}"
     );
     lab.end();
