@@ -162,7 +162,7 @@ impl Kind {
     }
 }
 
-/// Why document rejected. Nothing has changed then.
+/// Why a document is rejected. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Checked before a byte is read.

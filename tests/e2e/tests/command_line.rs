@@ -298,7 +298,7 @@ fn each_configuration_in_the_documentation_and_each_that_is_installed_passes_the
 }
 
 /// Keys that only a desired state has, which `porin` writes.
-const OF_A_DESIRED_STATE: [&str; 7] = ["probation", "shadow", "canary", "packets", "min_seq", "retry", "slots"];
+const OF_A_DESIRED_STATE: [&str; 5] = ["probation", "shadow", "canary", "min_seq", "retry"];
 
 #[test]
 fn each_key_of_the_configuration_is_documented() {

@@ -35,7 +35,7 @@ fn datagrams_of_lines_become_readings() {
     send(b"cellar 2\r\ncellar 3\nroof 4");
     wait_until("the roof", || lab.values("roof/temperature").last() == Some(&4.0));
     lab.wait_for("cellar/temperature", &[2.0, 3.0]);
-    // What is not text, means nothing, is too long or names what cannot be is counted, and the next one counts.
+    // A line is counted as a bad row if it is not text, does not match, is too long or has an impossible name. The next line counts.
     send(&[0xff, 0xfe]);
     lab.wait_for_bad(1, "it is not UTF-8");
     send(b"roof warm");

@@ -12,7 +12,7 @@ use std::{
 };
 
 use porin_e2e::{program, wait_until};
-use porin_test_support::target_dir;
+use porin_test_support::{skip, target_dir};
 use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
 
@@ -291,7 +291,7 @@ fn commands_find_the_agent_of_porin_up_in_this_folder_and_below() {
 fn without_any_configuration_the_error_names_both_places() {
     let empty = tempfile::tempdir().expect("a folder");
     if Path::new("/etc/porin/porin.toml").exists() {
-        return;
+        return skip("without_any_configuration_the_error_names_both_places", "this machine has an agent installed");
     }
     for command in ["status", "check", "doctor", "dead"] {
         let (code, _, stderr) = porin(empty.path(), &[command]);

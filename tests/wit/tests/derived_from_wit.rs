@@ -1,4 +1,4 @@
-//! What is derived from `wit/` and checked in is what the generators make of it.
+//! The files that are generated from `wit/` and checked in are up to date.
 //!
 //! Two things are derived from each world: the reference component that hosts compare cells with, and the SDK's
 //! bindings. Both are checked in so that neither a gateway nor a cell's build needs the tools that made them.

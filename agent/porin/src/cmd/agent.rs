@@ -74,9 +74,9 @@ impl Which {
             socket: is_up.then_some(&places.socket),
         };
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {place}"));
-        let text = text.map_err(|error| bad_config(&error))?;
+        let text = text.map_err(bad_config)?;
         let mut config =
-            Config::parse_with(&text, defaults).map_err(|error| bad_config(&anyhow!("{place}: {error}")))?;
+            Config::parse_with(&text, defaults).map_err(|error| bad_config(anyhow!("{place}: {error}")))?;
         if let Some(address) = own_broker.and_then(|url| url.strip_prefix("mqtt://").and_then(|rest| rest.parse().ok()))
         {
             config.gateway.uplink.broker = own(address);
@@ -90,9 +90,8 @@ pub(super) fn own(address: std::net::SocketAddr) -> Broker {
     Broker { host: address.ip().to_string(), port: address.port(), tls: None, login: None }
 }
 
-pub(super) fn bad_config(error: &anyhow::Error) -> Failure {
-    let hint = "docs/config.md describes each key; nothing was started";
-    Failure { code: BAD_CONFIG, message: format!("{error:#}"), hint: Some(hint.into()) }
+pub(super) fn bad_config(error: anyhow::Error) -> Failure {
+    failure(command::Failure::Config(error))
 }
 
 /// The configuration here, or above where an agent of `porin up` was; else that of the service.

@@ -76,13 +76,13 @@ impl Places {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let place = arguments.config.display();
     let text = fs::read_to_string(&arguments.config).with_context(|| format!("cannot read {place}"));
-    let text = text.map_err(|error| bad_config(&error))?;
+    let text = text.map_err(bad_config)?;
     let places = Places::beside(&arguments.config);
     let own = broker::free_address()?;
     let address = format!("mqtt://{own}");
     let defaults = Defaults { broker: Some(&address), path: Some(&places.path), socket: Some(&places.socket) };
-    let mut config = Config::parse_with(&text, defaults).map_err(|error| bad_config(&anyhow!("{place}: {error}")))?;
-    porind::check(&config).map_err(|error| bad_config(&error))?;
+    let mut config = Config::parse_with(&text, defaults).map_err(|error| bad_config(anyhow!("{place}: {error}")))?;
+    porind::check(&config).map_err(bad_config)?;
     if arguments.own_broker {
         config.gateway.uplink.broker = agent::own(own);
     }
@@ -94,6 +94,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let uplink = &config.gateway.uplink.broker;
     let embedded = (uplink.host.as_str(), uplink.port) == (own.ip().to_string().as_str(), own.port());
     let _broker = embedded.then(|| Broker::start_at(own)).transpose()?;
+    // A `porin up` that was killed leaves its own behind.
+    let _ = fs::remove_file(&places.broker);
     let _address = embedded.then(|| Note::write(&places.broker, &address)).transpose()?;
     let whose = if embedded { ", its own" } else { "" };
     eprintln!("porin up: gateway `{}`, broker {}:{}{whose}", config.gateway.id, uplink.host, uplink.port);

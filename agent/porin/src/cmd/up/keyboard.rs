@@ -57,7 +57,7 @@ impl Keyboard {
         Some(Self { before, keys })
     }
 
-    /// What was pressed since the last call.
+    /// Keys pressed since the last call.
     pub(super) fn pressed(&self) -> impl Iterator<Item = Scroll> {
         self.keys.try_iter()
     }
