@@ -42,7 +42,7 @@ for-demo: compiler
 	@echo "3 of 3: running them" >&2
 
 fresh: ## Run `make demo` and `make test` in a bare Debian with Rust and make, and keep the log (as root; needs debootstrap)
-	@sh tests/fresh.sh $(TARGET_DIR)/fresh
+	@bash tests/fresh.sh $(TARGET_DIR)/fresh
 
 test: cells broker python ## All tests but the slow ones; installs what they need
 	@mkdir -p $(TARGET_DIR) && : > $(SKIPPED)

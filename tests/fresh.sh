@@ -1,9 +1,9 @@
-#!/bin/sh
+#!/bin/bash
 # Runs the README's two commands as a newcomer would: tests/fresh.sh FOLDER [COMMAND...]
 #
 # FOLDER/debian becomes a Debian with make and git; Rust is this machine's toolchain, as rustup installed it. A clone of the last commit is
 # built there with empty caches. FOLDER/log keeps what was printed, with the times. COMMAND: other targets of make than demo and test.
-set -eu
+set -euo pipefail
 
 folder=$1
 shift
@@ -34,13 +34,15 @@ cp -a "$rustup/toolchains/$toolchain" "$debian/root/.rustup/toolchains/"
 cp -a "${CARGO_HOME:-$HOME/.cargo}/bin" "$debian/root/.cargo/"
 git clone -q "$here" "$debian/porin"
 
+failed=
 echo "porin $(git -C "$here" rev-parse --short HEAD), $(nproc) processors, $(date -u +%F)" >"$log"
 for target in "$@"; do
     echo "== make $target" | tee -a "$log"
     # shellcheck disable=SC2046 # one word per setting
     chroot "$debian" env -i HOME=/root PATH=/root/.cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
         LANG=C.UTF-8 TERM=dumb $(env | grep -i '^[a-z]*_proxy=' || true) \
-        sh -c "cd /porin && bash -c 'time make $target'" 2>&1 | tee -a "$log"
+        sh -c "cd /porin && bash -c 'time make $target'" 2>&1 | tee -a "$log" || failed="$failed $target"
 done
 grep -A3 '^real' "$log"
 echo "$log"
+[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }

@@ -35,6 +35,8 @@ use std::{
 };
 
 use porin_test_support::target_dir;
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
 pub use self::{
     accounts::Accounts,
@@ -51,6 +53,15 @@ pub use self::{
 
 /// How long anything may take before a test fails. Never what a test measures.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Sends a process a signal. Not by the program `kill`: a small system has none.
+///
+/// # Panics
+/// If it cannot be sent.
+pub fn signal(child: &Child, name: Signal) {
+    let id = child.id().try_into().ok().and_then(Pid::from_raw).expect("a process has a number");
+    kill_process(id, name).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+}
 
 /// Waits until something is so.
 ///
@@ -94,7 +105,8 @@ impl Process {
         let _ = self.0.wait();
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.0.try_wait(), Ok(None))
     }
 
@@ -109,16 +121,15 @@ impl Process {
     /// # Panics
     /// If it cannot be asked.
     pub fn terminate(&self) {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
     }
 
     /// Sends it a signal.
     ///
     /// # Panics
     /// If it cannot be sent.
-    pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
+    pub fn signal(&self, name: Signal) {
+        signal(&self.0, name);
     }
 
     /// Waits for its end.

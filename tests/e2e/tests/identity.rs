@@ -9,7 +9,7 @@ use std::{
 };
 
 use porin_e2e::{
-    Broker, Gateway, Subscriber,
+    Broker, Gateway, Signal, Subscriber,
     certificates::{Authority, Days, Pair, VALID},
     free_port, porind, wait_until,
 };
@@ -294,7 +294,7 @@ fn a_renewed_certificate_is_taken_up_on_request_and_what_waits_stays() {
     let renewed = ours.client("lab", (-1, 300));
     secret(&secure.folder.path().join("client.pem"), &renewed.cert);
     secret(&secure.folder.path().join("client.key"), &renewed.key);
-    agent.signal("HUP");
+    agent.signal(Signal::HUP);
     wait_until("it connects again", || uplink()["connections"] == 2 && uplink()["connected"] == true);
     assert!(ends() > before, "{before:?} {:?}", ends());
     let subscriber = Subscriber::start(secure.broker.port, "porin/v1/gw/lab/state");

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use porin_e2e::{Broker, free_port, porind, program, publish_retained};
+use porin_e2e::{Broker, Signal, free_port, porind, program, publish_retained, signal};
 use porin_test_support::{all_data, skip, target_dir, top};
 use portable_pty::{PtySize, native_pty_system};
 
@@ -94,7 +94,7 @@ fn devices_that_publish_become_streams_and_values_come_through() {
     let lines = BufReader::new(up.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     let forwarded = lines.filter_map(|line| line.split(" packets in, ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
     assert!(forwarded.take(60).any(|forwarded| forwarded >= 4), "values are forwarded");
-    Command::new("kill").args(["-INT", &up.id().to_string()]).status().expect("kill");
+    signal(&up, Signal::INT);
     up.wait().expect("it ends");
 }
 

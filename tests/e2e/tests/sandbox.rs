@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_e2e::{Broker, Gateway, Process, ServiceManager, Subscriber, porind, program, publish_lines, wait_until};
+use porin_e2e::{
+    Broker, Gateway, Process, ServiceManager, Signal, Subscriber, porind, program, publish_lines, wait_until,
+};
 use porin_test_support::{LOG_IMPORT, PASS, WatCell, skip, target_dir};
 use serde_json::Value;
 
@@ -110,7 +112,7 @@ fn a_dead_letter_survives_a_kill_and_goes_on_once_the_cell_is_mended() {
 
     // The mended one takes it.
     fs::write(gateway.path("cell.wasm"), WatCell::default().build()).expect("written");
-    agent.signal("HUP");
+    agent.signal(Signal::HUP);
     wait_until("it has taken over", || gateway.log().contains("the new configuration is in force"));
     let id = dead_json(&gateway, &[])["dead_letters"][0]["id"].to_string();
     assert_eq!(dead_json(&gateway, &["replay", &id])["faulted_again"].as_u64(), Some(0));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use porin_e2e::{
-    Broker, Gateway, Process, ServiceManager, Subscriber, free_port, porind, program, publish, publish_lines,
+    Broker, Gateway, Process, ServiceManager, Signal, Subscriber, free_port, porind, program, publish, publish_lines,
     wait_until,
 };
 use porin_test_support::top;
@@ -33,7 +33,7 @@ fn rest(local: u16) -> String {
 const KEEPS: &str = "max_inflight_messages 500\nmax_queued_messages 0";
 
 fn reload(gateway: &Gateway, agent: &Process, times: usize) {
-    agent.signal("HUP");
+    agent.signal(Signal::HUP);
     let reloads = || {
         let log = gateway.log();
         log.matches("the new configuration is in force").count()
@@ -158,7 +158,7 @@ fn the_service_manager_hears_of_the_loop_and_of_nobody_in_its_place() {
     let text = fs::read_to_string(gateway.config()).expect("it is there");
     let slot = format!("[slots.s]\ncell = \"{}\"\n[routes.r]\nstreams = [\"#\"]\nslots = [\"s\"]\n", pipe.display());
     fs::write(gateway.config(), text + &slot).expect("written");
-    agent.signal("HUP");
+    agent.signal(Signal::HUP);
     // It may take a second to notice, and then speaks no more.
     thread::sleep(Duration::from_millis(1_500));
     while manager.hear(Duration::from_millis(600)).is_some() {

@@ -2,7 +2,7 @@
 
 use std::{fs, net::UdpSocket, thread::sleep, time::Duration};
 
-use porin_e2e::{Broker, Cable, Gateway, Lab, Plugged, Subscriber, free_port, porind, wait_until};
+use porin_e2e::{Broker, Cable, Gateway, Lab, Plugged, Signal, Subscriber, free_port, porind, wait_until};
 use serde_json::{Value, json};
 
 /// A source of numbers on `n/x` and a slot with a threshold at 10, and what sends it a number.
@@ -94,7 +94,7 @@ fn a_gateway_acts_while_the_cloud_is_away() {
     assert!(kept.iter().all(|row| row["unit"] == "Cel" && row["stream"] == "n/x"));
     // Another file, without a restart.
     let gateway = gateway.edit("sinks/alarms.jsonl", "sinks/again.jsonl");
-    agent.signal("HUP");
+    agent.signal(Signal::HUP);
     wait_until("it is in force", || gateway.log().contains("the new configuration is in force"));
     send(11);
     wait_until("it is written there", || rows(&gateway, "again.jsonl").len() == 1);
@@ -234,7 +234,7 @@ fn a_local_broker_gets_what_is_decided_while_the_cloud_is_away_and_nothing_too_l
     // Another topic, without a restart.
     let text = fs::read_to_string(gateway.config()).expect("it is there");
     fs::write(gateway.config(), text.replace("fresh/{stream}", "fresher/{stream}")).expect("written");
-    agent.signal("HUP");
+    agent.signal(Signal::HUP);
     wait_until("it is published there", || {
         send(30);
         !texts(&subscriber, "fresher/n/x").is_empty()

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use porin_e2e::{program, wait_until};
+use porin_e2e::{Signal, program, signal, wait_until};
 use porin_test_support::{skip, target_dir};
 use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
@@ -214,7 +214,7 @@ fn into_a_file_there_are_lines_and_the_same_summary() {
         .expect("it starts");
     let out = || fs::read_to_string(folder.path().join("out")).expect("a file");
     wait_until("there are lines", || out().lines().filter(|line| line.contains("packets in")).count() >= 2);
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    signal(&child, Signal::INT);
     assert!(child.wait().expect("it ends").success());
     let text = out();
     assert!(!text.contains('\u{1b}'), "no colours in a file: {text}");
@@ -282,7 +282,7 @@ fn commands_find_the_agent_of_porin_up_in_this_folder_and_below() {
         let time = stdout.split(' ').next().unwrap_or_default();
         assert!(time.len() == 27 && time.starts_with("20") && time.ends_with('Z'), "{stdout}");
     }
-    Command::new("kill").arg(agent.id().to_string()).status().expect("it is there");
+    signal(&agent, Signal::TERM);
     assert!(agent.wait().expect("it ends").success());
     assert!(!folder.path().join(".porin/broker").exists(), "its broker is gone");
 }

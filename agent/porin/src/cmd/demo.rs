@@ -22,6 +22,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -173,9 +174,14 @@ async fn agent_with_sensors(program: &Path, config: &Path, broker: SocketAddr, d
         })
     };
     wait_until(done).await.context("the agent does not send everything")?;
-    let id = child.id().context("the agent has ended")?.to_string();
-    Command::new("kill").args(["-TERM", &id]).status().await?;
+    signal(&child, Signal::TERM)?;
     finished(child, config).await
+}
+
+/// Not by the program `kill`: a small system has none.
+pub(super) fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
+    let id = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).context("the agent has ended")?;
+    Ok(kill_process(id, signal)?)
 }
 
 async fn wait_until(mut so: impl FnMut() -> bool) -> anyhow::Result<()> {

@@ -11,10 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{Arguments, Broker, Data, PATIENCE, all_received, cloud, finished, start_agent, wait_until};
+use super::{Arguments, Broker, Data, PATIENCE, all_received, cloud, finished, signal, start_agent, wait_until};
 
 const SET: &str = "glucose";
 
@@ -89,11 +90,10 @@ pub(super) async fn tell(arguments: &Arguments, folder: &Path, data: &Data) -> a
 
     let before = status().and_then(|status| status["uplink"]["connections"].as_u64()).unwrap_or(0);
     // This broker keeps nothing on a disk: what it has taken and not passed on when it ends would be its own loss. It is given the time.
-    let id = agent.id().context("the agent has ended")?.to_string();
-    Command::new("kill").args(["-STOP", &id]).status().await?;
+    signal(&agent, Signal::STOP)?;
     tokio::time::sleep(PASSED_ON).await;
     drop(broker);
-    Command::new("kill").args(["-CONT", &id]).status().await?;
+    signal(&agent, Signal::CONT)?;
     wait_until(|| status().is_some_and(|status| status["uplink"]["connected"] == false)).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let _broker = Broker::start_at(address)?;
