@@ -22,7 +22,7 @@ use rumqttc::{
     },
 };
 
-use crate::failure::{Failure, UNREACHABLE};
+use crate::failure::{Exit, Failure};
 
 /// Time to connect, and for an acknowledgement.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -144,7 +144,7 @@ impl BrokerArguments {
     fn broker(&self) -> anyhow::Result<Broker> {
         let given = self.broker.clone().or_else(|| std::env::var("PORIN_BROKER").ok());
         let url = given.ok_or_else(|| Failure {
-            code: 2,
+            exit: Exit::Usage,
             message: "which broker?".into(),
             hint: Some("--broker mqtt://HOST:PORT, or PORIN_BROKER".into()),
         })?;
@@ -185,7 +185,7 @@ impl Cloud {
 
     fn unreachable(&self, error: &anyhow::Error) -> Failure {
         Failure {
-            code: UNREACHABLE,
+            exit: Exit::Unreachable,
             message: format!("no connection to {}:{}: {error:#}", self.broker.host, self.broker.port),
             hint: Some("is the broker running, and may this user connect?".into()),
         }

@@ -2,22 +2,12 @@
 
 use std::process::ExitCode;
 
-/// What came is not what was expected.
-pub(crate) const DIFFERS: u8 = 3;
-
-/// There is nobody to ask.
-pub(crate) const UNREACHABLE: u8 = 4;
-
-/// The configuration is wrong; nothing was started.
-pub(crate) const BAD_CONFIG: u8 = 78;
-
-/// Refused: over the size limit, not signed, not granted.
-pub(crate) const REFUSED: u8 = 5;
+pub(crate) use porind::command::Exit;
 
 /// An error with what to do about it, or with its own exit code. Without one, an error exits with 1.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) code: u8,
+    pub(crate) exit: Exit,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
 }
@@ -37,5 +27,5 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = failure.and_then(|failure| failure.hint.as_ref()) {
         eprintln!("hint: {hint}");
     }
-    ExitCode::from(failure.map_or(1, |failure| failure.code))
+    failure.map_or(Exit::Failed, |failure| failure.exit).into()
 }

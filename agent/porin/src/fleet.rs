@@ -28,7 +28,7 @@ pub(crate) use self::{
 };
 use crate::{
     cloud::Cloud,
-    failure::{Failure, REFUSED, UNREACHABLE},
+    failure::{Exit, Failure},
     keys::KeyFolder,
 };
 
@@ -118,7 +118,7 @@ pub(crate) fn members(
         let Err(strange) = seen::look(keys, &members[&gateway], new_key)? else { continue };
         if let Target::Gateway(_) = target {
             let (message, hint) = (strange.to_string(), Some(strange.hint().into()));
-            return Err(Failure { code: REFUSED, message, hint }.into());
+            return Err(Failure { exit: Exit::Refused, message, hint }.into());
         }
         eprintln!("warning: {strange}; it is left out ({})", strange.hint());
         members.remove(&gateway);
@@ -128,7 +128,7 @@ pub(crate) fn members(
     }
     if members.is_empty() {
         return Err(Failure {
-            code: UNREACHABLE,
+            exit: Exit::Unreachable,
             message: format!("no {whom} has reported itself on this broker"),
             hint: Some("does its configuration have [updates] with this root, and is it connected?".into()),
         }

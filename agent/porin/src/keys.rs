@@ -25,7 +25,7 @@ use ring::{
 };
 use tempfile::{NamedTempFile, PersistError};
 
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{Exit, Failure};
 
 /// Where a passphrase comes from that nobody types.
 const PASSPHRASE: &str = "PORIN_PASSPHRASE";
@@ -100,7 +100,7 @@ impl KeyFolder {
         let mode = folder.metadata()?.permissions().mode() & 0o777;
         if mode & 0o022 != 0 {
             return Err(Failure {
-                code: REFUSED,
+                exit: Exit::Refused,
                 message: format!("others may write in {} (mode {mode:04o})", self.0.display()),
                 hint: Some(format!("chmod go-w {}", self.0.display())),
             }
@@ -135,14 +135,14 @@ impl KeyFolder {
         };
         let Some(first) = read(1)? else {
             return Err(Failure {
-                code: 1,
+                exit: Exit::Failed,
                 message: format!("there is no root in {}", self.0.display()),
                 hint: Some("make keys with `porin keys init`, or name their folder with --keys".into()),
             }
             .into());
         };
         let refused = |version: u64, refusal: trust::Refusal| Failure {
-            code: REFUSED,
+            exit: Exit::Refused,
             message: format!("{}: {refusal}", self.root_file(version).display()),
             hint: None,
         };
@@ -174,7 +174,7 @@ impl KeyFolder {
         }
         let pair = current?;
         Err(Failure {
-            code: REFUSED,
+            exit: Exit::Refused,
             message: format!(
                 "{}: {} is not a key of the role {} in root {}",
                 path.display(),
@@ -214,7 +214,7 @@ fn read_pair(path: &Path) -> anyhow::Result<Ed25519KeyPair> {
         let (bytes, mode) = read_capped(path)?;
         if mode & 0o077 != 0 {
             return Err(Failure {
-                code: REFUSED,
+                exit: Exit::Refused,
                 message: format!("others may read it (mode {mode:04o})"),
                 hint: Some(format!("chmod 600 {}", path.display())),
             }

@@ -1,6 +1,9 @@
 //! What `porind` answers about an agent: `check`, `status`, `doctor`, `dead`. `porin` gives the same answers.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    process::ExitCode,
+};
 
 use porin_core::config::Config;
 
@@ -45,8 +48,42 @@ Environment:
 Signals: SIGTERM and SIGINT end `run`: it sends what waits and makes the rest durable, within some seconds.
 SIGHUP makes it read its configuration again.
 
-Exit codes: 0 success, 1 failed, 2 usage, 4 no agent answers, 5 refused, 78 bad configuration
+Exit codes: 0 success, 1 failed, 2 usage, 4 no agent answers, 5 refused, 78 bad configuration,
+130 ended by a second signal
 ";
+
+/// How a command of `porin` or `porind` ends if it does not succeed. `docs/cli.md` describes each code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Anything without a code of its own.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// A comparison found a difference.
+    Differs = 3,
+    /// Nobody answers.
+    Unreachable = 4,
+    /// Too large, not signed, not granted, rolled back.
+    Refused = 5,
+    /// The configuration is wrong; nothing was started.
+    Config = 78,
+    /// Asked twice to end, it did not wait for what is being sent.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// Ends this process at once.
+    pub fn now(self) -> ! {
+        std::process::exit(self as i32)
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -64,15 +101,15 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Returns the exit code; `docs/cli.md` lists them.
+    /// Returns how the command ends.
     #[must_use]
-    pub fn code(&self) -> u8 {
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Failed(_) => 1,
-            Self::Usage(_) => 2,
-            Self::Unreachable(_) => 4,
-            Self::Refused(_) => 5,
-            Self::Config(_) => 78,
+            Self::Failed(_) => Exit::Failed,
+            Self::Usage(_) => Exit::Usage,
+            Self::Unreachable(_) => Exit::Unreachable,
+            Self::Refused(_) => Exit::Refused,
+            Self::Config(_) => Exit::Config,
         }
     }
 

@@ -12,7 +12,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use porin_core::config::{Config, Policy};
 use porind::{
     Until,
-    command::{self, Failure, HELP},
+    command::{self, Exit, Failure, HELP},
 };
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     if let Some(hint) = failure.hint("porind") {
         eprintln!("hint: {hint}");
     }
-    ExitCode::from(failure.code())
+    failure.exit().into()
 }
 
 /// `None`: help or the version was asked for and printed.
@@ -269,7 +269,7 @@ fn listen_for_signals(stop: watch::Sender<bool>, reload: mpsc::Sender<Config>, f
             }
             stop.send_replace(true);
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-            std::process::exit(130);
+            Exit::Interrupted.now();
         });
     })?;
     Ok(())

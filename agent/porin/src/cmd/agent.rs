@@ -13,7 +13,7 @@ use porind::command;
 
 use super::up::Places;
 use crate::{
-    failure::{BAD_CONFIG, Failure},
+    failure::{Exit, Failure},
     output,
 };
 
@@ -107,7 +107,7 @@ fn found() -> anyhow::Result<PathBuf> {
         return Ok(service);
     }
     let message = format!("there is no porin.toml here, and no {OF_THE_SERVICE}");
-    Err(Failure { code: BAD_CONFIG, message, hint: Some("`porin init` writes one; -c FILE names another".into()) }
+    Err(Failure { exit: Exit::Config, message, hint: Some("`porin init` writes one; -c FILE names another".into()) }
         .into())
 }
 
@@ -139,5 +139,5 @@ fn answer(answer: Result<String, command::Failure>) -> anyhow::Result<()> {
 }
 
 fn failure(failure: command::Failure) -> Failure {
-    Failure { code: failure.code(), message: failure.to_string(), hint: failure.hint("porin") }
+    Failure { exit: failure.exit(), message: failure.to_string(), hint: failure.hint("porin") }
 }

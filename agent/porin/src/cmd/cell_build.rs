@@ -20,7 +20,7 @@ use wasmparser_tools::{KnownCustom, Name, Parser, Payload};
 use wit_component::ComponentEncoder;
 
 use self::strip::strip;
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{Exit, Failure};
 
 /// "A cell is at most 50 KB": of the stripped component file.
 const MAX_BYTES: usize = 51_200;
@@ -54,7 +54,7 @@ fn build(package: &Path, out: Option<&Path>) -> anyhow::Result<()> {
     let component = strip(&ComponentEncoder::default().module(&module)?.validate(true).encode()?)?;
     if component.len() > MAX_BYTES {
         return Err(Failure {
-            code: REFUSED,
+            exit: Exit::Refused,
             message: format!("the component has {} bytes, a cell may have {MAX_BYTES}", component.len()),
             hint: Some(format!("the largest functions are\n{}", largest_functions(&module)?)),
         }
@@ -107,7 +107,7 @@ fn compile(package: &Path) -> anyhow::Result<Compiled> {
         .context("cannot run cargo")?;
     if !output.status.success() {
         return Err(Failure {
-            code: 1,
+            exit: Exit::Failed,
             message: "cargo failed".into(),
             hint: Some(format!(
                 "if the target {TARGET} is missing: rustup target add {TARGET} (in porin's own checkout `make cells` does more)"

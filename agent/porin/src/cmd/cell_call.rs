@@ -14,7 +14,7 @@ use porin_cell::{ProcessingUnit, UnitError};
 use porin_core::limits::CellLimits;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{Exit, Failure};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -66,7 +66,7 @@ fn here(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut unit = ProcessingUnit::start(&component, &["log".into()], CellLimits::default()).map_err(|error| {
         let hint = matches!(error, UnitError::Load(_))
             .then(|| "`cell call` runs components of the world `processing-unit`, such as cells/cloud-demo; cells for slots run in `porin up`".into());
-        Failure { code: REFUSED, message: format!("{path}: {error}"), hint }
+        Failure { exit: Exit::Refused, message: format!("{path}: {error}"), hint }
     })?;
     let answer = unit.handle_request(&arguments.input).with_context(|| format!("{path}: handle-request"))?;
     let (log, dropped) = unit.take_log();
@@ -81,7 +81,7 @@ fn there(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let program = std::env::current_exe()?.with_file_name("porin-wasmtime");
     if !program.exists() {
         return Err(Failure {
-            code: 1,
+            exit: Exit::Failed,
             message: format!("{} is not there", program.display()),
             hint: Some("cargo build -p porin-wasmtime".into()),
         }
@@ -97,7 +97,7 @@ fn there(arguments: &Arguments) -> anyhow::Result<Outcome> {
     child.stdin.take().context("its stdin")?.write_all(arguments.input.as_bytes()).context("giving it the input")?;
     let output = child.wait_with_output().context("waiting for porin-wasmtime")?;
     if !output.status.success() {
-        return Err(Failure { code: 1, message: "Wasmtime could not run it".into(), hint: None }.into());
+        return Err(Failure { exit: Exit::Failed, message: "Wasmtime could not run it".into(), hint: None }.into());
     }
     serde_json::from_slice(&output.stdout).context("the answer of porin-wasmtime")
 }

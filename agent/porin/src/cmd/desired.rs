@@ -9,7 +9,7 @@ use serde_json::json;
 use super::push::Operator;
 use crate::{
     cloud::{BrokerArguments, Cloud},
-    failure::{DIFFERS, Failure},
+    failure::{Exit, Failure},
     fleet::{self, NewKey},
     keys::KeyFolder,
 };
@@ -79,7 +79,12 @@ fn show(arguments: &Show) -> anyhow::Result<()> {
 }
 
 fn none(of: &Target) -> anyhow::Result<()> {
-    Err(Failure { code: 1, message: format!("there is no desired state for {}", fleet::name(of)), hint: None }.into())
+    Err(Failure {
+        exit: Exit::Failed,
+        message: format!("there is no desired state for {}", fleet::name(of)),
+        hint: None,
+    }
+    .into())
 }
 
 fn diff(arguments: &Show) -> anyhow::Result<()> {
@@ -92,7 +97,7 @@ fn diff(arguments: &Show) -> anyhow::Result<()> {
     if desired.set.is_empty() {
         let message =
             format!("{} has none of its own that says anything: it goes by its group's", fleet::name(&arguments.of));
-        return Err(Failure { code: 1, message, hint: Some("porin desired diff group:NAME".into()) }.into());
+        return Err(Failure { exit: Exit::Failed, message, hint: Some("porin desired diff group:NAME".into()) }.into());
     }
     let mut stdout = crate::output::stdout();
     let mut differs = false;
@@ -115,7 +120,7 @@ fn diff(arguments: &Show) -> anyhow::Result<()> {
     }
     if differs {
         let message = format!("what runs is not what desired state {} says", desired.seq);
-        return Err(Failure { code: DIFFERS, message, hint: None }.into());
+        return Err(Failure { exit: Exit::Differs, message, hint: None }.into());
     }
     Ok(())
 }
@@ -135,7 +140,7 @@ fn apply(arguments: &Apply) -> anyhow::Result<()> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     // The rest is checked by the gateways: only they know their sources and policies.
     wanted(&text).map_err(|error| Failure {
-        code: 2,
+        exit: Exit::Usage,
         message: format!("{}: {error}", file.display()),
         hint: Some("[routes] and [slots] as in docs/updates.md, with releases or `local`".into()),
     })?;

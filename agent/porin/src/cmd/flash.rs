@@ -23,7 +23,7 @@ use self::{
     stock::Stock,
     target::Target,
 };
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{Exit, Failure};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Secrets are never arguments: files hold them, or they are typed.")]
@@ -103,7 +103,7 @@ fn confirm(target: &Target, yes: bool) -> anyhow::Result<()> {
     eprintln!("{target}\neverything on it will be lost");
     if !std::io::stdin().is_terminal() {
         return Err(Failure {
-            code: 2,
+            exit: Exit::Usage,
             message: "standard input is not a terminal, so the question cannot be asked".into(),
             hint: Some("--yes writes without asking".into()),
         }
@@ -115,7 +115,7 @@ fn confirm(target: &Target, yes: bool) -> anyhow::Result<()> {
     if answer.trim() == "yes" {
         return Ok(());
     }
-    Err(Failure { code: REFUSED, message: "nothing was written".into(), hint: None }.into())
+    Err(Failure { exit: Exit::Refused, message: "nothing was written".into(), hint: None }.into())
 }
 
 fn tell(as_json: bool, json: &serde_json::Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use porin_core::config::{Config, Defaults, address};
 
 use super::up::Places;
 use crate::{
-    failure::{Failure, REFUSED, UNREACHABLE},
+    failure::{Exit, Failure},
     output,
 };
 
@@ -60,7 +60,7 @@ enum Source {
 }
 
 fn usage(message: String, hint: &str) -> anyhow::Error {
-    Failure { code: 2, message, hint: Some(hint.into()) }.into()
+    Failure { exit: Exit::Usage, message, hint: Some(hint.into()) }.into()
 }
 
 fn parse(from: Option<&str>, baud: u32) -> anyhow::Result<Source> {
@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let out = arguments.out.display();
     if arguments.out.exists() && !arguments.force {
         let hint = Some("--force replaces it, --out FILE writes another".into());
-        return Err(Failure { code: REFUSED, message: format!("{out} is there already"), hint }.into());
+        return Err(Failure { exit: Exit::Refused, message: format!("{out} is there already"), hint }.into());
     }
     let from = parse(arguments.from.as_deref(), arguments.baud)?;
     let found = listen::to(&from, Duration::from_secs(arguments.seconds))?;
@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if found.is_empty() {
         let message = format!("nothing that a stream can be made of came in {} seconds", arguments.seconds);
         let hint = Some("--seconds N listens longer; does the source send now?".into());
-        return Err(Failure { code: UNREACHABLE, message, hint }.into());
+        return Err(Failure { exit: Exit::Unreachable, message, hint }.into());
     }
     let uplink = match &arguments.uplink {
         Some(uplink) => uplink.clone(),

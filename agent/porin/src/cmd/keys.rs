@@ -17,7 +17,7 @@ use ring::signature::Ed25519KeyPair;
 use serde_json::json;
 
 use crate::{
-    failure::{Failure, REFUSED},
+    failure::{Exit, Failure},
     keys::{KeyFolder, RoleName, create_pair, new_passphrase, public, sign, write_new},
 };
 
@@ -101,7 +101,7 @@ fn make(arguments: &Init) -> anyhow::Result<()> {
     for (what, name) in [("--fleet", fleet), ("--prefix", prefix)] {
         if !(is_name(name) || what == "--prefix" && name.is_empty()) {
             return Err(Failure {
-                code: 2,
+                exit: Exit::Usage,
                 message: format!("{what} `{name}`: letters, digits and -_./, a letter or digit first, 63 at most"),
                 hint: None,
             }
@@ -111,7 +111,7 @@ fn make(arguments: &Init) -> anyhow::Result<()> {
     let folder = KeyFolder::at(folder.keys.as_deref())?;
     if fs::read_dir(folder.path()).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Failure {
-            code: REFUSED,
+            exit: Exit::Refused,
             message: format!("{} is not empty; nothing was made", folder.path().display()),
             hint: Some(
                 "`porin keys show` lists them, `porin keys rotate` replaces a key; --keys names another folder".into(),
@@ -196,7 +196,7 @@ fn rotate(arguments: &Rotate) -> anyhow::Result<()> {
         // Nobody has seen this key.
         let _ = fs::remove_file(&fresh);
         let message = format!("root {version} would not count: {refusal}; nothing was changed");
-        Failure { code: REFUSED, message, hint: None }
+        Failure { exit: Exit::Refused, message, hint: None }
     })?;
     write_new(&folder.root_file(version), &bytes, 0o644)?;
     folder.put_in_place(*role, &next)?;

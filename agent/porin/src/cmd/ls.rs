@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cloud::{BrokerArguments, Cloud},
-    failure::{Failure, UNREACHABLE},
+    failure::{Exit, Failure},
     fleet,
 };
 
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if let (true, Some(gateway)) = (accounts.is_empty(), &arguments.gateway) {
         return Err(Failure {
-            code: UNREACHABLE,
+            exit: Exit::Unreachable,
             message: format!("no gateway `{}` has reported itself on this broker", fleet::plain(gateway)),
             hint: None,
         }

@@ -23,7 +23,7 @@ use toml::{Table, Value};
 use super::release::{About, Released, read_component, release};
 use crate::{
     cloud::{BrokerArguments, Cloud},
-    failure::{Failure, REFUSED},
+    failure::{Exit, Failure},
     fleet::{self, NewKey, Outcome},
     keys::KeyFolder,
 };
@@ -195,7 +195,7 @@ fn released(keys: &KeyFolder, cell: &Path, slot: Option<&str>, about: &About) ->
     }
     if about.says_something() {
         return Err(Failure {
-            code: 2,
+            exit: Exit::Usage,
             message: format!("{} says already what the cell is", beside.display()),
             hint: Some(
                 "--name, --seq, --semver, --board and --passes go with `porin release`, or without that file".into(),
@@ -207,13 +207,13 @@ fn released(keys: &KeyFolder, cell: &Path, slot: Option<&str>, about: &About) ->
     let envelope = fs::read(&beside).with_context(|| format!("cannot read {}", beside.display()))?;
     let document = Envelope::decode(&envelope).and_then(|envelope| recall::<Release>(&envelope.payload));
     let document = document.map_err(|refusal| Failure {
-        code: REFUSED,
+        exit: Exit::Refused,
         message: format!("{}: {refusal}", beside.display()),
         hint: None,
     })?;
     if document.sha256 != Digest::of(&component) {
         return Err(Failure {
-            code: REFUSED,
+            exit: Exit::Refused,
             message: format!("{} is of another component than {}", beside.display(), cell.display()),
             hint: Some("`porin release` makes the one that fits; without the file it is made now".into()),
         }
@@ -225,7 +225,7 @@ fn released(keys: &KeyFolder, cell: &Path, slot: Option<&str>, about: &About) ->
     let slot = slot.unwrap_or("*");
     trust::release(&root, &envelope, digest, |_| 0, Time::Known(wall_clock()), gateway, slot).map_err(|refusal| {
         Failure {
-            code: REFUSED,
+            exit: Exit::Refused,
             message: format!("{}: {refusal}", beside.display()),
             hint: Some("`porin release` makes it again; without the file it is made now".into()),
         }
@@ -255,11 +255,19 @@ fn new_text(
     let index = match &arguments.slot {
         Some(wanted) => slots.iter().position(|(name, _)| name == wanted),
         None if slots.len() == 1 => Some(0),
-        None => bail!(Failure { code: 2, message: format!("which slot? {names}"), hint: Some("--slot NAME".into()) }),
+        None => bail!(Failure {
+            exit: Exit::Usage,
+            message: format!("which slot? {names}"),
+            hint: Some("--slot NAME".into())
+        }),
     };
     let Some(index) = index else {
         let wanted = arguments.slot.as_deref().unwrap_or_default();
-        bail!(Failure { code: 2, message: format!("there is no slot `{wanted}`; there are: {names}"), hint: None });
+        bail!(Failure {
+            exit: Exit::Usage,
+            message: format!("there is no slot `{wanted}`; there are: {names}"),
+            hint: None
+        });
     };
     let name = slots[index].0.clone();
     let slot = &mut slots[index].1;
@@ -274,7 +282,7 @@ fn new_text(
         let params = slot.get_mut("params").and_then(Value::as_table_mut);
         if params.and_then(|params| params.remove(name)).is_none() {
             let message = format!("--unset {name}: the slot has no such parameter");
-            bail!(Failure { code: 2, message, hint: Some("`porin desired show` lists them".into()) });
+            bail!(Failure { exit: Exit::Usage, message, hint: Some("`porin desired show` lists them".into()) });
         }
     }
     slot.insert("cell".into(), format!("release:{}", released.digest).into());

@@ -21,7 +21,7 @@ use porind::wall_clock;
 use super::push::Operator;
 use crate::{
     cloud::Cloud,
-    failure::{Failure, UNREACHABLE},
+    failure::{Exit, Failure},
     fleet,
     keys::{KeyFolder, RoleName, sign},
 };
@@ -98,7 +98,7 @@ fn collect(cloud: &mut Cloud, prefix: &str) -> anyhow::Result<BTreeMap<usize, Ve
         last = Instant::now();
         if all == 0 {
             return Err(Failure {
-                code: 1,
+                exit: Exit::Failed,
                 message: "the gateway has recorded nothing of this route".into(),
                 hint: Some("`record = { time = \"10min\" }` in the route's configuration does".into()),
             }
@@ -112,7 +112,7 @@ fn collect(cloud: &mut Cloud, prefix: &str) -> anyhow::Result<BTreeMap<usize, Ve
         }
     }
     Err(Failure {
-        code: UNREACHABLE,
+        exit: Exit::Unreachable,
         message: format!("no answer within {} s; {} pieces came", PATIENCE.as_secs(), pieces.len()),
         hint: Some("is it connected, and does its root belong to these keys? `porin ls`".into()),
     }

@@ -19,7 +19,7 @@ use porind::wall_clock;
 use serde_json::json;
 
 use crate::{
-    failure::{Failure, REFUSED},
+    failure::{Exit, Failure},
     keys::{KeyFolder, RoleName, public, sign, write_whole},
 };
 
@@ -92,7 +92,7 @@ fn percent(text: &str) -> Result<Health, String> {
 }
 
 fn refused(message: String, hint: Option<&str>) -> Failure {
-    Failure { code: REFUSED, message, hint: hint.map(Into::into) }
+    Failure { exit: Exit::Refused, message, hint: hint.map(Into::into) }
 }
 
 /// Reads a component, and what a gateway would find in it.
@@ -162,7 +162,7 @@ pub(crate) fn release(folder: &KeyFolder, path: &Path, about: &About) -> anyhow:
         issued,
     };
     release.check().map_err(|what| Failure {
-        code: 2,
+        exit: Exit::Usage,
         message: format!("that makes no release: {what}"),
         hint: None,
     })?;

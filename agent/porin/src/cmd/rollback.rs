@@ -7,7 +7,7 @@ use toml::Table;
 use super::push::{Consent, Operator, Proof};
 use crate::{
     cloud::Cloud,
-    failure::Failure,
+    failure::{Exit, Failure},
     fleet::{self, History},
     keys::KeyFolder,
 };
@@ -36,11 +36,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(slot) = slot
         && !fleet::slots(&mut fleet::table(&now)?).iter().any(|(name, _)| name == slot)
     {
-        return Err(Failure { code: 2, message: format!("there is no slot `{slot}`"), hint: None }.into());
+        return Err(Failure { exit: Exit::Usage, message: format!("there is no slot `{slot}`"), hint: None }.into());
     }
     let Some(before) = History::of(&keys, to).before(&now, slot.as_deref()) else {
         return Err(Failure {
-            code: 1,
+            exit: Exit::Failed,
             message: format!("nothing else was signed for {} in {}", fleet::name(to), keys.path().display()),
             hint: Some("set it with porin desired apply FILE".into()),
         }

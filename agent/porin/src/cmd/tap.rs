@@ -7,7 +7,7 @@ use porin_core::time::Unix;
 use serde_json::Value;
 
 use super::agent::Which;
-use crate::failure::{Failure, UNREACHABLE};
+use crate::failure::{Exit, Failure};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => arguments.which.read()?.1.gateway.socket,
     };
     let lines = porind::tap(&socket, &arguments.streams).map_err(|error| Failure {
-        code: UNREACHABLE,
+        exit: Exit::Unreachable,
         message: format!("{error:#}"),
         hint: Some("does the agent run with the same configuration?".into()),
     })?;

@@ -29,7 +29,7 @@ use super::{
     agent::{self, bad_config},
     broker::{self, Broker},
 };
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// Between two looks at the agent, on a terminal.
 const REDRAW: Duration = Duration::from_millis(500);
@@ -106,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     crate::output::stdout().write_all(text.as_bytes())?;
     match table::problems(&last) {
         problems if problems.is_empty() => Ok(()),
-        problems => Err(Failure { code: 1, message: problems.join("\n  "), hint: None }.into()),
+        problems => Err(Failure { exit: Exit::Failed, message: problems.join("\n  "), hint: None }.into()),
     }
 }
 
@@ -163,7 +163,7 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
                 asked += 1;
                 if asked > 1 {
                     table.end()?;
-                    std::process::exit(130);
+                    Exit::Interrupted.now();
                 }
                 table.say("stopping: sending what waits and making the rest durable; ctrl-C again ends at once")?;
                 stop.send_replace(true);

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use super::{History, current, is_same, meaning, name};
 use crate::{
     cloud::Cloud,
-    failure::{Failure, REFUSED},
+    failure::{Exit, Failure},
     keys::KeyFolder,
 };
 
@@ -51,7 +51,7 @@ pub(crate) fn base(
             return Ok(desired.set);
         }
         return Err(Failure {
-            code: 1,
+            exit: Exit::Failed,
             message: format!("the gateways of {} run different routes and slots", name(to)),
             hint: Some("set it once for all of them: porin desired apply FILE --to group:NAME".into()),
         }
@@ -93,7 +93,7 @@ pub(crate) fn agreed(
         return Ok(());
     }
     Err(Failure {
-        code: REFUSED,
+        exit: Exit::Refused,
         message: format!("this would change more than slot `{slot}`; nothing was signed"),
         hint: Some("a push starts from what was signed here last; --yes deploys it everywhere".into()),
     }

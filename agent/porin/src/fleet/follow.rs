@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use super::{History, NewKey, account, is_same, name, seen};
 use crate::{
     cloud::Cloud,
-    failure::{Failure, REFUSED, UNREACHABLE},
+    failure::{Exit, Failure},
     keys::KeyFolder,
 };
 
@@ -64,7 +64,7 @@ pub(crate) fn follow(
         let Some((topic, payload)) = came else {
             let names: Vec<_> = waiting.iter().map(|name| name.as_str()).collect();
             return Err(Failure {
-                code: UNREACHABLE,
+                exit: Exit::Unreachable,
                 message: format!("no end within {} s: {}", patience.as_secs(), names.join(", ")),
                 hint: Some(
                     "the published state is retained, and gateways go on; `porin ls` shows their progress".into(),
@@ -165,7 +165,7 @@ pub(crate) fn conclude(
         _ => None,
     };
     Err(Failure {
-        code: REFUSED,
+        exit: Exit::Refused,
         message: format!("{}; what ran before runs on", refused.iter().map(why).collect::<Vec<_>>().join("\n")),
         hint: hint.map(Into::into),
     }

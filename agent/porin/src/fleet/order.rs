@@ -13,7 +13,7 @@ use porind::wall_clock;
 use super::{History, current, desired_topic, name};
 use crate::{
     cloud::Cloud,
-    failure::Failure,
+    failure::{Exit, Failure},
     keys::{KeyFolder, RoleName, sign},
 };
 
@@ -69,7 +69,7 @@ pub(crate) fn order(
     let desired = document(target.clone(), seq, own, text(seq)?);
     if let Err(what) = trust::documents::Document::check(&desired) {
         let message = format!("that makes no desired state: {what}");
-        return Err(Failure { code: 2, message, hint: None }.into());
+        return Err(Failure { exit: Exit::Usage, message, hint: None }.into());
     }
     let mut publishes = Vec::new();
     let oldest = members.values().map(|account| account.root_version).min().unwrap_or(root.version);
@@ -130,7 +130,7 @@ pub(crate) fn is_there(cloud: &mut Cloud, text: &str) -> anyhow::Result<()> {
         let topic = format!("porin/v1/fleet/rel/{release}");
         if cloud.retained(&topic)?.get(&topic).is_none_or(Vec::is_empty) {
             return Err(Failure {
-                code: 1,
+                exit: Exit::Failed,
                 message: format!("release {release} is not on the broker any more"),
                 hint: Some("push that cell again".into()),
             }

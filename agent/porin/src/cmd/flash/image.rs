@@ -12,7 +12,7 @@ use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
 use flate2::read::MultiGzDecoder;
 
 use super::owned::Owned;
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{Exit, Failure};
 
 /// An image is at most 96 MB.
 const MAX_BYTES: u64 = 96_000_000;
@@ -45,7 +45,7 @@ impl Image {
         let mut bytes = Vec::new();
         packed.take(MAX_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("{place} cannot be unpacked"))?;
         let not_ours = |why: &str| Failure {
-            code: REFUSED,
+            exit: Exit::Refused,
             message: format!("{place} is not an image of porin: {why}"),
             hint: Some("`make image BOARD=rpi-3b` makes one; other systems are written with their own tools".into()),
         };

@@ -15,7 +15,7 @@ use porin_core::{
     trust,
 };
 
-use crate::failure::{BAD_CONFIG, Failure};
+use crate::failure::{Exit, Failure};
 
 /// All of the owner's files have to fit on 8 MB, and have reason to be much smaller.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -129,7 +129,7 @@ impl Owned {
             if let Some(missing) = named(&config).into_iter().find(|name| !files.contains_key(name)) {
                 let folder = missing.split('/').next().unwrap_or_default();
                 return Err(Failure {
-                    code: BAD_CONFIG,
+                    exit: Exit::Config,
                     message: format!("{}: it names {ETC}{missing}, which is not given", path.display()),
                     hint: match folder {
                         "trust" | "certs" | "cells" => {
@@ -227,7 +227,7 @@ fn text(path: &Path, bytes: Vec<u8>) -> anyhow::Result<String> {
 
 fn bad(path: &Path, why: &str) -> anyhow::Error {
     Failure {
-        code: BAD_CONFIG,
+        exit: Exit::Config,
         message: format!("{}: {why}", path.display()),
         hint: Some("nothing was written".into()),
     }

@@ -13,7 +13,7 @@ use ring::pbkdf2;
 use serde_json::json;
 
 use super::owned::{MAX_FILE_BYTES, Network, Owned, small};
-use crate::failure::{BAD_CONFIG, Failure};
+use crate::failure::{Exit, Failure};
 
 /// First line of what this command made, after cloud-init's own.
 const MARK: &str = "# Made by `porin flash`.";
@@ -57,7 +57,7 @@ impl Extras {
         let Self { deb, wifi, wifi_password_file: _, wifi_country: _, ssh_key } = self;
         if deb.is_some() || wifi.is_some() || ssh_key.is_some() {
             let message = "--deb, --wifi and --ssh-key go with --files-only".into();
-            return Err(Failure { code: 2, message, hint: Some("porin flash --help".into()) }.into());
+            return Err(Failure { exit: Exit::Usage, message, hint: Some("porin flash --help".into()) }.into());
         }
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Stock {
     pub(super) fn put_into(&self, folder: &Path, owned: &Owned) -> anyhow::Result<Vec<String>> {
         if !folder.is_dir() {
             return Err(Failure {
-                code: 2,
+                exit: Exit::Usage,
                 message: format!("{} is not a folder", folder.display()),
                 hint: Some(
                     "put the card in again after Imager has written it: its FAT partition, `bootfs`, is the one".into(),
@@ -139,8 +139,12 @@ impl Stock {
 }
 
 fn missing(argument: &str, what: &str) -> anyhow::Error {
-    Failure { code: 2, message: format!("{argument} is missing: {what}"), hint: Some("porin flash --help".into()) }
-        .into()
+    Failure {
+        exit: Exit::Usage,
+        message: format!("{argument} is missing: {what}"),
+        hint: Some("porin flash --help".into()),
+    }
+    .into()
 }
 
 /// The users and what is done at the first start. JSON text is YAML text.
@@ -196,10 +200,12 @@ fn network_config(network: &Network, wifi: Option<&Wifi<'_>>) -> String {
 fn country(code: Option<&str>) -> anyhow::Result<&str> {
     match code {
         Some(code) if code.len() == 2 && code.bytes().all(|letter| letter.is_ascii_uppercase()) => Ok(code),
-        Some(code) => {
-            Err(Failure { code: 2, message: format!("--wifi-country `{code}`: two capital letters"), hint: None }
-                .into())
+        Some(code) => Err(Failure {
+            exit: Exit::Usage,
+            message: format!("--wifi-country `{code}`: two capital letters"),
+            hint: None,
         }
+        .into()),
         None => Err(missing("--wifi-country", "without it the radio stays off; two letters like DE")),
     }
 }
@@ -218,7 +224,7 @@ fn wifi_password(name: &str, file: Option<&Path>) -> anyhow::Result<String> {
 fn wifi_key(name: &str, password: &str) -> anyhow::Result<String> {
     if !(8..=63).contains(&password.len()) || !(1..=32).contains(&name.len()) {
         let message = "a password of a Wi-Fi has 8 to 63 bytes, its name 1 to 32".into();
-        return Err(Failure { code: BAD_CONFIG, message, hint: None }.into());
+        return Err(Failure { exit: Exit::Config, message, hint: None }.into());
     }
     let mut key = [0; 32];
     let rounds = NonZeroU32::new(4096).expect("it is not zero");
@@ -233,7 +239,7 @@ fn public_key(path: &Path) -> anyhow::Result<String> {
         return Ok(key.into());
     }
     let message = format!("{} is not a public key", path.display());
-    Err(Failure { code: BAD_CONFIG, message, hint: Some("the file that ends in .pub".into()) }.into())
+    Err(Failure { exit: Exit::Config, message, hint: Some("the file that ends in .pub".into()) }.into())
 }
 
 #[cfg(test)]

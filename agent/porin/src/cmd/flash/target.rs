@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{Exit, Failure};
 
 /// A file that is not there yet becomes as large as the smallest card that counts.
 pub(super) const NEW_FILE_BYTES: u64 = 512 << 20;
@@ -176,7 +176,7 @@ impl Target {
 }
 
 fn refused(path: &Path, why: &str, hint: Option<String>) -> anyhow::Error {
-    Failure { code: REFUSED, message: format!("{}: {why}; nothing was written", path.display()), hint }.into()
+    Failure { exit: Exit::Refused, message: format!("{}: {why}; nothing was written", path.display()), hint }.into()
 }
 
 impl Device {

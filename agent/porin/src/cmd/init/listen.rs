@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cloud::{BrokerArguments, Cloud},
     cmd::demo,
-    failure::Failure,
+    failure::{Exit, Failure},
 };
 
 /// Topics, lines and bytes that are kept of what comes.
@@ -113,7 +113,7 @@ fn lines(time: Duration, mut read: impl FnMut() -> std::io::Result<Vec<u8>>) -> 
 fn channels(path: &Path) -> anyhow::Result<Found> {
     let hint = "the first line must be timestamp,channel,value; the timestamp in seconds since 1970";
     let data = demo::read(path).map_err(|error| Failure {
-        code: 2,
+        exit: Exit::Usage,
         message: format!("{error:#}"),
         hint: Some(hint.into()),
     })?;

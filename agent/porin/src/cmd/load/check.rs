@@ -17,7 +17,7 @@ use super::{
     ledger::{Account, Ledger},
     unique,
 };
-use crate::failure::{DIFFERS, Failure};
+use crate::failure::{Exit, Failure};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Stop when so many packets have come, each counted once; fewer are missing ones
     #[arg(long, value_name = "N")]
     packets: Option<u64>,
-    /// Stop after this many events seconds in which nothing came; the first packet may take ten times as long
+    /// Stop after this many seconds in which nothing came; the first packet may take ten times as long
     #[arg(long, value_name = "S", default_value_t = 5)]
     idle: u64,
     /// Print JSON
@@ -97,7 +97,7 @@ fn report(arguments: &Arguments, ledger: &Ledger, publishes: u64, others: u64) -
     let fewer = arguments.packets.map_or(0, |packets| packets.saturating_sub(ledger.packets()));
     if accounts.is_empty() {
         let hint = format!("is anything published on `{}`?", arguments.filter);
-        return Err(Failure { code: DIFFERS, message: "no packet came".into(), hint: Some(hint) }.into());
+        return Err(Failure { exit: Exit::Differs, message: "no packet came".into(), hint: Some(hint) }.into());
     }
     if missing == 0 && out_of_order == 0 && fewer == 0 {
         return Ok(());
@@ -106,5 +106,5 @@ fn report(arguments: &Arguments, ledger: &Ledger, publishes: u64, others: u64) -
         format!("{missing} packets are missing in between, {fewer} at the end, {out_of_order} are out of order");
     let hint = "a gap is also what is left by an outbox that was full (`porind status`, outbox.evicted), and by a mosquitto that \
                 drops what waits for a subscriber beyond max_queued_messages, 1,000 unless it is set";
-    Err(Failure { code: DIFFERS, message, hint: Some(hint.into()) }.into())
+    Err(Failure { exit: Exit::Differs, message, hint: Some(hint.into()) }.into())
 }

@@ -15,7 +15,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// Lines that are kept.
 const LINES: usize = 4;
@@ -28,7 +28,7 @@ impl Log {
     /// Takes what the agent logs; `live`: a table is on the screen.
     pub(super) fn start(live: bool) -> anyhow::Result<Self> {
         let log = Self::default();
-        let level = porind::log_level().map_err(|message| Failure { code: 2, message, hint: None })?;
+        let level = porind::log_level().map_err(|message| Failure { exit: Exit::Usage, message, hint: None })?;
         let level = level.unwrap_or(if live { Level::WARN } else { Level::INFO });
         let filter = Targets::new().with_target("porind", level).with_default(Level::WARN);
         let layer = fmt::layer().with_target(false);
