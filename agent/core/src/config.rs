@@ -50,6 +50,7 @@ use crate::{
     payload::Encoding,
     setup::{Param, World},
     stream::Pattern,
+    topic::DATA_TEMPLATE,
     trust::{Release, Verified},
 };
 
@@ -274,7 +275,7 @@ pub struct TopicTemplate(String);
 
 impl Default for TopicTemplate {
     fn default() -> Self {
-        Self(DEFAULT_TOPIC.to_string())
+        Self(DATA_TEMPLATE.to_string())
     }
 }
 
@@ -312,12 +313,6 @@ pub const DEFAULT_PATH: &str = "/var/lib/porin/porin.redb";
 
 /// Where the status is to be had when the configuration does not say.
 pub const DEFAULT_SOCKET: &str = "/run/porin/porind.sock";
-
-/// Where publishes go when the configuration does not say: 5 slashes of the 7 that AWS IoT allows.
-pub const DEFAULT_TOPIC: &str = "porin/v1/gw/{gw}/data/{route}";
-
-/// Where a cell's log is published when the configuration does not say.
-pub const DEFAULT_LOG_TOPIC: &str = "porin/v1/gw/{gw}/log/{slot}";
 
 /// The grants there are. The host knows how to honour them: `agent/cell/src/caps.rs`.
 pub const GRANTS: [&str; 2] = ["log", "clock"];

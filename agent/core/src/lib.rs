@@ -33,5 +33,6 @@ pub mod simulator;
 pub mod status;
 pub mod stream;
 pub mod time;
+pub mod topic;
 pub mod trust;
 pub mod update;

@@ -7,7 +7,7 @@ use crate::ids::StreamId;
 /// Bytes of a stream's name. With a topic template around it, it stays below the 256 bytes of AWS IoT.
 pub const MAX_NAME_BYTES: usize = 100;
 
-/// Slashes in a stream's name. AWS IoT allows 7 in a topic, and `porin/v1/gw/{gw}/data/{stream}` has 5 of its own.
+/// Slashes in a stream's name. AWS IoT allows 7 in a topic, and `gw/{gw}/data/{stream}` below porin/v1 has 5 of its own.
 pub const MAX_NAME_SLASHES: usize = 2;
 
 /// Why a text cannot name a stream.

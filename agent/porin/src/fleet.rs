@@ -15,7 +15,10 @@ use std::{
 };
 
 use anyhow::anyhow;
-use porin_core::trust::{self, Desired, Envelope, Reported, Target, Verified};
+use porin_core::{
+    topic::{Topic, TopicKind},
+    trust::{self, Desired, Envelope, Reported, Target, Verified},
+};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
@@ -62,23 +65,13 @@ pub(crate) fn name(target: &Target) -> String {
     }
 }
 
-fn desired_topic(target: &Target) -> String {
-    match target {
-        Target::Gateway(id) => format!("porin/v1/gw/{id}/desired"),
-        Target::Group(group) => format!("porin/v1/group/{group}/desired"),
-    }
-}
-
 /// What gateways report, by gateway. What is no account, or not signed by the key that it names, is said and left out.
 pub(crate) fn accounts(publishes: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Verified<Reported>> {
     publishes.iter().filter_map(|(topic, payload)| account(topic, payload)).collect()
 }
 
 fn account(topic: &str, payload: &[u8]) -> Option<(String, Verified<Reported>)> {
-    let gateway = topic.strip_prefix("porin/v1/gw/")?.strip_suffix("/reported")?;
-    if gateway.contains('/') {
-        return None;
-    }
+    let Some(Topic::Reported { gateway }) = Topic::parse(topic) else { return None };
     match trust::reported(payload) {
         Ok(account) if account.gateway == gateway => Some((gateway.to_owned(), account)),
         Ok(account) => {
@@ -100,8 +93,8 @@ pub(crate) fn members(
     new_key: NewKey,
 ) -> anyhow::Result<BTreeMap<String, Verified<Reported>>> {
     let (filter, whom) = match target {
-        Target::Gateway(id) => (format!("porin/v1/gw/{id}/reported"), format!("gateway `{id}`")),
-        Target::Group(group) => ("porin/v1/gw/+/reported".into(), format!("gateway of group `{group}`")),
+        Target::Gateway(id) => (TopicKind::Reported.filter(&[id]), format!("gateway `{id}`")),
+        Target::Group(group) => (TopicKind::Reported.filter(&[]), format!("gateway of group `{group}`")),
     };
     let start = Instant::now();
     let mut retained = cloud.retained(&filter)?;
@@ -150,7 +143,7 @@ fn leave_out_others(
     group: &str,
     members: &mut BTreeMap<String, Verified<Reported>>,
 ) -> anyhow::Result<()> {
-    let states = cloud.retained("porin/v1/gw/+/state")?;
+    let states = cloud.retained(&TopicKind::State.filter(&[]))?;
     let forgetful: Vec<_> =
         members.iter().filter(|(_, account)| account.nonce.is_some()).map(|(id, _)| id.clone()).collect();
     for gateway in forgetful {
@@ -172,7 +165,7 @@ fn leave_out_others(
             eprintln!("note: {gateway} goes by the desired state for {}, which wins over its group's", name(winner));
             return false;
         }
-        let state = states.get(&format!("porin/v1/gw/{gateway}/state"));
+        let state = states.get(&Topic::State { gateway }.to_string());
         let state: Json = state.and_then(|state| serde_json::from_slice(state).ok()).unwrap_or_default();
         if state["state"] == "offline" {
             eprintln!("note: {gateway} is not connected; it will take this up when it is");
@@ -186,7 +179,7 @@ fn leave_out_others(
 /// The desired state that is retained for a target, if it is one of ours: whoever may publish there could have put anything in its place, which must
 /// neither be signed nor counted from.
 pub(crate) fn current(cloud: &mut Cloud, keys: &KeyFolder, target: &Target) -> anyhow::Result<Option<Desired>> {
-    let topic = desired_topic(target);
+    let topic = Topic::desired(target).to_string();
     let Some(payload) = cloud.retained(&topic)?.remove(&topic).filter(|payload| !payload.is_empty()) else {
         return Ok(None);
     };

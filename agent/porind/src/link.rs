@@ -9,7 +9,7 @@ mod protocol;
 
 pub(crate) use protocol::v5::explain as explain_v5;
 
-use porin_core::{ids::Epoch, outbox::Ticket, status::CertificateStatus};
+use porin_core::{ids::Epoch, outbox::Ticket, status::CertificateStatus, topic::Topic};
 
 /// Bytes of any MQTT packet that we take. MQTT 5 announces it, so the broker drops what is larger instead of us.
 const MAX_INCOMING_BYTES: u32 = 65_536;
@@ -38,7 +38,7 @@ pub(crate) struct Identity {
 
 impl Identity {
     fn topic(&self) -> String {
-        format!("porin/v1/gw/{}/state", self.gateway)
+        Topic::State { gateway: &self.gateway }.to_string()
     }
 
     /// `docs/payloads.md` describes it.

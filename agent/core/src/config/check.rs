@@ -35,6 +35,7 @@ use crate::{
     payload::Encoding,
     setup::{Param, Value},
     stream::{MAX_NAME_BYTES, MAX_NAME_SLASHES, Pattern, check_name},
+    topic::TopicKind,
     trust::documents::is_name,
 };
 
@@ -360,7 +361,7 @@ impl Parser<'_> {
                 "with the deepest stream name ({MAX_NAME_SLASHES} slashes) it has {slashes} slashes, brokers in the cloud allow {MAX_TOPIC_SLASHES}"
             ));
         }
-        match self.origin.may_publish(text, "data") {
+        match self.origin.may_publish(text, TopicKind::Data) {
             Ok(()) => Ok(TopicTemplate(text.clone())),
             Err(what) => wrong(&what),
         }

@@ -18,7 +18,10 @@ use super::{
     check::{Checked, Parser},
     raw,
 };
-use crate::trust::{Digest, Release, Verified};
+use crate::{
+    topic::TopicKind,
+    trust::{Digest, Release, Verified},
+};
 
 /// How a release is named.
 const RELEASE: &str = "release:";
@@ -107,10 +110,10 @@ impl Origin<'_> {
     }
 
     /// Whether the text may have something published there.
-    pub(super) fn may_publish(&self, topic: &str, what: &str) -> Result<(), String> {
+    pub(super) fn may_publish(&self, topic: &str, kind: TopicKind) -> Result<(), String> {
         let Self::Operator { gateway, .. } = self else { return Ok(()) };
-        let own = format!("porin/v1/gw/{}/{what}/", gateway.id);
-        let template = format!("porin/v1/gw/{{gw}}/{what}/");
+        let own = kind.filter(&[&gateway.id, ""]);
+        let template = kind.filter(&["{gw}", ""]);
         if topic.starts_with(&own) || topic.starts_with(&template) || topic == gateway.topic.0 {
             Ok(())
         } else {

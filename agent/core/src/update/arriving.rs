@@ -1,7 +1,6 @@
 //! What comes from the broker: where it is asked for, and whether it counts.
 
 use alloc::{
-    format,
     string::{String, ToString},
     sync::Arc,
     vec::Vec,
@@ -14,6 +13,7 @@ use super::{
 use crate::{
     config::Wanted,
     time::Monotonic,
+    topic::Topic,
     trust::{
         self, Digest, Envelope, Gateway, Memory, Refusal, Target,
         documents::PIECE,
@@ -26,10 +26,10 @@ impl Update {
     #[must_use]
     pub fn topics(&self) -> Vec<(String, u32)> {
         let mut topics =
-            alloc::vec![(format!("porin/v1/fleet/root/{}", self.root.version.saturating_add(1)), self.again)];
-        let desired = self.targets().map(|target| (format!("porin/v1/{}/desired", target_name(&target)), self.again));
+            alloc::vec![(Topic::Root { version: self.root.version.saturating_add(1) }.to_string(), self.again)];
+        let desired = self.targets().map(|target| (Topic::desired(&target).to_string(), self.again));
         topics.extend(desired);
-        topics.push((format!("porin/v1/gw/{}/request", self.me.id), 0));
+        topics.push((Topic::Request { gateway: &self.me.id }.to_string(), 0));
         if let Phase::Fetching { .. } = self.phase {
             topics.extend(self.missing().map(|topic| (topic, self.generation)));
         }
@@ -40,10 +40,10 @@ impl Update {
     pub(super) fn missing(&self) -> Option<String> {
         let mut releases = self.wanted.iter().filter_map(|wanted| wanted.release);
         if let Some(release) = releases.find(|release| !self.checked.contains_key(release)) {
-            return Some(format!("porin/v1/fleet/rel/{release}"));
+            return Some(Topic::Release { digest: release }.to_string());
         }
         let (component, piece, _) = self.missing_piece()?;
-        Some(format!("porin/v1/fleet/blob/{component}/{piece}"))
+        Some(Topic::Blob { component, piece }.to_string())
     }
 
     /// Component, number and digest.
@@ -64,14 +64,13 @@ impl Update {
             self.overwhelmed = true;
             return;
         }
-        let Some(rest) = topic.strip_prefix("porin/v1/") else { return };
-        let outcome = match rest.split('/').collect::<Vec<_>>()[..] {
-            ["gw", id, "desired"] => self.desired(now, Target::Gateway(id.into()), payload, actions),
-            ["group", group, "desired"] => self.desired(now, Target::Group(group.into()), payload, actions),
-            ["gw", id, "request"] if id == self.me.id => self.request(now, payload, actions),
-            ["fleet", "root", _] => self.next_root(payload),
-            ["fleet", "rel", _] => self.release(now, payload, actions),
-            ["fleet", "blob", component, piece] => self.piece(now, component, piece, payload),
+        let outcome = match Topic::parse(topic) {
+            Some(Topic::Desired { gateway }) => self.desired(now, Target::Gateway(gateway.into()), payload, actions),
+            Some(Topic::GroupDesired { group }) => self.desired(now, Target::Group(group.into()), payload, actions),
+            Some(Topic::Request { gateway }) if gateway == self.me.id => self.request(now, payload, actions),
+            Some(Topic::Root { .. }) => self.next_root(payload),
+            Some(Topic::Release { .. }) => self.release(now, payload, actions),
+            Some(Topic::Blob { component, piece }) => self.piece(now, component, piece, payload),
             _ => return,
         };
         let Err(refusal) = outcome else { return };
@@ -233,10 +232,10 @@ impl Update {
         Ok(())
     }
 
-    fn piece(&mut self, now: Moment, component: &str, piece: &str, payload: &[u8]) -> Result<(), Refusal> {
+    fn piece(&mut self, now: Moment, component: Digest, piece: u32, payload: &[u8]) -> Result<(), Refusal> {
         let Phase::Fetching { .. } = self.phase else { return Ok(()) };
         let Some((wanted, number, expected)) = self.missing_piece() else { return Ok(()) };
-        if Digest::parse(component) != Some(wanted) || piece != number.to_string() {
+        if (component, piece) != (wanted, number) {
             return Ok(());
         }
         if payload.len() > PIECE {

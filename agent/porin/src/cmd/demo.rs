@@ -11,6 +11,7 @@ mod sensors;
 mod table;
 mod update;
 
+use porin_core::topic::Topic;
 use std::{
     collections::BTreeMap,
     fs,
@@ -264,10 +265,11 @@ fn config(
     let mut text = String::new();
     let place = folder.join(gateway);
     let place = place.display();
+    let topic = Topic::Data { gateway: "{gw}", below: "{stream}" };
     write!(
         text,
         "[gateway]\nid = \"{gateway}\"\nsocket = \"{place}.sock\"\n\n[uplink]\nbroker = \"mqtt://127.0.0.1:{port}\"\n\
-         topic = \"porin/v1/gw/{{gw}}/data/{{stream}}\"\n\n[outbox]\npath = \"{place}.redb\"\n"
+         topic = \"{topic}\"\n\n[outbox]\npath = \"{place}.redb\"\n"
     )?;
     for set in SETS {
         let file = fs::canonicalize(arguments.data.join(set).with_extension("csv.gz"))?;

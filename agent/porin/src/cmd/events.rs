@@ -2,7 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
-use porin_core::time::Unix;
+use porin_core::{time::Unix, topic::TopicKind};
 use serde_json::Value;
 
 use crate::{
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cloud = Cloud::connect(&arguments.broker)?;
-    cloud.subscribe(&format!("porin/v1/gw/{}/event", arguments.gateway.as_deref().unwrap_or("+")))?;
+    cloud.subscribe(&TopicKind::Event.filter(arguments.gateway.as_deref().as_slice()))?;
     if arguments.follow {
         eprintln!("waiting for events; ctrl-C ends it");
     }

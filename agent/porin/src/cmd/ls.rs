@@ -2,7 +2,10 @@
 
 use std::io::Write;
 
-use porin_core::trust::{Reported, Verified, reported::ClockWord};
+use porin_core::{
+    topic::{Topic, TopicKind},
+    trust::{Reported, Verified, reported::ClockWord},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,13 +27,13 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cloud = Cloud::connect(&arguments.broker)?;
-    let whom = arguments.gateway.as_deref().unwrap_or("+");
-    let mut retained = cloud.retained(&format!("porin/v1/gw/{whom}/reported"))?;
-    retained.extend(cloud.retained(&format!("porin/v1/gw/{whom}/state"))?);
+    let whom = arguments.gateway.as_deref();
+    let mut retained = cloud.retained(&TopicKind::Reported.filter(whom.as_slice()))?;
+    retained.extend(cloud.retained(&TopicKind::State.filter(whom.as_slice()))?);
     let mut stdout = crate::output::stdout();
     let accounts = fleet::accounts(&retained);
     for (gateway, account) in &accounts {
-        let state = retained.get(&format!("porin/v1/gw/{gateway}/state"));
+        let state = retained.get(&Topic::State { gateway }.to_string());
         let state: Value = state.and_then(|state| serde_json::from_slice(state).ok()).unwrap_or_default();
         let online = fleet::plain(state["state"].as_str().unwrap_or("unknown"));
         let online = online.as_str();

@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use porin_core::{
     config::{microseconds, wanted},
     time::Unix,
+    topic::{Topic, TopicKind},
     trust::{Desired, Digest, Envelope, Release, recall},
 };
 use porind::wall_clock;
@@ -45,8 +46,8 @@ fn time(text: &str) -> Result<Unix, String> {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cloud = Cloud::connect(&arguments.broker)?;
-    let mut desired = cloud.retained_after("porin/v1/gw/+/desired", QUIET)?;
-    desired.extend(cloud.retained_after("porin/v1/group/+/desired", QUIET)?);
+    let mut desired = cloud.retained_after(&TopicKind::Desired.filter(&[]), QUIET)?;
+    desired.extend(cloud.retained_after(&TopicKind::GroupDesired.filter(&[]), QUIET)?);
     let document = |payload: &Vec<u8>| recall::<Desired>(&Envelope::decode(payload).ok()?.payload).ok();
     let mut named: BTreeSet<Digest> = BTreeSet::new();
     for (topic, payload) in desired.iter().filter(|(_, payload)| !payload.is_empty()) {
@@ -60,33 +61,35 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for desired in History::all(&keys) {
         named.extend(wanted(&desired.set).unwrap_or_default().into_iter().filter_map(|slot| slot.release));
     }
-    let accounts = cloud.retained_after("porin/v1/gw/+/reported", QUIET)?;
+    let accounts = cloud.retained_after(&TopicKind::Reported.filter(&[]), QUIET)?;
     for account in fleet::accounts(&accounts).values() {
         named.extend(account.slots.iter().filter_map(|slot| slot.release.as_ref().map(|release| release.digest)));
     }
-    let releases = cloud.retained_after("porin/v1/fleet/rel/+", QUIET)?;
+    let releases = cloud.retained_after(&TopicKind::Release.filter(&[]), QUIET)?;
     let mut components = BTreeSet::new();
     // Somebody may be about to name it.
     let spared = Unix(wall_clock().0.saturating_sub(arguments.younger.0));
     let (mut gone, mut leaving) = (Vec::new(), BTreeSet::new());
-    for (topic, payload) in releases.iter().filter(|(topic, payload)| topic.contains("/rel/") && !payload.is_empty()) {
+    for (topic, payload) in releases.iter().filter(|(_, payload)| !payload.is_empty()) {
         let release = Envelope::decode(payload).ok().and_then(|envelope| recall::<Release>(&envelope.payload).ok());
         match release {
             Some(release) if named.contains(&release.digest()) || release.issued >= spared => {
-                components.insert(release.sha256.to_string());
+                components.insert(release.sha256);
             }
             Some(release) => {
-                leaving.insert(release.sha256.to_string());
+                leaving.insert(release.sha256);
                 gone.push((topic.clone(), Vec::new()));
             }
             None => gone.push((topic.clone(), Vec::new())),
         }
     }
-    let blobs = cloud.retained_after("porin/v1/fleet/blob/+/+", QUIET)?;
-    for (topic, _) in blobs.iter().filter(|(topic, payload)| topic.contains("/blob/") && !payload.is_empty()) {
+    let blobs = cloud.retained_after(&TopicKind::Blob.filter(&[]), QUIET)?;
+    for (topic, _) in blobs.iter().filter(|(_, payload)| !payload.is_empty()) {
         // Pieces of which no release was seen stay: it may be on its way.
-        let leaves = |component: &str| leaving.contains(component) && !components.contains(component);
-        if topic.split('/').rev().nth(1).is_some_and(leaves) {
+        if let Some(Topic::Blob { component, .. }) = Topic::parse(topic)
+            && leaving.contains(&component)
+            && !components.contains(&component)
+        {
             gone.push((topic.clone(), Vec::new()));
         }
     }

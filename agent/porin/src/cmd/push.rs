@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use porin_core::{
     config::microseconds,
     payload::{self, Decoded},
+    topic::{Topic, TopicKind},
     trust::{
         self, Digest, Envelope, Gateway, Memory, Release, Reported, Target, Time, Verified, documents::PIECE, recall,
     },
@@ -154,9 +155,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Released { component, release, digest, envelope } = released;
     let pieces = (0..).zip(component.chunks(PIECE));
     let blob =
-        |(piece, bytes): (u32, &[u8])| (format!("porin/v1/fleet/blob/{}/{piece}", release.sha256), bytes.to_vec());
+        |(piece, bytes): (u32, &[u8])| (Topic::Blob { component: release.sha256, piece }.to_string(), bytes.to_vec());
     let mut publishes: Vec<_> = pieces.map(blob).collect();
-    publishes.push((format!("porin/v1/fleet/rel/{digest}"), envelope));
+    publishes.push((Topic::Release { digest }.to_string(), envelope));
     // What a desired state names is there before it.
     order.publishes.splice(0..0, publishes);
     eprintln!(
@@ -169,7 +170,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         order.desired.seq
     );
     if let Target::Gateway(id) = to {
-        cloud.subscribe(&format!("porin/v1/gw/{id}/data/#"))?;
+        cloud.subscribe(&TopicKind::Data.filter(&[id]))?;
     }
     order.publish(&mut cloud, &keys)?;
     let outcomes = fleet::follow(&mut cloud, &keys, &order.desired, &members, operator.patience())?;
@@ -330,7 +331,7 @@ fn route_of(text: &str, release: &Digest) -> Option<String> {
 
 /// The first packets that come from the slot's route after the new cell was kept; from any route where this one publishes elsewhere.
 fn decisions(cloud: &mut Cloud, gateway: &str, route: Option<&str>) -> anyhow::Result<Vec<String>> {
-    let data = format!("porin/v1/gw/{gateway}/data/{}", route.unwrap_or_default());
+    let data = Topic::Data { gateway, below: route.unwrap_or_default() }.to_string();
     let mut shown = Vec::new();
     let start = Instant::now();
     while shown.len() < DECISIONS

@@ -14,6 +14,7 @@ use porin_core::{
     config::microseconds,
     payload,
     time::Unix,
+    topic::{Topic, TopicKind},
     trust::{Request, Target, documents::is_name},
 };
 use porind::wall_clock;
@@ -76,21 +77,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let expires = Unix(issued.0 + COUNTS_US);
     let (fleet, route, seq) = (root.fleet.clone(), route.clone(), issued.0);
     let request = Request { fleet, gateway: gateway.clone(), seq, issued, expires, route, us: back.0 };
-    let prefix = format!("porin/v1/gw/{gateway}/record/{seq}/");
-    cloud.subscribe(&format!("{prefix}+/+"))?;
-    cloud.say(&format!("porin/v1/gw/{gateway}/request"), sign(&request, &[&pair]))?;
-    let pieces = collect(&mut cloud, &prefix)?;
+    cloud.subscribe(&TopicKind::Record.filter(&[gateway, &seq.to_string()]))?;
+    cloud.say(&Topic::Request { gateway }.to_string(), sign(&request, &[&pair]))?;
+    let pieces = collect(&mut cloud, seq)?;
     write(&pieces, out.as_ref())
 }
 
 /// The pieces of the answer, by number.
-fn collect(cloud: &mut Cloud, prefix: &str) -> anyhow::Result<BTreeMap<usize, Vec<u8>>> {
+fn collect(cloud: &mut Cloud, seq: u64) -> anyhow::Result<BTreeMap<usize, Vec<u8>>> {
     let mut pieces = BTreeMap::new();
     let (start, mut last, mut of) = (Instant::now(), Instant::now(), None);
     while last.elapsed() < PATIENCE && start.elapsed() < AT_MOST {
         let Some((topic, payload)) = cloud.next(PATIENCE.saturating_sub(last.elapsed()))? else { continue };
-        let Some((number, all)) = topic.strip_prefix(prefix).and_then(|rest| rest.split_once('/')) else { continue };
-        let (Ok(number), Ok(all)) = (number.parse::<usize>(), all.parse::<usize>()) else { continue };
+        let Some(Topic::Record { request, part: number, parts: all, .. }) = Topic::parse(&topic) else { continue };
+        if request != seq {
+            continue;
+        }
         // What is there says how many there are; whoever else publishes here does not make it more.
         if *of.get_or_insert(all) != all || all > MAX_PIECES || (all > 0 && number >= all) {
             continue;

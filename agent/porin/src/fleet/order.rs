@@ -6,11 +6,12 @@ use anyhow::{Context, anyhow};
 use porin_core::{
     config::wanted,
     time::Unix,
+    topic::Topic,
     trust::{self, Desired, Reported, Target, Verified},
 };
 use porind::wall_clock;
 
-use super::{History, current, desired_topic, name};
+use super::{History, current, name};
 use crate::{
     cloud::Cloud,
     failure::{Exit, Failure},
@@ -75,7 +76,7 @@ pub(crate) fn order(
     let oldest = members.values().map(|account| account.root_version).min().unwrap_or(root.version);
     for version in oldest.saturating_add(1)..=root.version {
         let envelope = fs::read(keys.root_file(version)).with_context(|| format!("root {version}"))?;
-        publishes.push((format!("porin/v1/fleet/root/{version}"), envelope));
+        publishes.push((Topic::Root { version }.to_string(), envelope));
     }
     if let Target::Group(_) = target {
         // They know no numbers, or none that is proven: their own desired state says that this operator is there, and nothing else.
@@ -84,10 +85,10 @@ pub(crate) fn order(
             let seq = next_number(cloud, keys, &root, &own, &[], issued)?;
             let enrolment = sign(&document(own.clone(), seq, account.nonce, String::new()), &[&pair]);
             History::of(keys, &own).keep(seq, &enrolment)?;
-            publishes.push((desired_topic(&own), enrolment));
+            publishes.push((Topic::desired(&own).to_string(), enrolment));
         }
     }
-    publishes.push((desired_topic(target), sign(&desired, &[&pair])));
+    publishes.push((Topic::desired(target).to_string(), sign(&desired, &[&pair])));
     Ok(Order { publishes, desired })
 }
 
@@ -127,7 +128,7 @@ impl Order {
 pub(crate) fn is_there(cloud: &mut Cloud, text: &str) -> anyhow::Result<()> {
     let named = wanted(text).map_err(|error| anyhow!("routes and slots: {error}"))?;
     for release in named.into_iter().filter_map(|slot| slot.release) {
-        let topic = format!("porin/v1/fleet/rel/{release}");
+        let topic = Topic::Release { digest: release }.to_string();
         if cloud.retained(&topic)?.get(&topic).is_none_or(Vec::is_empty) {
             return Err(Failure {
                 exit: Exit::Failed,

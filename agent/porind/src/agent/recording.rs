@@ -7,6 +7,7 @@ use porin_core::{
     payload::Encoding,
     record::Record,
     time::Monotonic,
+    topic::Topic,
 };
 use std::sync::Arc;
 
@@ -50,7 +51,7 @@ impl Agent {
             payloads.push(piece(&[]));
         }
         let publish = |(index, (content_type, payload))| {
-            let topic = format!("porin/v1/gw/{gateway}/record/{seq}/{index}/{all}");
+            let topic = Topic::Record { gateway, request: seq, part: index, parts: all }.to_string();
             Publish { connection, ticket: Some(RECORDED), topic, retain: false, content_type, payload }
         };
         self.recorded = payloads.into_iter().enumerate().map(publish).collect();

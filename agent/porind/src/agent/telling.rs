@@ -4,6 +4,7 @@ use porin_core::{
     ids::Seq,
     record::Record,
     status::{CertificateStatus, OutboxStatus, Snapshot, UplinkStatus},
+    topic::Topic,
 };
 
 use sd_notify::NotifyState;
@@ -136,7 +137,7 @@ impl Agent {
             warn!(bytes = payload.len(), "metrics not published: they are larger than the broker allows");
             return;
         }
-        let topic = format!("porin/v1/gw/{}/metrics", self.parts.config.gateway.id);
+        let topic = Topic::Metrics { gateway: &self.parts.config.gateway.id }.to_string();
         // There is room.
         self.publish_unkept(Publish { connection, ticket: None, topic, retain: false, content_type: JSON, payload });
     }

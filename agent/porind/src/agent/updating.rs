@@ -8,6 +8,7 @@ use porin_core::{
     health::State,
     status::{SlotStatus, UpdateStatus},
     time::{Monotonic, Unix},
+    topic::Topic,
     trust::{
         Digest, Envelope, Key, Kind, Release, Reported, Signature, Time, documents::Document, reported::Reason,
         signing_input,
@@ -398,7 +399,7 @@ impl Agent {
                 "slot": reason.and_then(|reason| reason.slot.as_ref()),
                 "reason": reason.map(|reason| &reason.code), "text": reason.map(|reason| &reason.text),
             });
-            let (topic, payload) = (format!("porin/v1/gw/{gateway}/event"), event.to_string().into_bytes());
+            let (topic, payload) = (Topic::Event { gateway }.to_string(), event.to_string().into_bytes());
             let publish = Publish { connection, ticket: None, topic, retain: false, content_type: JSON, payload };
             let _ = self.parts.link.try_send(Request::Publish(publish));
             updating.told.remove(0);
@@ -428,7 +429,7 @@ impl Agent {
             warn!(bytes = payload.len(), "reported state not published: it is larger than the broker allows");
             return true;
         }
-        let (topic, content_type) = (format!("porin/v1/gw/{gateway}/reported"), Kind::Reported.media_type());
+        let (topic, content_type) = (Topic::Reported { gateway }.to_string(), Kind::Reported.media_type());
         let publish = Publish { connection, ticket: None, topic, retain: true, content_type, payload };
         let _ = self.parts.link.try_send(Request::Publish(publish));
         true

@@ -11,12 +11,14 @@ use toml::Spanned;
 
 use super::{Checked, MAX_TOPIC_BYTES, MAX_TOPIC_SLASHES, Parser, did_you_mean};
 use crate::{
-    config::{DEFAULT_LOG_TOPIC, GRANTS, LogTo, Provenance, Slot, desired::Origin, nearest::nearest, raw},
+    config::{GRANTS, LogTo, Provenance, Slot, desired::Origin, nearest::nearest, raw},
     fault::FaultPolicy,
     health::Quarantine,
     limits::{CellLimits, LIMITS, Limit},
     setup::World,
     stream::check_name,
+    topic::LOG_TEMPLATE,
+    topic::TopicKind,
 };
 
 /// Each tick saves the cell's state: more often would be work for nothing.
@@ -126,7 +128,7 @@ impl Parser<'_> {
             },
             raw::Log::Mqtt(raw::LogTopic { topic }) => {
                 let span = topic.as_ref().map_or(0..0, Spanned::span);
-                let template = topic.map_or_else(|| DEFAULT_LOG_TOPIC.into(), Spanned::into_inner);
+                let template = topic.map_or_else(|| LOG_TEMPLATE.into(), Spanned::into_inner);
                 let topic = template.replace("{gw}", gateway).replace("{slot}", slot);
                 let wild = topic.contains(['+', '#', '\0', '{', '}']) || topic.starts_with('$') || topic.is_empty();
                 let long = topic.len() > MAX_TOPIC_BYTES || topic.matches('/').count() > MAX_TOPIC_SLASHES;
@@ -137,7 +139,7 @@ impl Parser<'_> {
                     );
                 }
                 self.origin
-                    .may_publish(&template, "log")
+                    .may_publish(&template, TopicKind::Log)
                     .or_else(|what| self.fail(span, format!("topic `{topic}` of a log: {what}")))?;
                 Ok(LogTo::Mqtt(topic))
             }

@@ -11,14 +11,12 @@ use anyhow::Context;
 use porin_core::{
     ids::{Epoch, Seq},
     payload::{self, Decoded},
+    topic::TopicKind,
 };
 use rumqttc::v5::{
     AsyncClient, Event, MqttOptions,
     mqttbytes::{QoS, v5::Packet},
 };
-
-/// The data of all gateways.
-const DATA: &str = "porin/v1/gw/+/data/#";
 
 /// Between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -44,7 +42,8 @@ pub(crate) async fn subscribe(broker: SocketAddr) -> anyhow::Result<Gateways> {
     let mut options = MqttOptions::new("cloud", broker.ip().to_string(), broker.port());
     options.set_keep_alive(Duration::from_secs(30)).set_max_packet_size(Some(1 << 20));
     let (client, mut event_loop) = AsyncClient::new(options, 10);
-    client.subscribe(DATA, QoS::AtLeastOnce).await?;
+    let data = TopicKind::Data.filter(&[]);
+    client.subscribe(data.clone(), QoS::AtLeastOnce).await?;
     while !matches!(event_loop.poll().await.context("subscribing")?, Event::Incoming(Packet::SubAck(_))) {}
     let gateways = Gateways::default();
     let shared = gateways.clone();
@@ -54,7 +53,7 @@ pub(crate) async fn subscribe(broker: SocketAddr) -> anyhow::Result<Gateways> {
                 Ok(Event::Incoming(Packet::Publish(publish))) => publish,
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
                     // The broker was away, and knows of nobody.
-                    let _ = client.try_subscribe(DATA, QoS::AtLeastOnce);
+                    let _ = client.try_subscribe(data.clone(), QoS::AtLeastOnce);
                     continue;
                 }
                 Ok(_) => continue,

@@ -1,5 +1,6 @@
 //! What the demo prints, and what it insists on.
 
+use porin_core::topic::Topic;
 use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
@@ -105,7 +106,7 @@ impl<'a> Row<'a> {
             forwarded: status.and_then(|stream| stream["forwarded"].as_u64()).unwrap_or(0),
             received: rebuilt.len() as u64,
             bytes: [("each", each), ("batch", batch), ("cells", cells)].map(|(gateway, run)| {
-                let topic = format!("porin/v1/gw/{gateway}/data/{name}");
+                let topic = Topic::Data { gateway, below: name }.to_string();
                 run.wire.topics.get(&topic).copied().unwrap_or(0)
             }),
             rebuilt,

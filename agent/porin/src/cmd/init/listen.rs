@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use porin_core::config::Protocol;
+use porin_core::{config::Protocol, topic};
 
 use super::{
     Source,
@@ -78,7 +78,7 @@ fn topics(url: &str, time: Duration) -> anyhow::Result<Found> {
         bytes += payload.len();
         // What porin itself publishes is no sensor's.
         if !payload.is_empty()
-            && !topic.starts_with("porin/v1/")
+            && !topic.starts_with(topic::PREFIX)
             && publishes.len() < MAX_TOPICS
             && bytes < MAX_BYTES * 16
         {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use porin_core::payload;
+use porin_core::{payload, topic::TopicKind};
 use rumqttc::v5::{
     AsyncClient, Event, MqttOptions,
     mqttbytes::{QoS, v5::Packet},
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "mqtt://127.0.0.1")]
     broker: String,
     /// What to subscribe to
-    #[arg(long, default_value = "porin/v1/gw/+/data/#")]
+    #[arg(long, default_value_t = TopicKind::Data.filter(&[]))]
     filter: String,
     /// Stop when so many packets have come, each counted once; fewer are missing ones
     #[arg(long, value_name = "N")]

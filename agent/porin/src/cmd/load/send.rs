@@ -7,6 +7,7 @@ use porin_core::{
     ids::Seq,
     payload::{self, Encoding, Packet},
     simulator::{Behaviour, Made, Simulator},
+    topic::Topic,
 };
 use rumqttc::v5::{
     AsyncClient, Event, MqttOptions,
@@ -189,7 +190,7 @@ impl Gateway {
             let Made { time_us, value, .. } = *made;
             packets.push(Packet { seq: Seq(seq), stream: stream(made), unit: "", time_us, value, quality: 0 });
         }
-        let topic = format!("porin/v1/gw/{}/data/load", self.name);
+        let topic = Topic::Data { gateway: &self.name, below: "load" }.to_string();
         (topic, payload::encode(self.encoding, &self.name, self.epoch, &packets))
     }
 }
