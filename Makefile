@@ -57,7 +57,7 @@ test-later: cells broker python ## The tests with the clock 400 days ahead
 
 # The power cuts at every write of the disk take long under emulation: `make test-arm ARM_SKIP=` has them. qemu-user gives no memory back to the
 # kernel and shows its own, so one test cannot be true there.
-ARM_SKIP := --skip trials::
+ARM_SKIP := --skip agent::tests::
 ARM_TESTS := -p porin-core -p porin-cell -p porind --tests
 test-arm: cells ## The tests of porin-core, porin-cell and porind for aarch64 and armv7, under emulation
 	@sh cross/apt.sh qemu-user-static gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-aarch64-linux-gnu libc6-dev-arm64-cross

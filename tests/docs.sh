@@ -39,7 +39,7 @@ done
 words=$(paste -sd '|' tests/homely-words.txt)
 grep -niwE "$words" README.md SECURITY.md docs/*.md docs/examples/* | while read -r line; do fail "homely word: $line"; done
 # Texts in the programs: what stands between quotes, outside of comments and tests.
-git ls-files 'agent/*/src/*.rs' | grep -v 'tests\.rs$\|/trials' | while read -r file; do
+git ls-files 'agent/*/src/*.rs' | grep -v 'tests\.rs$\|/tests/' | while read -r file; do
     awk -v file="$file" '/#\[cfg\(test\)\]/ { exit } { sub(/^ *\/\/.*/, "") } match($0, /".*"/) { print file ":" FNR ": " substr($0, RSTART, RLENGTH) }' "$file"
 done >"$texts"
 grep -iwE "$words" "$texts" | while read -r line; do fail "homely word: $line"; done

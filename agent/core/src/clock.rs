@@ -7,7 +7,10 @@
 
 use alloc::vec::Vec;
 
-use crate::time::{Monotonic, Now, Unix};
+use crate::{
+    status::JudgedBy,
+    time::{Monotonic, Now, Unix},
+};
 
 /// A change of the wall clock by less than this is no step: it is followed, not corrected.
 const STEP_US: u64 = 500_000;
@@ -48,12 +51,12 @@ pub enum CertificateTime {
 }
 
 impl CertificateTime {
-    /// Its word in the status.
+    /// Which of the two it is.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn judged_by(self) -> JudgedBy {
         match self {
-            Self::Clock(_) => "clock",
-            Self::Floor(_) => "floor",
+            Self::Clock(_) => JudgedBy::Clock,
+            Self::Floor(_) => JudgedBy::Floor,
         }
     }
 }
@@ -69,8 +72,8 @@ pub enum Chip {
 /// Whether the kernel says that something, such as NTP, keeps the wall clock right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Kept {
-    Right,
+pub enum ClockSync {
+    Synchronised,
     Free,
 }
 
@@ -125,15 +128,17 @@ impl Clock {
     }
 
     /// Compares the two clocks. `None`: nothing has changed.
-    pub fn observe(&mut self, now: Now, kept: Kept) -> Option<Change> {
+    pub fn observe(&mut self, now: Now, kept: ClockSync) -> Option<Change> {
         let offset_us = offset(now);
-        self.was_kept |= kept == Kept::Right;
+        self.was_kept |= kept == ClockSync::Synchronised;
         // What keeps the clock right may also have found that it was once too far ahead.
         let trusted = match (self.trust, kept) {
-            (_, Kept::Right) => now.unix >= NEVER_BEFORE,
-            (Trust::Plausible, Kept::Free) => now.unix >= self.floor || self.is_set_back(now),
+            (_, ClockSync::Synchronised) => now.unix >= NEVER_BEFORE,
+            (Trust::Plausible, ClockSync::Free) => now.unix >= self.floor || self.is_set_back(now),
             // Once right it stays so: a clock runs on for weeks without help.
-            (Trust::Synchronised, Kept::Free) => self.is_trusted() && (now.unix >= self.floor || self.is_set_back(now)),
+            (Trust::Synchronised, ClockSync::Free) => {
+                self.is_trusted() && (now.unix >= self.floor || self.is_set_back(now))
+            }
         };
         if trusted {
             self.floor = now.unix;
@@ -244,7 +249,7 @@ mod tests {
 
     use super::*;
 
-    const FREE: Kept = Kept::Free;
+    const FREE: ClockSync = ClockSync::Free;
 
     const S: u64 = 1_000_000;
     const HOUR: u64 = 3_600 * S;
@@ -311,7 +316,7 @@ mod tests {
         assert!(clock.is_trusted());
         assert_eq!(clock.observe(now(NEW_YEAR - 2 * DAY_US, 2 * S), FREE), Some(Change::Unset));
         // The kernel knows better.
-        assert_eq!(clock.observe(now(NEW_YEAR - 2 * DAY_US, 2 * S), Kept::Right), Some(Change::Set(0)));
+        assert_eq!(clock.observe(now(NEW_YEAR - 2 * DAY_US, 2 * S), ClockSync::Synchronised), Some(Change::Set(0)));
         assert_eq!(clock.floor(), Unix(NEW_YEAR - 2 * DAY_US));
     }
 
@@ -319,7 +324,10 @@ mod tests {
     fn a_clock_that_starts_where_it_was_switched_off_is_believed_when_something_keeps_it_right() {
         let mut clock = Clock::new(1, Trust::Synchronised, Unix(NEW_YEAR), vec![]);
         assert_eq!(clock.observe(now(NEW_YEAR + S, S), FREE), Some(Change::Unset));
-        assert_eq!(clock.observe(now(NEW_YEAR + HOUR, 2 * S), Kept::Right), Some(Change::Set(3_598_000_000)));
+        assert_eq!(
+            clock.observe(now(NEW_YEAR + HOUR, 2 * S), ClockSync::Synchronised),
+            Some(Change::Set(3_598_000_000))
+        );
         assert_eq!(clock.put_right(1, Monotonic(S), Unix(NEW_YEAR)), Some(Unix(NEW_YEAR + 3_598 * S)));
         assert_eq!(clock.observe(now(NEW_YEAR + HOUR + S, 3 * S), FREE), None, "it runs on without help");
     }
@@ -332,7 +340,7 @@ mod tests {
         let mut clock = clock_of(Trust::Synchronised);
         clock.observe(now(NEW_YEAR + S, S), FREE);
         assert_eq!(clock.certificate_time(Chip::Missing), floor(NEW_YEAR));
-        clock.observe(now(NEW_YEAR + HOUR, 2 * S), Kept::Right);
+        clock.observe(now(NEW_YEAR + HOUR, 2 * S), ClockSync::Synchronised);
         assert_eq!(clock.certificate_time(Chip::Missing), CertificateTime::Clock(Unix(NEW_YEAR + HOUR)));
         // Plausible is not enough without a chip, until it is set by hand.
         let mut clock = clock_of(Trust::Plausible);

@@ -46,7 +46,7 @@ use crate::{
     ids::QueueId,
     limits::CellLimits,
     outbox::{Bounds, Publish},
-    packet::Kind,
+    packet::PacketKind,
     payload::Encoding,
     setup::{Param, World},
     stream::Pattern,
@@ -176,7 +176,7 @@ pub struct Route {
     /// A stream belongs if one of them matches.
     pub streams: Vec<Pattern>,
     /// What enters it: readings, or messages. Only a decoding slot changes that.
-    pub input: Kind,
+    pub input: PacketKind,
     /// In order. A slot is in one route, at one place; each takes what the one before it gives.
     pub slots: Vec<Slot>,
     /// Whether it ends at the uplink.

@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 
-use crate::time::Monotonic;
+use crate::{time::Monotonic, words::Word};
 
 /// The pause after a cell could not be made again; each failure doubles it.
 const RETRY_US: u64 = 1_000_000;
@@ -38,16 +38,9 @@ pub enum State {
     Quarantined,
 }
 
-impl State {
-    /// The word for it in a status.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::BackOff => "back-off",
-            Self::Quarantined => "quarantined",
-        }
-    }
+impl Word for State {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("running", Self::Running), ("back-off", Self::BackOff), ("quarantined", Self::Quarantined)];
 }
 
 /// What is known of a cell's failures.

@@ -5,6 +5,8 @@ use core::fmt;
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
+use crate::words::Word;
+
 /// A stream, by the order of first appearance in this gateway's store. Durable, never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable, Serialize, Deserialize)]
 #[repr(transparent)]
@@ -41,9 +43,9 @@ pub enum Priority {
     Low,
 }
 
-impl Priority {
-    /// All of them, with their words in a configuration; the most urgent first.
-    pub const ALL: [(&str, Self); 3] = [("high", Self::High), ("normal", Self::Normal), ("low", Self::Low)];
+impl Word for Priority {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("high", Self::High), ("normal", Self::Normal), ("low", Self::Low)];
 }
 
 /// What a route gives up when the outbox is full.
@@ -58,10 +60,9 @@ pub enum Overflow {
     Block,
 }
 
-impl Overflow {
-    /// All of them, with their words in a configuration.
-    pub const ALL: [(&str, Self); 3] =
-        [("drop-oldest", Self::DropOldest), ("drop-newest", Self::DropNewest), ("block", Self::Block)];
+impl Word for Overflow {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("drop-oldest", Self::DropOldest), ("drop-newest", Self::DropNewest), ("block", Self::Block)];
 }
 
 /// A queue of the outbox: one for each priority and rule of overflow. Durable: 1 to 9.

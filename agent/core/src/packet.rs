@@ -89,12 +89,12 @@ pub const MAX_TOPIC: usize = 1_024;
 /// What packets of a stream, a route's beginning or end, a cell's input or output are. Never both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
-pub enum Kind {
+pub enum PacketKind {
     Readings,
     Messages,
 }
 
-impl Kind {
+impl PacketKind {
     /// The word for it in a configuration.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -4,7 +4,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use crate::{ids::StreamId, packet::Kind};
+use crate::{ids::StreamId, packet::PacketKind};
 
 /// The interface that a component speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,19 +34,19 @@ impl World {
 
     /// What it takes.
     #[must_use]
-    pub fn input(self) -> Kind {
+    pub fn input(self) -> PacketKind {
         match self {
-            Self::Filter => Kind::Readings,
-            Self::MessageFilter | Self::Decoder => Kind::Messages,
+            Self::Filter => PacketKind::Readings,
+            Self::MessageFilter | Self::Decoder => PacketKind::Messages,
         }
     }
 
     /// What it gives.
     #[must_use]
-    pub fn output(self) -> Kind {
+    pub fn output(self) -> PacketKind {
         match self {
-            Self::Filter | Self::Decoder => Kind::Readings,
-            Self::MessageFilter => Kind::Messages,
+            Self::Filter | Self::Decoder => PacketKind::Readings,
+            Self::MessageFilter => PacketKind::Messages,
         }
     }
 }

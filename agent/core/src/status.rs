@@ -9,15 +9,22 @@ use alloc::{
     vec::Vec,
 };
 
+#[cfg(feature = "read")]
+use serde::Deserialize;
 use serde::Serialize;
 
 use crate::{
+    config::Level,
+    health::State,
     ids::{Overflow, Priority, QueueId},
     outbox::{Counts, Outbox},
+    trust::reported::UpdateState,
+    words::{self, Word},
 };
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct Snapshot {
     /// Version of this form: 1.
     pub v: u8,
@@ -31,8 +38,9 @@ pub struct Snapshot {
     pub uptime_s: u64,
     /// Whether the machine's clock is believed.
     pub clock_trusted: bool,
-    /// By which time certificates are judged: `clock`, or `floor`, only their ends, until something sets the clock.
-    pub certificate_time: &'static str,
+    /// By which time certificates are judged.
+    #[serde(with = "words")]
+    pub certificate_time: JudgedBy,
     /// The MQTT connection.
     pub uplink: UplinkStatus,
     /// In the order of the configuration.
@@ -53,13 +61,41 @@ pub struct Snapshot {
     pub imbalance: Vec<String>,
 }
 
+/// By which time certificates are judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JudgedBy {
+    /// The wall clock.
+    #[default]
+    Clock,
+    /// Only their ends, by the time at which the clock was last trusted, until something sets it.
+    Floor,
+}
+
+impl Word for JudgedBy {
+    const WORDS: &'static [(&'static str, Self)] = &[("clock", Self::Clock), ("floor", Self::Floor)];
+}
+
+/// Whether a gateway is connected, as it says itself, or the broker in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Presence {
+    Online,
+    Offline,
+}
+
+impl Word for Presence {
+    const WORDS: &'static [(&'static str, Self)] = &[("online", Self::Online), ("offline", Self::Offline)];
+}
+
 /// What comes over the uplink to run here.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct UpdateStatus {
     /// Where routes, slots and their parameters come from: `configuration`, or a desired state.
     pub cells_from: String,
     /// What is being done about the desired state: as reported, see `docs/updates.md`.
-    pub state: String,
+    #[serde(with = "words")]
+    pub state: UpdateState,
     /// Why that came to nothing, or why nothing goes on.
     pub reason: Option<String>,
     /// Why the last document that did not count did not.
@@ -72,6 +108,7 @@ pub struct UpdateStatus {
 
 /// The MQTT connection.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct UplinkStatus {
     /// Whether there is one now.
     pub connected: bool,
@@ -93,6 +130,7 @@ pub struct UplinkStatus {
 
 /// A file with certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct CertificateStatus {
     /// Its path.
     pub file: String,
@@ -102,6 +140,7 @@ pub struct CertificateStatus {
 
 /// One source.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct SourceStatus {
     /// Its name in the configuration.
     pub name: String,
@@ -131,6 +170,7 @@ pub struct SourceStatus {
 
 /// One thing that a source listens to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct InputStatus {
     /// The topic filter, or what is read.
     pub name: String,
@@ -148,6 +188,7 @@ pub struct InputStatus {
 
 /// One thing that a source asks, each by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct PartStatus {
     /// What it is and where.
     pub name: String,
@@ -165,6 +206,7 @@ pub struct PartStatus {
 
 /// One stream.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct StreamStatus {
     /// Its name.
     pub name: String,
@@ -176,6 +218,7 @@ pub struct StreamStatus {
 
 /// One route.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct RouteStatus {
     /// Its name in the configuration.
     pub name: String,
@@ -191,6 +234,7 @@ pub struct RouteStatus {
 
 /// Where routes end besides the uplink. `taken` = `waiting` + `done` + `lost`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct SinkStatus {
     /// Its name in the configuration.
     pub name: String,
@@ -204,14 +248,16 @@ pub struct SinkStatus {
     pub done: u64,
     /// Of them, those that could not be written or published, or that a line never went by because others came.
     pub lost: u64,
-    /// The level of an output line: `low` or `high`; `None`: it is none, or nobody holds it.
-    pub level: Option<&'static str>,
+    /// The level of an output line; `None`: it is none, or nobody holds it.
+    #[serde(with = "words::optional")]
+    pub level: Option<Level>,
     /// Why it last did not do what it was told.
     pub last_error: Option<String>,
 }
 
 /// One slot and the cell in it.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct SlotStatus {
     /// Its name in the configuration.
     pub name: String,
@@ -219,8 +265,9 @@ pub struct SlotStatus {
     pub digest: String,
     /// Where the component comes from: a file of the owner's, or a release.
     pub from: String,
-    /// Whether its cell is called: `running`, `back-off` or `quarantined`.
-    pub state: &'static str,
+    /// Whether its cell is called.
+    #[serde(with = "words")]
+    pub state: State,
     /// Packets fed in, those given again among them.
     pub input: u64,
     /// Of them, dead letters that were given again.
@@ -267,6 +314,7 @@ pub struct SlotStatus {
 
 /// A stream that a cell does not take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct RefusedStream {
     /// Its name.
     pub stream: String,
@@ -276,6 +324,7 @@ pub struct RefusedStream {
 
 /// Packets on which cells faulted. `found` + `added` = `waiting` + `replayed` + `discarded` + `evicted`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct DeadLetterStatus {
     /// Found on disk at the start.
     pub found: u64,
@@ -295,6 +344,7 @@ pub struct DeadLetterStatus {
 
 /// Where packets wait.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct OutboxStatus {
     /// Handed over by the pipeline, or found on disk at the start.
     pub appended: u64,
@@ -334,11 +384,14 @@ pub struct OutboxStatus {
 
 /// What waits in one queue.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "read", derive(Deserialize), serde(default))]
 pub struct QueueStatus {
     /// The routes' priority.
-    pub priority: &'static str,
+    #[serde(with = "words")]
+    pub priority: Priority,
     /// The routes' rule of overflow.
-    pub overflow: &'static str,
+    #[serde(with = "words")]
+    pub overflow: Overflow,
     /// Packets.
     pub waiting: u64,
 }
@@ -349,19 +402,12 @@ impl OutboxStatus {
     pub fn of(outbox: &Outbox) -> Self {
         let Counts { appended, acknowledged, evicted, expired, dead_lettered, resent } = outbox.counts();
         let (waiting, waiting_bytes) = (outbox.waiting(), outbox.bytes());
-        let queue = |(id, waiting): (QueueId, u64)| QueueStatus {
-            priority: word(&Priority::ALL, id.priority()),
-            overflow: word(&Overflow::ALL, id.overflow()),
-            waiting,
-        };
+        let queue =
+            |(id, waiting): (QueueId, u64)| QueueStatus { priority: id.priority(), overflow: id.overflow(), waiting };
         let queues = outbox.waiting_by_queue().map(queue).collect();
         let known = Self { appended, acknowledged, waiting, waiting_bytes, queues, ..Self::default() };
         Self { evicted, expired, dead_lettered, resent, ..known }
     }
-}
-
-fn word<T: PartialEq>(words: &[(&'static str, T)], of: T) -> &'static str {
-    words.iter().find(|(_, value)| *value == of).map_or("", |(word, _)| *word)
 }
 
 impl Snapshot {

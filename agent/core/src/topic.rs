@@ -36,7 +36,7 @@ macro_rules! topics {
                 let parsed = None;
                 $(let parsed = parsed.or_else(|| {
                     let mut _levels = Levels { pattern: $pattern.split('/'), topic: Some(topic) };
-                    let parsed = Self::$kind { $($field: Level::read(_levels.value()?)?),* };
+                    let parsed = Self::$kind { $($field: Field::read(_levels.value()?)?),* };
                     _levels.end().then_some(parsed)
                 });)*
                 parsed
@@ -171,17 +171,17 @@ impl<'a> Levels<'_, 'a> {
 }
 
 /// A value in a topic. It is read only as it would be written.
-trait Level<'a>: Sized {
+trait Field<'a>: Sized {
     fn read(text: &'a str) -> Option<Self>;
 }
 
-impl<'a> Level<'a> for &'a str {
+impl<'a> Field<'a> for &'a str {
     fn read(text: &'a str) -> Option<Self> {
         Some(text)
     }
 }
 
-impl Level<'_> for Digest {
+impl Field<'_> for Digest {
     fn read(text: &str) -> Option<Self> {
         Self::parse(text).filter(|_| !text.bytes().any(|byte| byte.is_ascii_uppercase()))
     }
@@ -189,7 +189,7 @@ impl Level<'_> for Digest {
 
 macro_rules! numbers {
     ($($number:ty),*) => {
-        $(impl Level<'_> for $number {
+        $(impl Field<'_> for $number {
             fn read(text: &str) -> Option<Self> {
                 let as_written = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
                 text.parse().ok().filter(|_| as_written)

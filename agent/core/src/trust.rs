@@ -24,7 +24,7 @@ pub use self::{
     reported::Reported,
     verify::{Gateway, Memory, Time, desired, next_root, pinned_root, recall, release, reported, request},
 };
-use crate::time::Unix;
+use crate::{reason::Code, time::Unix};
 
 /// A document that was signed by who may sign it and passed every check of its kind. A root may have expired, as a link of a chain: then nothing that it
 /// would vouch for counts.
@@ -110,7 +110,7 @@ impl fmt::Debug for Key {
 
 /// What a document is. It is signed with the document: one can never pass for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum DocumentKind {
     /// Whose keys count.
     Root,
     /// That a cell exists.
@@ -123,7 +123,7 @@ pub enum Kind {
     Request,
 }
 
-impl Kind {
+impl DocumentKind {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Root, Self::Release, Self::Desired, Self::Reported, Self::Request];
 
@@ -181,9 +181,9 @@ pub enum Refusal {
     #[error("a {}, expected a {}", .found.name(), .expected.name())]
     WrongType {
         /// What it is.
-        found: Kind,
+        found: DocumentKind,
         /// What is asked for.
-        expected: Kind,
+        expected: DocumentKind,
     },
     /// Keys that count, each once.
     #[error("{have} of {need} signatures that count (role {role})")]
@@ -295,30 +295,30 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The word for it in reports: stable.
+    /// The reason that is reported.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::TooLarge { .. } => "too-large",
-            Self::Malformed(_) => "malformed",
-            Self::UnknownVersion(_) => "unknown-version",
-            Self::WrongType { .. } => "wrong-type",
-            Self::TooFewSignatures { .. } => "too-few-signatures",
-            Self::OtherFleet { .. } => "other-fleet",
-            Self::RootOutOfTurn { .. } => "root-out-of-turn",
-            Self::NewerRoot { .. } => "newer-root",
-            Self::OtherNonce => "other-nonce",
-            Self::TooOld { .. } => "too-old",
-            Self::Older { .. } => "older",
-            Self::SameNumber(_) => "same-number",
-            Self::Expired { .. } => "expired",
-            Self::NotYet { .. } => "not-yet",
-            Self::OtherGateway(_) => "other-gateway",
-            Self::OtherDigest { .. } => "other-digest",
-            Self::BelowFloor { .. } => "below-floor",
-            Self::OutsidePrefix(_) => "outside-prefix",
-            Self::OutsideSlots { .. } => "outside-slots",
-            Self::OtherBoard(_) => "other-board",
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::Malformed(_) => Code::Malformed,
+            Self::UnknownVersion(_) => Code::UnknownVersion,
+            Self::WrongType { .. } => Code::WrongType,
+            Self::TooFewSignatures { .. } => Code::TooFewSignatures,
+            Self::OtherFleet { .. } => Code::OtherFleet,
+            Self::RootOutOfTurn { .. } => Code::RootOutOfTurn,
+            Self::NewerRoot { .. } => Code::NewerRoot,
+            Self::OtherNonce => Code::OtherNonce,
+            Self::TooOld { .. } => Code::TooOld,
+            Self::Older { .. } => Code::Older,
+            Self::SameNumber(_) => Code::SameNumber,
+            Self::Expired { .. } => Code::Expired,
+            Self::NotYet { .. } => Code::NotYet,
+            Self::OtherGateway(_) => Code::OtherGateway,
+            Self::OtherDigest { .. } => Code::OtherDigest,
+            Self::BelowFloor { .. } => Code::BelowFloor,
+            Self::OutsidePrefix(_) => Code::OutsidePrefix,
+            Self::OutsideSlots { .. } => Code::OutsideSlots,
+            Self::OtherBoard(_) => Code::OtherBoard,
         }
     }
 }

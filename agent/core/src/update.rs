@@ -32,12 +32,10 @@ pub use self::{
 use crate::{
     config::{CellSet, Config, DesiredSet, Releases, Wanted, wanted},
     ids::Epoch,
+    reason::{Code, Reason},
     status::SlotStatus,
     time::{Monotonic, Unix},
-    trust::{
-        self, Desired, Digest, Refusal, Root, Target, Time, Verified,
-        reported::{Reason, UpdateState},
-    },
+    trust::{self, Desired, Digest, Refusal, Root, Target, Time, Verified, reported::UpdateState},
 };
 
 /// Without a new part for so long, it is asked for again, and the next time after twice as long...
@@ -119,11 +117,55 @@ pub enum Action {
     Tell(Told),
 }
 
+/// A step of an update, as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A desired state counts.
+    Accepted,
+    /// A document does not count.
+    Refused,
+    /// A part does not come.
+    Stalled,
+    /// The new cells run beside the old ones, and are not sent.
+    Shadow,
+    /// They are sent, and the old ones run beside them.
+    Canary,
+    /// They are kept.
+    Confirmed,
+    /// They were never run.
+    Rejected,
+    /// The old ones go on.
+    RolledBack,
+    /// A newer desired state took its place.
+    Superseded,
+    /// A cell that was kept is called no more.
+    Quarantined,
+}
+
+impl Step {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Stalled => "stalled",
+            Self::Shadow => "shadow",
+            Self::Canary => "canary",
+            Self::Confirmed => "confirmed",
+            Self::Rejected => "rejected",
+            Self::RolledBack => "rolled-back",
+            Self::Superseded => "superseded",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
 /// Something worth telling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// `accepted`, `refused`, `shadow`, `canary`, `confirmed`, `rejected`, `rolled-back`, `superseded`, `stalled`; of a cell that is kept: `quarantined`.
-    pub what: &'static str,
+    /// What happened.
+    pub step: Step,
     /// The number of the desired state that it is about.
     pub seq: Option<u64>,
     /// Why.
@@ -355,7 +397,7 @@ impl Update {
                 self.generation = self.generation.wrapping_add(1);
                 let patience_us = (patience_us * 2).min(MAX_STALL_US);
                 if !stalled {
-                    actions.push(self.told("stalled", None));
+                    actions.push(self.told(Step::Stalled, None));
                 }
                 self.phase = Phase::Fetching { since: now.mono, patience_us, stalled: true };
             }
@@ -376,7 +418,7 @@ impl Update {
         let wanted = match wanted(&goal.desired.set) {
             Ok(wanted) => wanted,
             Err(error) => {
-                self.fail(UpdateState::Rejected, Reason::new("bad-set", &error.to_string()), actions);
+                self.fail(UpdateState::Rejected, Reason::new(Code::BadSet, &error.to_string()), actions);
                 return false;
             }
         };
@@ -386,7 +428,7 @@ impl Update {
                 && wanted.retry <= *retry
             {
                 let text = format!("it was rolled back ({reason}), and `retry` has not risen above {retry}");
-                self.fail(UpdateState::Rejected, Reason::new("blocked", &text).of(&wanted.slot), actions);
+                self.fail(UpdateState::Rejected, Reason::new(Code::Blocked, &text).of(&wanted.slot), actions);
                 return false;
             }
         }
@@ -409,8 +451,8 @@ impl Update {
         true
     }
 
-    fn told(&self, what: &'static str, reason: Option<Reason>) -> Action {
-        Action::Tell(Told { what, seq: self.goal().map(|goal| goal.desired.seq), reason })
+    fn told(&self, step: Step, reason: Option<Reason>) -> Action {
+        Action::Tell(Told { step, seq: self.goal().map(|goal| goal.desired.seq), reason })
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) const LM75: Chip = Chip {
 
 /// What one of the family is told, and what it then says of itself.
 #[derive(Clone, Copy)]
-struct Kind {
+struct Model {
     /// Written to the configuration.
     configuration: &'static [u8],
     /// Bits of its first byte that say who it is.
@@ -48,29 +48,29 @@ struct Kind {
 pub(crate) struct Tmp10x<I> {
     i2c: I,
     address: u8,
-    kind: Kind,
+    kind: Model,
 }
 
 impl<I: I2c> Tmp10x<I> {
     /// 12 bits, four conversions a second; R1 and R0 (bits 6 and 5) read as ones (SBOS397 section 6.5.3.5).
     pub(crate) fn tmp102<D: DelayNs>(share: impl Fn() -> I, address: u8, _: D, _: &Options) -> Self {
-        Self { i2c: share(), address, kind: Kind { configuration: &[0x60, 0xa0], mask: 0x60, expected: 0x60 } }
+        Self { i2c: share(), address, kind: Model { configuration: &[0x60, 0xa0], mask: 0x60, expected: 0x60 } }
     }
 
     /// 12 bits rather than the 9 it starts with: R1 and R0 are bits 6 and 5 (SBOS648 table 8), and can be read back.
     pub(crate) fn tmp105<D: DelayNs>(share: impl Fn() -> I, address: u8, _: D, _: &Options) -> Self {
-        Self { i2c: share(), address, kind: Kind { configuration: &[0x60], mask: 0x7f, expected: 0x60 } }
+        Self { i2c: share(), address, kind: Model { configuration: &[0x60], mask: 0x7f, expected: 0x60 } }
     }
 
     /// Not shut down, a comparator; bits 7 to 5 are always zero (SNOS808 section 7.6.3).
     pub(crate) fn lm75<D: DelayNs>(share: impl Fn() -> I, address: u8, _: D, _: &Options) -> Self {
-        Self { i2c: share(), address, kind: Kind { configuration: &[0x00], mask: 0xff, expected: 0x00 } }
+        Self { i2c: share(), address, kind: Model { configuration: &[0x00], mask: 0xff, expected: 0x00 } }
     }
 }
 
 impl<I: I2c> Sensor for Tmp10x<I> {
     fn begin(&mut self) -> Result<(), Error> {
-        let Kind { configuration, mask, expected } = self.kind;
+        let Model { configuration, mask, expected } = self.kind;
         let failed = |error: I::Error| Error::i2c(CONFIGURATION, &error);
         let mut bytes = [1; 3];
         let bytes = &mut bytes[..=configuration.len()];

@@ -97,7 +97,7 @@ enum Heard {
 
 /// Whether the broker keeps a publish for whoever subscribes later.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kept {
+enum Retain {
     ByTheBroker,
     ByNobody,
 }
@@ -110,8 +110,8 @@ enum Client {
 
 impl Client {
     /// `false`: not now; the next event says why.
-    fn publish(&self, topic: &str, kept: Kept, payload: Vec<u8>) -> bool {
-        let retain = kept == Kept::ByTheBroker;
+    fn publish(&self, topic: &str, kept: Retain, payload: Vec<u8>) -> bool {
+        let retain = kept == Retain::ByTheBroker;
         match self {
             Self::V5(client) => client.try_publish(topic, QoS5::AtLeastOnce, retain, payload).is_ok(),
             Self::V311(client) => client.try_publish(topic, QoS::AtLeastOnce, retain, payload).is_ok(),
@@ -303,15 +303,15 @@ impl Cloud {
 
     /// Publishes, retained, and returns when the broker has everything.
     pub(crate) fn publish_all(&mut self, publishes: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
-        self.publish(publishes, Kept::ByTheBroker)
+        self.publish(publishes, Retain::ByTheBroker)
     }
 
     /// Publishes for whoever listens now.
     pub(crate) fn say(&mut self, topic: &str, payload: Vec<u8>) -> anyhow::Result<()> {
-        self.publish(&[(topic.to_owned(), payload)], Kept::ByNobody)
+        self.publish(&[(topic.to_owned(), payload)], Retain::ByNobody)
     }
 
-    fn publish(&mut self, publishes: &[(String, Vec<u8>)], kept: Kept) -> anyhow::Result<()> {
+    fn publish(&mut self, publishes: &[(String, Vec<u8>)], kept: Retain) -> anyhow::Result<()> {
         // Which of them a packet id stands for. What is left goes out in order, also after a lost connection.
         let (mut handed_over, mut under_way) = (VecDeque::new(), BTreeMap::new());
         let mut left: BTreeSet<usize> = (0..publishes.len()).collect();

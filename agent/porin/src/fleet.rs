@@ -16,8 +16,11 @@ use std::{
 
 use anyhow::anyhow;
 use porin_core::{
+    reason::Code,
+    status::Presence,
     topic::{Topic, TopicKind},
     trust::{self, Desired, Envelope, Reported, Target, Verified},
+    words::Word,
 };
 use serde_json::Value as Json;
 use toml::{Table, Value};
@@ -37,9 +40,6 @@ use crate::{
 
 /// Time for a gateway's account to come, where it is retained.
 const ACCOUNT: Duration = Duration::from_secs(5);
-
-/// Reasons of gateways that do not remember what they took up.
-const FORGETFUL: [&str; 2] = ["lost-store", "unproven"];
 
 /// A text that may end up on a terminal.
 pub(crate) fn plain(text: &str) -> String {
@@ -128,12 +128,21 @@ pub(crate) fn members(
         .into());
     }
     for (gateway, account) in &members {
-        if let Some(reason) = account.reason.as_ref().filter(|reason| FORGETFUL.contains(&reason.code.as_str())) {
+        if let Some(reason) =
+            account.reason.as_ref().filter(|reason| matches!(reason.code, Code::LostStore | Code::Unproven))
+        {
             eprintln!("note: {gateway}: {reason}");
         }
     }
     History::of(keys, target).settle(target, &members)?;
     Ok(members)
+}
+
+/// Whether a gateway is connected, by what is retained of it.
+pub(crate) fn presence(retained: &BTreeMap<String, Vec<u8>>, gateway: &str) -> Option<Presence> {
+    let state = retained.get(&Topic::State { gateway }.to_string())?;
+    let state: Json = serde_json::from_slice(state).ok()?;
+    Presence::of_word(state["state"].as_str()?)
 }
 
 /// Leaves out of a group whoever has something that wins over it, and whoever is not there now: they are not waited for.
@@ -165,9 +174,7 @@ fn leave_out_others(
             eprintln!("note: {gateway} goes by the desired state for {}, which wins over its group's", name(winner));
             return false;
         }
-        let state = states.get(&Topic::State { gateway }.to_string());
-        let state: Json = state.and_then(|state| serde_json::from_slice(state).ok()).unwrap_or_default();
-        if state["state"] == "offline" {
+        if presence(&states, gateway) == Some(Presence::Offline) {
             eprintln!("note: {gateway} is not connected; it will take this up when it is");
             return false;
         }

@@ -13,7 +13,7 @@ use porin_core::{
     config::Config,
     ids::StreamId,
     limits::CellLimits,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     setup::{Setup, StreamInfo},
     time::{Now, Unix},
 };
@@ -135,7 +135,7 @@ fn slots(name: &str, bytes: &[u8]) {
     let config = config(count);
     let before = resident_kb();
     let mut pipeline = porind::pipeline(&config).expect("they start");
-    let stream = pipeline.admit("a", Kind::Readings).expect("there is room");
+    let stream = pipeline.admit("a", PacketKind::Readings).expect("there is room");
     pipeline.process(&[Reading { stream, ..READING }], Now::default(), |_, _| {});
     let each = (resident_kb() - before) / count as f64;
     println!("{name:<22} {each:>8.1} KB for each of {count} slots with one component");

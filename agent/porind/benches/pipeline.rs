@@ -15,7 +15,7 @@ use deadband::Deadband;
 use porin_core::{
     config::Config,
     ids::StreamId,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     time::{Now, Unix},
 };
 use porin_sdk::{Param, Setup, StreamInfo, Streams, Value};
@@ -54,7 +54,7 @@ fn pipeline() -> porind::Pipeline {
     let config = Config::parse(&config).expect("a good configuration");
     let mut pipeline = porind::pipeline(&config).expect("the cell is built by `make bench`");
     for stream in 0..STREAMS {
-        assert_eq!(pipeline.admit(&format!("s{stream}"), Kind::Readings), Ok(StreamId(stream)));
+        assert_eq!(pipeline.admit(&format!("s{stream}"), PacketKind::Readings), Ok(StreamId(stream)));
     }
     pipeline
 }

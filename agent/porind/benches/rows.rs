@@ -12,7 +12,7 @@ use porin_core::{
     config::Config,
     ids::{Epoch, Seq, StreamId},
     limits::CellLimits,
-    packet::{Kind, Message, Quality, Reading},
+    packet::{Message, PacketKind, Quality, Reading},
     payload::{Encoding, Packet, decode, encode},
     setup::{Param, Setup, StreamInfo, Value},
     time::{Now, Unix},
@@ -240,7 +240,7 @@ fn pipeline(routes: u32, streams: u32) -> porind::Pipeline {
     let mut pipeline = porind::pipeline(&Config::parse(&config).expect("good")).expect("`make bench` builds it");
     for route in 0..routes {
         for stream in 0..streams {
-            pipeline.admit(&format!("r{route}/s{stream}"), Kind::Readings).expect("room");
+            pipeline.admit(&format!("r{route}/s{stream}"), PacketKind::Readings).expect("room");
         }
     }
     pipeline

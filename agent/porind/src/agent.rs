@@ -55,7 +55,7 @@ use crate::{
     inbox::{Event, FromSource, Inbox, Question},
     link::{Incoming, Publish, Request},
     machine::{self, Uptime},
-    pipeline::{Kept, Pipeline, Routed, To},
+    pipeline::{Forwarded, Pipeline, Routed, To},
     sink::{Age, LAST_DRAIN, Sinks},
     source,
     store::{Room, Store},
@@ -316,10 +316,10 @@ impl Agent {
     }
 
     /// Takes something through the cells into the outbox: through those of both sets while one is on probation.
-    fn through<R>(&mut self, call: impl Fn(&mut Pipeline, &mut dyn FnMut(To, Kept<'_>)) -> R) -> R {
+    fn through<R>(&mut self, call: impl Fn(&mut Pipeline, &mut dyn FnMut(To, Forwarded<'_>)) -> R) -> R {
         let Core { pipeline, outbox, .. } = &mut self.core;
         let (at, for_sinks) = (self.now.mono, &mut self.for_sinks);
-        let mut keep = |to: To, kept: Kept<'_>| hand_out(outbox, for_sinks, to, kept, at);
+        let mut keep = |to: To, kept: Forwarded<'_>| hand_out(outbox, for_sinks, to, kept, at);
         let outcome = match &mut self.trial {
             None => call(pipeline, &mut keep),
             Some(trial) => {
@@ -431,7 +431,7 @@ impl Agent {
 }
 
 /// To where the route ends.
-fn hand_out(outbox: &mut Outbox, for_sinks: &mut Vec<(RouteId, Packet)>, to: To, kept: Kept<'_>, at: Monotonic) {
+fn hand_out(outbox: &mut Outbox, for_sinks: &mut Vec<(RouteId, Packet)>, to: To, kept: Forwarded<'_>, at: Monotonic) {
     let To { route, queue, sinks } = to;
     let mut hand_out = |packet: Packet| {
         if sinks > 0 {
@@ -442,12 +442,12 @@ fn hand_out(outbox: &mut Outbox, for_sinks: &mut Vec<(RouteId, Packet)>, to: To,
         }
     };
     match kept {
-        Kept::Readings(readings) => readings.iter().for_each(|reading| hand_out(Packet::Reading(*reading))),
-        Kept::Messages(messages) => {
+        Forwarded::Readings(readings) => readings.iter().for_each(|reading| hand_out(Packet::Reading(*reading))),
+        Forwarded::Messages(messages) => {
             messages.iter().for_each(|message| hand_out(Packet::Message(Arc::new(message.clone()))));
         }
     }
 }
 
 #[cfg(test)]
-mod trials;
+mod tests;

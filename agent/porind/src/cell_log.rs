@@ -4,7 +4,7 @@ use porin_cell::Level;
 use porin_core::time::Unix;
 use serde::Serialize;
 
-use crate::slot::Line;
+use crate::slot::LogEntry;
 
 /// A line as it is written and published.
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ struct Json<'a> {
 }
 
 /// A line of JSON, with a newline at its end.
-pub(crate) fn line_as_json(time: Unix, slot: &str, Line { level, context, message }: &Line) -> String {
+pub(crate) fn line_as_json(time: Unix, slot: &str, LogEntry { level, context, message }: &LogEntry) -> String {
     let level = match level {
         Level::Trace => "trace",
         Level::Debug => "debug",
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn a_line_is_json_whatever_the_cell_says() {
-        let line = Line { level: Level::Warn, context: "a\"b".into(), message: "ü".into() };
+        let line = LogEntry { level: Level::Warn, context: "a\"b".into(), message: "ü".into() };
         let text = line_as_json(Unix(7), "s", &line);
         assert_eq!(
             text,

@@ -9,6 +9,7 @@ use porin_core::{
     ids::RouteId,
     limits::CellLimits,
     packet::{Message, Packet},
+    reason::Code,
     setup::Setup,
     trust::{self, Release},
 };
@@ -63,10 +64,10 @@ pub(crate) fn load(
     Ok(routes)
 }
 
-/// Why a component does not fit its slot, with a word for machines.
+/// Why a component does not fit its slot, with the reason that is reported.
 #[derive(Debug, thiserror::Error)]
 #[error("{1}")]
-pub(crate) struct Misfit(pub(crate) &'static str, pub(crate) String);
+pub(crate) struct Misfit(pub(crate) Code, pub(crate) String);
 
 /// Before reading: a wrong path may name something huge.
 fn read(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
@@ -102,7 +103,7 @@ impl Shelf {
         if let Provenance::Signed(release) = &config.cell {
             if release.sha256.0 != digest {
                 bail!(Misfit(
-                    "damaged",
+                    Code::Damaged,
                     format!("its bytes have the digest {}, expected {}", trust::Digest(digest), release.sha256)
                 ));
             }
@@ -110,7 +111,7 @@ impl Shelf {
             imports.sort_unstable();
             if imports != release.imports.iter().map(String::as_str).collect::<Vec<_>>() {
                 bail!(Misfit(
-                    "undeclared-import",
+                    Code::UndeclaredImport,
                     format!("it imports {imports:?}, its release says {:?}", release.imports)
                 ));
             }
@@ -119,7 +120,10 @@ impl Shelf {
             let granted = config.grants.iter().any(|g| g == grant);
             if !granted {
                 let hint = format!("to allow it, add grants = [\"{grant}\"] to [slots.{}]", config.name);
-                bail!(Misfit("not-granted", format!("it imports `{import}`, which the slot does not grant; {hint}")));
+                bail!(Misfit(
+                    Code::NotGranted,
+                    format!("it imports `{import}`, which the slot does not grant; {hint}")
+                ));
             }
         }
         Ok((plan, digest))

@@ -7,11 +7,7 @@ use std::{
 
 use porin_core::config::Config;
 
-use crate::{
-    Finding, Verdict,
-    report::{report, report_dead},
-    status,
-};
+use crate::{Finding, Verdict, report::report_dead, status};
 
 /// The help of `porind`. `porin` makes the completions of shells from its commands and options.
 pub const HELP: &str = "\
@@ -174,12 +170,8 @@ pub fn check(config: &Config, path: &str, board: Option<&str>, json: bool) -> Re
 /// # Errors
 /// No agent answers at the socket.
 pub fn status(socket: &str, json: bool) -> Result<String, Failure> {
-    let text = status::ask(socket).map_err(Failure::Unreachable)?;
-    if json {
-        return Ok(format!("{text}\n"));
-    }
-    let snapshot: serde_json::Value = serde_json::from_str(&text).map_err(|error| Failure::Failed(error.into()))?;
-    Ok(report(&snapshot))
+    let text = if json { status::ask(socket).map(|text| text + "\n") } else { status::ask_report(socket) };
+    text.map_err(Failure::Unreachable)
 }
 
 /// Asks a running agent about its dead letters: `list` (also without words), `replay` or `discard` with numbers or `all`.

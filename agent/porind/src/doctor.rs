@@ -3,6 +3,7 @@
 //! Looks from outside at what the agent needs, and asks the agent, if it runs, what it has met.
 
 use std::{
+    borrow::Cow,
     fs,
     io::Write,
     net::{TcpStream, ToSocketAddrs},
@@ -11,13 +12,14 @@ use std::{
 };
 
 use porin_core::{
-    clock::{CertificateTime, Kept, NEVER_BEFORE},
+    clock::{CertificateTime, ClockSync, NEVER_BEFORE},
     config::{Broker, Config},
     framing::MAX_FRAME,
+    health::State,
+    status::{InputStatus, JudgedBy, OutboxStatus, RefusedStream, SinkStatus, SlotStatus, Snapshot, SourceStatus},
     time::Unix,
 };
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use crate::{machine, status, tls};
 
@@ -28,7 +30,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const SOON_S: u64 = 30 * 86_400;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Verdict {
@@ -38,12 +40,12 @@ pub enum Verdict {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding {
     /// How bad it is.
     pub verdict: Verdict,
     /// What was looked at: board, bus, clock, cells, disk, broker, certificate, agent, source, outbox.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// What was found.
     pub found: String,
     /// What to do about it; empty if there is nothing to be done.
@@ -55,15 +57,15 @@ pub(crate) struct Findings(pub(crate) Vec<Finding>);
 
 impl Findings {
     pub(crate) fn ok(&mut self, what: &'static str, found: impl Into<String>) {
-        self.0.push(Finding { verdict: Verdict::Ok, what, found: found.into(), hint: String::new() });
+        self.0.push(Finding { verdict: Verdict::Ok, what: what.into(), found: found.into(), hint: String::new() });
     }
 
     pub(crate) fn warning(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
-        self.0.push(Finding { verdict: Verdict::Warning, what, found: found.into(), hint: hint.into() });
+        self.0.push(Finding { verdict: Verdict::Warning, what: what.into(), found: found.into(), hint: hint.into() });
     }
 
     fn wrong(&mut self, what: &'static str, found: impl Into<String>, hint: impl Into<String>) {
-        self.0.push(Finding { verdict: Verdict::Wrong, what, found: found.into(), hint: hint.into() });
+        self.0.push(Finding { verdict: Verdict::Wrong, what: what.into(), found: found.into(), hint: hint.into() });
     }
 }
 
@@ -85,34 +87,30 @@ pub fn doctor(config: &Config) -> Vec<Finding> {
 }
 
 /// What came and gave nothing. Says whether there was anything to be said.
-fn inputs(findings: &mut Findings, source: &str, status: &Value) -> bool {
-    let inputs = status["inputs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let brings_nothing = status["received"] == 0;
+fn inputs(findings: &mut Findings, SourceStatus { name: source, received, inputs, .. }: &SourceStatus) -> bool {
+    let brings_nothing = *received == 0;
     let before = findings.0.len();
     let mut find = |found: String, hint: &str| match brings_nothing {
         true => findings.wrong("source", found, hint),
         false => findings.warning("source", found, hint),
     };
-    for input in inputs {
-        let (name, empty) = (text(&input["name"]), input["empty"].as_u64().unwrap_or(0));
-        let unended = input["unended_bytes"].as_u64().unwrap_or(0);
-        if empty > 0 {
-            let sample = text(&input["last_empty"]);
+    for InputStatus { name, used, empty, last_empty, unended_bytes: unended, last_unended } in inputs {
+        if *empty > 0 {
+            let sample = last_empty.as_deref().unwrap_or_default();
             find(
                 format!("`{source}`: {empty} inputs of `{name}` gave no packet, the last: {sample}"),
                 "compare the input with the pointers or the pattern of the configuration",
             );
         }
-        if unended > 0 && (brings_nothing || unended > MAX_FRAME as u64) {
-            let sample =
-                input["last_unended"].as_str().map_or_else(String::new, |sample| format!(", the last: {sample}"));
+        if *unended > 0 && (brings_nothing || *unended > MAX_FRAME as u64) {
+            let sample = last_unended.as_ref().map_or_else(String::new, |sample| format!(", the last: {sample}"));
             find(
                 format!("`{source}`: {unended} bytes of `{name}` without the end of a line or frame{sample}"),
                 "is it the right `baud`? Lines end with a line feed; frames are described by `frame`",
             );
         }
         // Where nothing has come at all, that is said once for the source.
-        if input["used"] == false && inputs.iter().any(|other| other["used"] == true) {
+        if !used && inputs.iter().any(|other| other.used) {
             find(
                 format!("`{source}`: no input from `{name}` yet"),
                 "does a device publish there? Only the first filter that matches a topic reads it",
@@ -122,19 +120,13 @@ fn inputs(findings: &mut Findings, source: &str, status: &Value) -> bool {
     findings.0.len() > before
 }
 
-/// What a status says in words.
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
 /// Streams that a cell does not take.
-fn refused_streams(findings: &mut Findings, name: &str, slot: &Value) {
-    let shown = slot["refused_streams"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (packets, all) = (slot["refused"].as_u64().unwrap_or(0), slot["streams_refused"].as_u64().unwrap_or(0));
-    for refused in shown {
+fn refused_streams(findings: &mut Findings, slot: &SlotStatus) {
+    let SlotStatus { name, refused: packets, streams_refused: all, refused_streams: shown, .. } = slot;
+    for RefusedStream { stream, reason } in shown {
         findings.wrong(
             "slot",
-            format!("`{name}` refuses stream `{}`: {}", text(&refused["stream"]), text(&refused["reason"])),
+            format!("`{name}` refuses stream `{stream}`: {reason}"),
             "its parameters are in `params` of the slot or of [streams]; its packets get the `fault` policy of the slot",
         );
     }
@@ -151,8 +143,8 @@ fn clock(findings: &mut Findings) {
             format!("{says}: it has not been set"),
             "is there a network, and systemd-timesyncd or chrony? Packets are marked time-uncertain meanwhile",
         ),
-        (true, Kept::Right) => findings.ok("clock", format!("{says}, kept right (NTP)")),
-        (true, Kept::Free) => findings.warning(
+        (true, ClockSync::Synchronised) => findings.ok("clock", format!("{says}, kept right (NTP)")),
+        (true, ClockSync::Free) => findings.warning(
             "clock",
             format!("{says}, and nothing keeps it right"),
             "fine with a clock chip; on a board without one set gateway.clock = \"synchronised\" and run NTP",
@@ -236,21 +228,21 @@ fn broker(findings: &mut Findings, whose: &str, broker: &Broker) {
 
 /// What the agent says of itself.
 fn agent(findings: &mut Findings, socket: &str) {
-    let answer = status::ask(socket).and_then(|text| Ok(serde_json::from_str::<Value>(&text)?));
-    let Ok(status) = answer else {
-        findings.wrong(
-            "agent",
-            format!("no agent answers at {socket}"),
-            "start it: `systemctl start porind`, or `porind run`",
-        );
-        return;
-    };
-    let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
-    findings.ok("agent", format!("runs for {} s, epoch {}", number("/uptime_s"), text(&status["epoch"])));
-    if status["clock_trusted"] == false {
+    match status::ask_doctor(socket) {
+        Ok(found) => findings.0.extend(found),
+        Err(error) => findings.wrong("agent", error.to_string(), "start it: `systemctl start porind`, or `porind run`"),
+    }
+}
+
+/// What an agent finds about itself.
+#[must_use]
+pub(crate) fn about(status: &Snapshot) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    findings.ok("agent", format!("runs for {} s, epoch {}", status.uptime_s, status.epoch));
+    if !status.clock_trusted {
         findings.warning("clock", "the agent does not trust it", "its packets are marked time-uncertain");
     }
-    if status["certificate_time"] == "floor" {
+    if status.certificate_time == JudgedBy::Floor {
         findings.warning(
             "certificate",
             "nothing has set the clock since the machine's start: of a broker's certificate only the end is judged, by the time at which the \
@@ -258,69 +250,73 @@ fn agent(findings: &mut Findings, socket: &str) {
             "once NTP or a person sets the clock, the agent reconnects and judges certificates by it",
         );
     }
-    if status["uplink"]["connected"] == true {
-        findings.ok("broker", format!("connected; {} publishes sent", number("/uplink/publishes")));
+    if status.uplink.connected {
+        findings.ok("broker", format!("connected; {} publishes sent", status.uplink.publishes));
     } else {
-        let why = text(&status["uplink"]["last_error"]);
+        let why = status.uplink.last_error.as_deref().unwrap_or_default();
         findings.wrong("broker", format!("the agent is not connected: {why}"), "packets wait in the outbox meanwhile");
     }
-    for source in status["sources"].as_array().into_iter().flatten() {
-        let name = text(&source["name"]);
-        let count = |field: &str| source[field].as_u64().unwrap_or(0);
-        let heard = inputs(findings, &name, source);
-        match (count("received"), source["last_error"].as_str(), count("bad_rows")) {
-            (0, None, 0) if heard => {}
-            (0, Some(error), _) => findings.wrong("source", format!("`{name}` gives no packets: {error}"), ""),
-            (0, None, 0) => {
-                findings.warning("source", format!("`{name}` has given no packet yet"), "does a device send to it?")
-            }
-            (received, _, bad @ 1..) => findings.warning(
-                "source",
-                format!(
-                    "`{name}`: {received} packets, {bad} that could not be read, the last: {}",
-                    text(&source["last_bad_row"])
-                ),
-                "",
-            ),
-            (received, ..) => findings.ok("source", format!("`{name}`: {received} packets")),
-        }
-        if count("unrouted") > 0 && count("routed") == 0 {
-            findings.wrong(
-                "source",
-                format!("packets of `{name}` match no route"),
-                "compare `streams` of the routes with `porin tap '#'`",
-            );
-        }
-    }
-    for sink in status["sinks"].as_array().into_iter().flatten() {
-        let name = text(&sink["name"]);
-        let (done, lost) = (sink["done"].as_u64().unwrap_or(0), sink["lost"].as_u64().unwrap_or(0));
-        if sink["ok"] == false {
-            findings.wrong("sink", format!("`{name}` fails: {}", text(&sink["last_error"])), "");
-        } else if lost > 0 {
-            let why = sink["last_error"].as_str().map(|error| format!("; the last error: {error}")).unwrap_or_default();
-            findings.warning("sink", format!("`{name}`: {done} packets, {lost} lost or overtaken{why}"), "");
-        } else {
-            findings.ok("sink", format!("`{name}`: {done} packets"));
-        }
-    }
-    let slots =
-        status["routes"].as_array().into_iter().flatten().filter_map(|route| route["slots"].as_array()).flatten();
-    for slot in slots {
-        let name = text(&slot["name"]);
-        if slot["state"] == "quarantined" {
+    status.sources.iter().for_each(|of| source(&mut findings, of));
+    status.sinks.iter().for_each(|of| sink(&mut findings, of));
+    for slot in status.routes.iter().flat_map(|route| &route.slots) {
+        if slot.state == State::Quarantined {
             findings.wrong(
                 "slot",
-                format!("`{name}` is in quarantine: {}", text(&slot["last_fault"])),
+                format!("`{}` is in quarantine: {}", slot.name, slot.last_fault.as_deref().unwrap_or_default()),
                 "its cell faulted too often and is not called; another cell, or a restart, ends that",
             );
         }
-        refused_streams(findings, &name, slot);
+        refused_streams(&mut findings, slot);
     }
-    if let Some(error) = status["outbox"]["disk_error"].as_str() {
+    outbox(&mut findings, &status.outbox);
+    findings.0
+}
+
+fn source(findings: &mut Findings, status: &SourceStatus) {
+    let SourceStatus { name, received, bad_rows, last_error, last_bad_row, .. } = status;
+    let heard = inputs(findings, status);
+    match (received, last_error, bad_rows) {
+        (0, None, 0) if heard => {}
+        (0, Some(error), _) => findings.wrong("source", format!("`{name}` gives no packets: {error}"), ""),
+        (0, None, 0) => {
+            findings.warning("source", format!("`{name}` has given no packet yet"), "does a device send to it?")
+        }
+        (received, _, bad @ 1..) => findings.warning(
+            "source",
+            format!(
+                "`{name}`: {received} packets, {bad} that could not be read, the last: {}",
+                last_bad_row.as_deref().unwrap_or_default()
+            ),
+            "",
+        ),
+        (received, ..) => findings.ok("source", format!("`{name}`: {received} packets")),
+    }
+    if status.unrouted > 0 && status.routed == 0 {
+        findings.wrong(
+            "source",
+            format!("packets of `{name}` match no route"),
+            "compare `streams` of the routes with `porin tap '#'`",
+        );
+    }
+}
+
+fn sink(findings: &mut Findings, SinkStatus { name, ok, done, lost, last_error, .. }: &SinkStatus) {
+    if !ok {
+        let error = last_error.as_deref().unwrap_or_default();
+        findings.wrong("sink", format!("`{name}` fails: {error}"), "");
+    } else if *lost > 0 {
+        let why = last_error.as_ref().map(|error| format!("; the last error: {error}")).unwrap_or_default();
+        findings.warning("sink", format!("`{name}`: {done} packets, {lost} lost or overtaken{why}"), "");
+    } else {
+        findings.ok("sink", format!("`{name}`: {done} packets"));
+    }
+}
+
+fn outbox(findings: &mut Findings, status: &OutboxStatus) {
+    if let Some(error) = &status.disk_error {
         findings.wrong("disk", format!("commits fail: {error}"), "packets wait in memory, within a bound");
     }
-    let lost = number("/outbox/evicted") + number("/outbox/expired");
+    let lost = status.evicted + status.expired;
     if lost > 0 {
         findings.warning(
             "outbox",
@@ -328,13 +324,14 @@ fn agent(findings: &mut Findings, socket: &str) {
             "see `overflow`, `expire` and `max_bytes` in docs/routes.md",
         );
     }
-    if number("/outbox/dead_lettered") > 0 {
-        let reasons = &status["outbox"]["dead_letters"];
+    if status.dead_lettered > 0 {
+        let reasons =
+            status.dead_letters.iter().map(|(reason, count)| format!("{reason}: {count}")).collect::<Vec<_>>();
         findings.wrong(
             "outbox",
-            format!("the broker refused packets for good: {reasons}"),
+            format!("the broker refused packets for good: {}", reasons.join(", ")),
             "may this gateway publish on its topics?",
         );
     }
-    findings.ok("outbox", format!("{} packets wait", number("/outbox/waiting")));
+    findings.ok("outbox", format!("{} packets wait", status.waiting));
 }

@@ -10,7 +10,7 @@ use std::{
 
 use porin_core::{
     config::Config,
-    packet::{Kind, Message, Reading},
+    packet::{Message, PacketKind, Reading},
     status::{InputStatus, PartStatus, Snapshot},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -62,7 +62,7 @@ impl Doorbell {
 #[derive(Debug)]
 pub(crate) enum FromSource {
     /// From now on readings with this number are of this stream.
-    Stream { local: u32, name: String, kind: Kind },
+    Stream { local: u32, name: String, kind: PacketKind },
     /// Packets, streams by the source's own numbers. Everything up to the count `upto` is settled when this is.
     Batch { readings: Vec<Reading>, messages: Vec<Message>, upto: u64 },
     /// A row or message that could not be read: where and why.

@@ -54,7 +54,7 @@ pub use board::{boards, check_board, compatible, read_board};
 pub use doctor::{Finding, Verdict, doctor};
 pub use machine::wall_clock;
 pub use made_up::try_made_up;
-pub use pipeline::{Kept, Pipeline, Routed, To};
+pub use pipeline::{Forwarded, Pipeline, Routed, To};
 pub use policy::read_policy;
 pub use rumqttc::Transport;
 pub use selftest::selftest;

@@ -9,7 +9,7 @@ mod protocol;
 
 pub(crate) use protocol::v5::explain as explain_v5;
 
-use porin_core::{ids::Epoch, outbox::Ticket, status::CertificateStatus, topic::Topic};
+use porin_core::{ids::Epoch, outbox::Ticket, status::CertificateStatus, status::Presence, topic::Topic, words::Word};
 
 /// Bytes of any MQTT packet that we take. MQTT 5 announces it, so the broker drops what is larger instead of us.
 const MAX_INCOMING_BYTES: u32 = 65_536;
@@ -42,8 +42,8 @@ impl Identity {
     }
 
     /// `docs/payloads.md` describes it.
-    fn payload(&self, state: &str) -> String {
-        let Self { gateway, epoch } = self;
+    fn payload(&self, presence: Presence) -> String {
+        let (Self { gateway, epoch }, state) = (self, presence.word());
         let agent = env!("CARGO_PKG_VERSION");
         format!(r#"{{"v":1,"gw":"{gateway}","state":"{state}","epoch":"{epoch}","agent":"{agent}"}}"#)
     }

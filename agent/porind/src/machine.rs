@@ -6,7 +6,7 @@ use std::{
 };
 
 use porin_core::{
-    clock::{Chip, Kept},
+    clock::{Chip, ClockSync},
     time::{Monotonic, Unix},
 };
 
@@ -61,14 +61,14 @@ pub(crate) fn boot_id() -> u64 {
 }
 
 /// Whether something, such as NTP, keeps the wall clock right.
-pub(crate) fn clock_is_kept() -> Kept {
+pub(crate) fn clock_is_kept() -> ClockSync {
     // SAFETY: all fields are integers, for which zeros are a value; modes = 0 asks and sets nothing.
     #[allow(unsafe_code)]
     let state = unsafe {
         let mut answer: libc::timex = std::mem::zeroed();
         libc::adjtimex(&raw mut answer)
     };
-    if (0..libc::TIME_ERROR).contains(&state) { Kept::Right } else { Kept::Free }
+    if (0..libc::TIME_ERROR).contains(&state) { ClockSync::Synchronised } else { ClockSync::Free }
 }
 
 /// Whether the machine has a clock chip.

@@ -6,7 +6,10 @@
 use std::{fmt::Error, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use porin_core::status::{Snapshot, SourceStatus};
+use porin_core::{
+    health::State,
+    status::{Snapshot, SourceStatus},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
@@ -33,19 +36,19 @@ type Sample = (Vec<(&'static str, String)>, u64);
 struct Metric {
     name: &'static str,
     help: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     read: fn(&Snapshot) -> Vec<Sample>,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum MetricKind {
     Counter,
     Gauge,
 }
 
 macro_rules! plain {
     ($kind:ident, $name:literal, $help:literal, $($field:ident).+) => {
-        Metric { name: $name, help: $help, kind: Kind::$kind, read: |s| vec![(vec![], u64::try_from(s.$($field).+).unwrap_or(u64::MAX))] }
+        Metric { name: $name, help: $help, kind: MetricKind::$kind, read: |s| vec![(vec![], u64::try_from(s.$($field).+).unwrap_or(u64::MAX))] }
     };
 }
 
@@ -54,7 +57,7 @@ macro_rules! of_sources {
         Metric {
             name: $name,
             help: $help,
-            kind: Kind::Counter,
+            kind: MetricKind::Counter,
             read: |s| s.sources.iter().map(|source| (vec![("source", source.name.clone())], source.$field)).collect(),
         }
     };
@@ -65,7 +68,7 @@ macro_rules! of_sinks {
         Metric {
             name: $name,
             help: $help,
-            kind: Kind::$kind,
+            kind: MetricKind::$kind,
             read: |s| s.sinks.iter().map(|sink| (vec![("sink", sink.name.clone())], u64::from(sink.$field))).collect(),
         }
     };
@@ -76,7 +79,7 @@ macro_rules! of_parts {
         Metric {
             name: $name,
             help: $help,
-            kind: Kind::$kind,
+            kind: MetricKind::$kind,
             read: |s| {
                 let parts = s.sources.iter().flat_map(|source| source.parts.iter().map(move |part| (source, part)));
                 let labels = |source: &str, part: &str| vec![("source", source.to_owned()), ("part", part.to_owned())];
@@ -91,7 +94,7 @@ macro_rules! of_slots {
         Metric {
             name: $name,
             help: $help,
-            kind: Kind::$kind,
+            kind: MetricKind::$kind,
             read: |s| {
                 let slots = s.routes.iter().flat_map(|route| route.slots.iter().map(move |slot| (route, slot)));
                 let labels = |route: &str, slot: &str| vec![("route", route.to_owned()), ("slot", slot.to_owned())];
@@ -106,7 +109,7 @@ macro_rules! of_slots {
 }
 
 /// Every metric. `_total` and the like are OpenMetrics' own endings.
-const METRICS: [Metric; 53] = [
+const METRICS: &[Metric] = &[
     plain!(Gauge, "porin_uptime_seconds", "Seconds since the start", uptime_s),
     plain!(Gauge, "porin_clock_trusted", "Whether the wall clock is believed", clock_trusted),
     plain!(Gauge, "porin_uplink_connected", "Whether there is a connection", uplink.connected),
@@ -122,7 +125,7 @@ const METRICS: [Metric; 53] = [
     Metric {
         name: "porin_source_empty",
         help: "What came and could be read, but gave no packet",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         read: |s| {
             let empty = |source: &SourceStatus| source.inputs.iter().map(|input| input.empty).sum();
             s.sources.iter().map(|source| (vec![("source", source.name.clone())], empty(source))).collect()
@@ -136,7 +139,7 @@ const METRICS: [Metric; 53] = [
     Metric {
         name: "porin_route_forwarded",
         help: "Packets that came out of the route",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         read: |s| s.routes.iter().map(|route| (vec![("route", route.name.clone())], route.forwarded)).collect(),
     },
     of_sinks!(Gauge, "porin_sink_ok", "Whether the sink works", ok),
@@ -163,13 +166,13 @@ const METRICS: [Metric; 53] = [
     Metric {
         name: "porin_slot_called",
         help: "Whether the cell is called: not in back-off, not in quarantine",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read: |s| {
             let slots = s.routes.iter().flat_map(|route| route.slots.iter().map(move |slot| (route, slot)));
             slots
                 .map(|(route, slot)| {
                     let labels = vec![("route", route.name.clone()), ("slot", slot.name.clone())];
-                    (labels, u64::from(slot.state == "running"))
+                    (labels, u64::from(slot.state == State::Running))
                 })
                 .collect()
         },
@@ -200,20 +203,20 @@ const METRICS: [Metric; 53] = [
 
 /// A snapshot, to be told as metrics.
 #[derive(Debug)]
-struct Told(Snapshot);
+struct Scrape(Snapshot);
 
-impl Collector for Told {
+impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         for Metric { name, help, kind, read } in METRICS {
             let (counter, gauge) = (ConstCounter::new(0u64), ConstGauge::new(0u64));
             let metric_type = match kind {
-                Kind::Counter => counter.metric_type(),
-                Kind::Gauge => gauge.metric_type(),
+                MetricKind::Counter => counter.metric_type(),
+                MetricKind::Gauge => gauge.metric_type(),
             };
             let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
             let encode = |value, encoder: MetricEncoder<'_>| match kind {
-                Kind::Counter => ConstCounter::new(value).encode(encoder),
-                Kind::Gauge => ConstGauge::new(value).encode(encoder),
+                MetricKind::Counter => ConstCounter::new(value).encode(encoder),
+                MetricKind::Gauge => ConstGauge::new(value).encode(encoder),
             };
             match read(&self.0).as_slice() {
                 [(labels, value)] if labels.is_empty() => encode(*value, family)?,
@@ -231,7 +234,7 @@ impl Collector for Told {
 /// The text that a scraper gets.
 fn openmetrics(snapshot: Snapshot) -> Result<String, Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Told(snapshot)));
+    registry.register_collector(Box::new(Scrape(snapshot)));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)

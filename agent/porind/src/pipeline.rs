@@ -17,7 +17,7 @@ use porin_core::{
     config::{LogTo, Route as RouteConfig, StreamConfig},
     dead::DeadLetter,
     ids::{QueueId, RouteId, StreamId},
-    packet::{Kind, Message, Packet, Reading},
+    packet::{Message, Packet, PacketKind, Reading},
     stream::NameTable,
     time::{Now, Unix},
 };
@@ -27,7 +27,7 @@ pub(crate) use self::{
     recorder::{Next, Recorder},
 };
 use crate::{
-    slot::{AnySlot, Line},
+    slot::{AnySlot, LogEntry},
     store::Digest,
 };
 
@@ -39,8 +39,8 @@ pub struct Pipeline {
     streams: Vec<Stream>,
     routes: Vec<Route>,
     /// What streams have had, in the order in which that was found out.
-    kinds: Vec<(StreamId, Kind)>,
-    seen: BTreeSet<(StreamId, Kind)>,
+    kinds: Vec<(StreamId, PacketKind)>,
+    seen: BTreeSet<(StreamId, PacketKind)>,
     /// Routes that the batch at hand has packets for.
     touched: Vec<usize>,
 }
@@ -61,10 +61,10 @@ struct ByKind<T> {
 }
 
 impl<T> ByKind<T> {
-    fn of(&mut self, kind: Kind) -> &mut T {
+    fn of(&mut self, kind: PacketKind) -> &mut T {
         match kind {
-            Kind::Readings => &mut self.readings,
-            Kind::Messages => &mut self.messages,
+            PacketKind::Readings => &mut self.readings,
+            PacketKind::Messages => &mut self.messages,
         }
     }
 }
@@ -83,12 +83,12 @@ pub struct To {
 /// What a route keeps of a batch.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
-pub enum Kept<'a> {
+pub enum Forwarded<'a> {
     Readings(&'a [Reading]),
     Messages(&'a [Message]),
 }
 
-impl Kept<'_> {
+impl Forwarded<'_> {
     /// Packets in it.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // what is empty is not kept
@@ -185,7 +185,7 @@ impl Pipeline {
     }
 
     /// Decides about readings whose streams were admitted: calls `keep` with what each route keeps of them.
-    pub fn process(&mut self, batch: &[Reading], now: Now, keep: impl FnMut(To, Kept<'_>)) -> Routed {
+    pub fn process(&mut self, batch: &[Reading], now: Now, keep: impl FnMut(To, Forwarded<'_>)) -> Routed {
         let mut count = Routed::default();
         for reading in batch {
             let stream = &mut self.streams[reading.stream.0 as usize];
@@ -205,7 +205,7 @@ impl Pipeline {
     }
 
     /// The same for messages.
-    pub fn process_messages(&mut self, batch: &[Message], now: Now, keep: impl FnMut(To, Kept<'_>)) -> Routed {
+    pub fn process_messages(&mut self, batch: &[Message], now: Now, keep: impl FnMut(To, Forwarded<'_>)) -> Routed {
         let mut count = Routed::default();
         for message in batch {
             let stream = &mut self.streams[message.stream.0 as usize];
@@ -224,7 +224,7 @@ impl Pipeline {
         count
     }
 
-    fn run_touched(&mut self, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
+    fn run_touched(&mut self, now: Now, mut keep: impl FnMut(To, Forwarded<'_>)) {
         while let Some(route) = self.touched.pop() {
             let Route { received, readings, messages, config, recorder, .. } = &mut self.routes[route];
             *received += (readings.input.len() + messages.input.len()) as u64;
@@ -236,7 +236,7 @@ impl Pipeline {
     }
 
     /// The sources have ended: every cell has the last word, and what it says goes on through the slots after it.
-    pub fn flush(&mut self, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
+    pub fn flush(&mut self, now: Now, mut keep: impl FnMut(To, Forwarded<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];
@@ -251,7 +251,7 @@ impl Pipeline {
     }
 
     /// Tells the cells whose interval has passed that time has. `clock_us` is the clock that ticks go by.
-    pub fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(To, Kept<'_>)) {
+    pub fn tick(&mut self, clock_us: u64, now: Now, mut keep: impl FnMut(To, Forwarded<'_>)) {
         for route in 0..self.routes.len() {
             for slot in 0..self.routes[route].slots.len() {
                 let Route { slots, readings, messages, .. } = &mut self.routes[route];
@@ -272,7 +272,7 @@ impl Pipeline {
         slot: &str,
         packet: Packet,
         now: Now,
-        mut keep: impl FnMut(To, Kept<'_>),
+        mut keep: impl FnMut(To, Forwarded<'_>),
     ) -> Replayed {
         let Some(index) = self.routes.iter().position(|other| other.id == route) else { return Replayed::NoSlot };
         let Route { slots, readings, messages, .. } = &mut self.routes[index];
@@ -281,9 +281,11 @@ impl Pipeline {
             return Replayed::NotCalled;
         }
         match (packet, slots[first].config().world.input()) {
-            (Packet::Reading(reading), Kind::Readings) => readings.input.push(reading),
-            (Packet::Message(message), Kind::Messages) => messages.input.push(Arc::unwrap_or_clone(message)),
-            (Packet::Reading(_) | Packet::Message(_), Kind::Readings | Kind::Messages) => return Replayed::NoSlot,
+            (Packet::Reading(reading), PacketKind::Readings) => readings.input.push(reading),
+            (Packet::Message(message), PacketKind::Messages) => messages.input.push(Arc::unwrap_or_clone(message)),
+            (Packet::Reading(_) | Packet::Message(_), PacketKind::Readings | PacketKind::Messages) => {
+                return Replayed::NoSlot;
+            }
         }
         slots[first].count_replayed();
         self.run(index, first, now, &mut keep);
@@ -303,9 +305,9 @@ impl Pipeline {
     }
 
     /// Gives what cells have logged and is not for the journal, in order for each slot, until a line is not taken.
-    pub(crate) fn take_lines(&mut self, mut take: impl FnMut(&str, &LogTo, &Line) -> bool) {
+    pub(crate) fn take_log(&mut self, mut take: impl FnMut(&str, &LogTo, &LogEntry) -> bool) {
         for slot in self.routes.iter_mut().flat_map(|route| &mut route.slots) {
-            slot.take_lines(&mut take);
+            slot.take_log(&mut take);
         }
     }
 
@@ -325,7 +327,7 @@ impl Pipeline {
     }
 
     /// Takes what a route has through its slots from `first` on.
-    fn run(&mut self, route: usize, first: usize, now: Now, keep: &mut impl FnMut(To, Kept<'_>)) {
+    fn run(&mut self, route: usize, first: usize, now: Now, keep: &mut impl FnMut(To, Forwarded<'_>)) {
         let Route { id, config, slots, forwarded, readings, messages, .. } = &mut self.routes[route];
         for slot in &mut slots[first..] {
             if readings.input.is_empty() && messages.input.is_empty() {
@@ -352,11 +354,11 @@ impl Pipeline {
             *forwarded += 1;
         }
         if !readings.input.is_empty() {
-            keep(to, Kept::Readings(&readings.input));
+            keep(to, Forwarded::Readings(&readings.input));
             readings.input.clear();
         }
         if !messages.input.is_empty() {
-            keep(to, Kept::Messages(&messages.input));
+            keep(to, Forwarded::Messages(&messages.input));
             messages.input.clear();
         }
     }
@@ -410,7 +412,7 @@ impl Pipeline {
     }
 
     /// What streams have had; later finds are added at the end.
-    pub(crate) fn kinds(&self) -> &[(StreamId, Kind)] {
+    pub(crate) fn kinds(&self) -> &[(StreamId, PacketKind)] {
         &self.kinds
     }
 

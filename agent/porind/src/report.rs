@@ -2,164 +2,107 @@
 
 use std::fmt::Write as _;
 
-use porin_core::time::Unix;
+use porin_core::{
+    health::State,
+    status::{
+        DeadLetterStatus, InputStatus, OutboxStatus, PartStatus, RefusedStream, RouteStatus, SinkStatus, SlotStatus,
+        Snapshot, SourceStatus, UpdateStatus, UplinkStatus,
+    },
+    time::Unix,
+    words::Word,
+};
 use serde_json::Value;
 
-/// Streams, routes, outbox and uplink, a line each.
+/// Uplink, sources, routes, outbox, a line each.
 #[must_use]
-pub(crate) fn report(status: &Value) -> String {
+pub(crate) fn report(status: &Snapshot) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut text, status);
     text
 }
 
-fn write(text: &mut String, status: &Value) -> std::fmt::Result {
-    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
+fn write(text: &mut String, status: &Snapshot) -> std::fmt::Result {
+    let Snapshot { gateway, version, epoch, uptime_s, .. } = status;
+    let clock = if status.clock_trusted { "" } else { "; the clock has not been set" };
+    writeln!(text, "gateway  {gateway}, porin {version}, up {uptime_s} s, epoch {epoch}{clock}")?;
+    let UplinkStatus { publishes, bytes, connections, last_error, .. } = &status.uplink;
+    let connected = if status.uplink.connected { "connected" } else { "NOT connected" };
+    let error = also("last error: ", last_error);
+    writeln!(text, "uplink   {connected}, {publishes} publishes, {bytes} bytes, {connections} connections{error}")?;
+    if let Some(update) = &status.update {
+        let UpdateStatus { state, cells_from, root_version, fleet, reason, refused } = update;
+        let (state, why, refused) = (state.word(), also("", reason), also("last refused: ", refused));
+        writeln!(text, "update   {state}, cells from {cells_from}, root {root_version} of {fleet}{why}{refused}")?;
+    }
+    status.sources.iter().try_for_each(|of| source(text, of))?;
+    status.routes.iter().try_for_each(|of| route(text, of))?;
+    for SinkStatus { name, ok, taken, done, lost, level, last_error, .. } in &status.sinks {
+        let works = if *ok { "works" } else { "FAILS" };
+        let level = level.map_or_else(String::new, |level| format!(" ({})", level.word()));
+        let error = also("last error: ", last_error);
+        writeln!(text, "sink     {name}: {works}{level}, {taken} taken, {done} done, {lost} lost{error}")?;
+    }
+    let OutboxStatus { waiting, waiting_bytes, acknowledged, evicted, expired, dead_lettered, resent, .. } =
+        &status.outbox;
+    let error = also("THE DISK FAILS: ", &status.outbox.disk_error);
     writeln!(
         text,
-        "gateway  {}, porin {}, up {} s, epoch {}{}",
-        word(&status["gateway"]),
-        word(&status["version"]),
-        number(&status["uptime_s"]),
-        word(&status["epoch"]),
-        if status["clock_trusted"] == true { "" } else { "; the clock has not been set" }
+        "outbox   {waiting} waiting ({waiting_bytes} bytes), {acknowledged} acknowledged, {evicted} evicted, {expired} expired, \
+         {dead_lettered} dead letters, {resent} sent again{error}"
     )?;
-    let uplink = &status["uplink"];
-    let connected = if uplink["connected"] == true { "connected" } else { "NOT connected" };
+    let DeadLetterStatus { found, added, waiting, replayed, discarded, evicted, .. } = status.dead_letters;
+    if found + added > 0 {
+        writeln!(
+            text,
+            "dead     {waiting} waiting, {replayed} replayed, {discarded} discarded, {evicted} evicted: `porind dead` lists them"
+        )?;
+    }
+    status.imbalance.iter().try_for_each(|wrong| writeln!(text, "DEFECT   {wrong}: please report it"))
+}
+
+fn source(text: &mut String, status: &SourceStatus) -> std::fmt::Result {
+    let SourceStatus { name, received, unrouted, refused, bad_rows, restarts, last_error, .. } = status;
+    let (ended, error) = (if status.ended { ", ended" } else { "" }, also("last error: ", last_error));
     writeln!(
         text,
-        "uplink   {connected}, {} publishes, {} bytes, {} connections{}",
-        number(&uplink["publishes"]),
-        number(&uplink["bytes"]),
-        number(&uplink["connections"]),
-        uplink["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
+        "source   {name}: {received} packets, {unrouted} unrouted, {refused} refused, {bad_rows} unreadable, {restarts} restarts{ended}{error}"
     )?;
-    let update = &status["update"];
-    if update.is_object() {
-        let why =
-            |key: &str, word: &str| update[key].as_str().map_or_else(String::new, |reason| format!("; {word}{reason}"));
-        writeln!(
-            text,
-            "update   {}, cells from {}, root {} of {}{}{}",
-            word(&update["state"]),
-            word(&update["cells_from"]),
-            number(&update["root_version"]),
-            word(&update["fleet"]),
-            why("reason", ""),
-            why("refused", "last refused: ")
-        )?;
+    for InputStatus { name, empty, last_empty, .. } in status.inputs.iter().filter(|input| input.empty > 0) {
+        let last = last_empty.as_deref().unwrap_or_default();
+        writeln!(text, "  input  {name}: {empty} inputs gave no packet, the last: {last}")?;
     }
-    for source in list("sources") {
-        writeln!(
-            text,
-            "source   {}: {} packets, {} unrouted, {} refused, {} unreadable, {} restarts{}{}",
-            word(&source["name"]),
-            number(&source["received"]),
-            number(&source["unrouted"]),
-            number(&source["refused"]),
-            number(&source["bad_rows"]),
-            number(&source["restarts"]),
-            if source["ended"] == true { ", ended" } else { "" },
-            source["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
-        )?;
-        let inputs = source["inputs"].as_array().into_iter().flatten();
-        for input in inputs.filter(|input| number(&input["empty"]) > 0) {
-            writeln!(
-                text,
-                "  input  {}: {} inputs gave no packet, the last: {}",
-                word(&input["name"]),
-                number(&input["empty"]),
-                word(&input["last_empty"])
-            )?;
-        }
-        for part in source["parts"].as_array().into_iter().flatten() {
-            writeln!(
-                text,
-                "  part   {}: {}, {} polls, {} failed, {} missed{}",
-                word(&part["name"]),
-                if part["ok"] == true { "answers" } else { "DOES NOT ANSWER" },
-                number(&part["polls"]),
-                number(&part["failures"]),
-                number(&part["missed"]),
-                part["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
-            )?;
-        }
-    }
-    for route in list("routes") {
-        writeln!(
-            text,
-            "route    {}: {} in, {} out",
-            word(&route["name"]),
-            number(&route["received"]),
-            number(&route["forwarded"])
-        )?;
-        for slot in route["slots"].as_array().into_iter().flatten() {
-            writeln!(
-                text,
-                "  slot   {}: {}{} in, {} out, {} faults, {} KB, {} sha256:{}{}",
-                word(&slot["name"]),
-                match slot["state"].as_str() {
-                    Some("running") | None => String::new(),
-                    Some(other) => format!("{} ", other.to_uppercase()),
-                },
-                number(&slot["input"]),
-                number(&slot["output"]),
-                number(&slot["faults"]),
-                number(&slot["memory_bytes"]) / 1_024,
-                word(&slot["from"]),
-                word(&slot["digest"]).get(..16).unwrap_or_default(),
-                slot["last_fault"].as_str().map_or_else(String::new, |fault| format!("; last fault: {fault}"))
-            )?;
-            for refused in slot["refused_streams"].as_array().into_iter().flatten() {
-                let (stream, reason) = (word(&refused["stream"]), word(&refused["reason"]));
-                writeln!(text, "    refuses stream {stream}: {reason}")?;
-            }
-        }
-    }
-    for sink in list("sinks") {
-        writeln!(
-            text,
-            "sink     {}: {}{}, {} taken, {} done, {} lost{}",
-            word(&sink["name"]),
-            if sink["ok"] == true { "works" } else { "FAILS" },
-            sink["level"].as_str().map_or_else(String::new, |level| format!(" ({level})")),
-            number(&sink["taken"]),
-            number(&sink["done"]),
-            number(&sink["lost"]),
-            sink["last_error"].as_str().map_or_else(String::new, |error| format!("; last error: {error}"))
-        )?;
-    }
-    let outbox = &status["outbox"];
-    writeln!(
-        text,
-        "outbox   {} waiting ({} bytes), {} acknowledged, {} evicted, {} expired, {} dead letters, {} sent again{}",
-        number(&outbox["waiting"]),
-        number(&outbox["waiting_bytes"]),
-        number(&outbox["acknowledged"]),
-        number(&outbox["evicted"]),
-        number(&outbox["expired"]),
-        number(&outbox["dead_lettered"]),
-        number(&outbox["resent"]),
-        outbox["disk_error"].as_str().map_or_else(String::new, |error| format!("; THE DISK FAILS: {error}"))
-    )?;
-    let dead = &status["dead_letters"];
-    if number(&dead["found"]) + number(&dead["added"]) > 0 {
-        writeln!(
-            text,
-            "dead     {} waiting, {} replayed, {} discarded, {} evicted: `porind dead` lists them",
-            number(&dead["waiting"]),
-            number(&dead["replayed"]),
-            number(&dead["discarded"]),
-            number(&dead["evicted"])
-        )?;
-    }
-    for wrong in list("imbalance") {
-        writeln!(text, "DEFECT   {}: please report it", word(&wrong))?;
+    for PartStatus { name, ok, polls, failures, missed, last_error } in &status.parts {
+        let (answers, error) = (if *ok { "answers" } else { "DOES NOT ANSWER" }, also("last error: ", last_error));
+        writeln!(text, "  part   {name}: {answers}, {polls} polls, {failures} failed, {missed} missed{error}")?;
     }
     Ok(())
+}
+
+fn route(text: &mut String, RouteStatus { name, received, forwarded, slots, .. }: &RouteStatus) -> std::fmt::Result {
+    writeln!(text, "route    {name}: {received} in, {forwarded} out")?;
+    for slot in slots {
+        let SlotStatus { name, input, output, faults, from, digest, last_fault, .. } = slot;
+        let state = match slot.state {
+            State::Running => String::new(),
+            other @ (State::BackOff | State::Quarantined) => other.word().to_uppercase() + " ",
+        };
+        let (memory, digest) = (slot.memory_bytes / 1_024, digest.get(..16).unwrap_or_default());
+        let fault = also("last fault: ", last_fault);
+        writeln!(
+            text,
+            "  slot   {name}: {state}{input} in, {output} out, {faults} faults, {memory} KB, {from} sha256:{digest}{fault}"
+        )?;
+        for RefusedStream { stream, reason } in &slot.refused_streams {
+            writeln!(text, "    refuses stream {stream}: {reason}")?;
+        }
+    }
+    Ok(())
+}
+
+/// What is said only if there is something to say.
+fn also(words: &str, of: &Option<String>) -> String {
+    of.as_ref().map_or_else(String::new, |of| format!("; {words}{of}"))
 }
 
 /// An answer about dead letters as a person reads it.

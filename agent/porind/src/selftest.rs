@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::Context;
 use porin_core::{
-    clock::{Chip, Kept},
+    clock::{Chip, ClockSync},
     config::{Board, Config},
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     time::{Now, Unix},
 };
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ pub fn selftest(cell: &str, folder: &Path) -> anyhow::Result<Value> {
         "kernel": line("/proc/sys/kernel/osrelease"),
         "processors": std::thread::available_parallelism().ok(),
         "memory_kb": memory,
-        "clock_is_kept": machine::clock_is_kept() == Kept::Right,
+        "clock_is_kept": machine::clock_is_kept() == ClockSync::Synchronised,
         "clock_chip": machine::clock_chip() == Chip::Present,
         "board": this_board()?,
         "cell": cell_speed(cell)?,
@@ -75,7 +75,7 @@ fn cell_speed(cell: &str) -> anyhow::Result<Value> {
     let start = Instant::now();
     let mut pipeline = crate::pipeline(&config)?;
     let start_us = us_since(start);
-    let stream = pipeline.admit("a", Kind::Readings).ok().context("there is room for one stream")?;
+    let stream = pipeline.admit("a", PacketKind::Readings).ok().context("there is room for one stream")?;
     #[allow(clippy::cast_precision_loss)]
     let reading = |time| Reading { time: Unix(time), value: (time % 7) as f64, stream, quality: Quality::GOOD };
     let batch: Vec<_> = (0..BATCH).map(reading).collect();

@@ -64,12 +64,12 @@ pub(crate) struct Sinks(Vec<Running>);
 
 struct Running {
     config: Sink,
-    kind: Kind,
+    kind: End,
 }
 
-enum Kind {
+enum End {
     File(file::Lines),
-    Gpio(gpio::Line),
+    Gpio(gpio::HeldLine),
     Mqtt(mqtt::Broker),
 }
 
@@ -90,7 +90,7 @@ impl Sinks {
         go.hang_up();
         for config in sinks {
             if !self.0.iter().any(|running| running.config == *config) {
-                self.0.push(Running { kind: Kind::start(config, certificate_time), config: config.clone() });
+                self.0.push(Running { kind: End::start(config, certificate_time), config: config.clone() });
             }
         }
         self.0.sort_by_key(|running| sinks.iter().position(|config| *config == running.config));
@@ -100,9 +100,9 @@ impl Sinks {
     pub(crate) fn give(&mut self, sink: &str, delivery: &Delivery<'_>, files: &mut Files) {
         let Some(running) = self.0.iter_mut().find(|running| running.config.name == sink) else { return };
         match &mut running.kind {
-            Kind::File(lines) => lines.add(delivery, files),
-            Kind::Gpio(line) => line.decide(delivery),
-            Kind::Mqtt(broker) => broker.publish(delivery),
+            End::File(lines) => lines.add(delivery, files),
+            End::Gpio(line) => line.decide(delivery),
+            End::Mqtt(broker) => broker.publish(delivery),
         }
     }
 
@@ -110,7 +110,7 @@ impl Sinks {
     /// last thing to hear of a stream that is no more, and what the new ones said to nobody is not said again.
     pub(crate) fn forget_decisions(&self, others_decide: impl Fn(&str) -> bool) {
         for Running { config, kind } in &self.0 {
-            if let Kind::Gpio(line) = kind
+            if let End::Gpio(line) = kind
                 && others_decide(&config.name)
             {
                 line.forget();
@@ -121,7 +121,7 @@ impl Sinks {
     /// Nothing is decided any more: output lines take their safe levels, before anything else is waited for.
     pub(crate) fn stop_lines(&self) {
         for running in &self.0 {
-            if let Kind::Gpio(line) = &running.kind {
+            if let End::Gpio(line) = &running.kind {
                 line.stop();
             }
         }
@@ -138,7 +138,7 @@ impl Sinks {
     /// Ends them all as they are. Brokers are told together, since each may take its time for the farewell.
     pub(crate) fn hang_up(self) {
         for running in &self.0 {
-            if let Kind::Mqtt(broker) = &running.kind {
+            if let End::Mqtt(broker) = &running.kind {
                 broker.stop();
             }
         }
@@ -147,17 +147,17 @@ impl Sinks {
     /// The batch is over: what was gathered of it is written together. Whether nothing is left that could leave.
     pub(crate) fn write(&mut self, files: &mut Files) -> bool {
         self.0.iter_mut().fold(true, |all, running| match &mut running.kind {
-            Kind::File(lines) => lines.write(files) && all,
-            Kind::Gpio(_) => all,
-            Kind::Mqtt(broker) => broker.is_idle() && all,
+            End::File(lines) => lines.write(files) && all,
+            End::Gpio(_) => all,
+            End::Mqtt(broker) => broker.is_idle() && all,
         })
     }
 
     pub(crate) fn status(&self) -> Vec<SinkStatus> {
         let status = |running: &Running| match &running.kind {
-            Kind::File(lines) => lines.status(),
-            Kind::Gpio(line) => line.status(),
-            Kind::Mqtt(broker) => broker.status(),
+            End::File(lines) => lines.status(),
+            End::Gpio(line) => line.status(),
+            End::Mqtt(broker) => broker.status(),
         };
         self.0.iter().map(status).collect()
     }
@@ -174,12 +174,12 @@ pub(crate) fn has_other_routes(sink: &str, before: &CellSet, after: &CellSet) ->
     !before.routes.iter().filter(ends_here).eq(after.routes.iter().filter(ends_here))
 }
 
-impl Kind {
+impl End {
     fn start(Sink { name, kind }: &Sink, certificate_time: &watch::Sender<CertificateTime>) -> Self {
         let status = SinkStatus { name: name.clone(), ok: true, ..SinkStatus::default() };
         match kind {
             SinkKind::File(file) => Self::File(file::Lines::new(file.clone(), status)),
-            SinkKind::Gpio(line) => Self::Gpio(gpio::Line::start(line.clone(), status)),
+            SinkKind::Gpio(line) => Self::Gpio(gpio::HeldLine::start(line.clone(), status)),
             SinkKind::Mqtt(local) => Self::Mqtt(mqtt::Broker::start(local, status, certificate_time.subscribe())),
         }
     }
@@ -212,8 +212,8 @@ mod tests {
             Delivery { packet: &packet, id: RouteId(0), route: "alarm", stream: "s", unit: "", age: Age::Now };
         sinks.give("siren", &delivery, &mut files);
         let is_on = |sinks: &Sinks| match &sinks.0[0].kind {
-            Kind::Gpio(line) => line.level() == Level::High,
-            Kind::File(_) | Kind::Mqtt(_) => false,
+            End::Gpio(line) => line.level() == Level::High,
+            End::File(_) | End::Mqtt(_) => false,
         };
         assert!(is_on(&sinks));
         let forget = |sinks: &Sinks, now: &Config| {

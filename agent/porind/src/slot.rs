@@ -23,11 +23,12 @@ use porin_core::{
     setup::{Setup, StreamInfo},
     status::SlotStatus,
     time::{Monotonic, Now, Unix},
+    words::Word,
 };
 use tracing::{error, warn};
 
 pub(crate) use self::any::AnySlot;
-pub(crate) use self::log::Line;
+pub(crate) use self::log::LogEntry;
 use self::{log::SlotLog, refused::RefusedStreams};
 use crate::{machine, store::Digest};
 
@@ -321,7 +322,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
     /// Numbers for the status.
     pub(crate) fn status(&self) -> SlotStatus {
         let memory_bytes = self.cell.as_ref().map_or(0, |cell| cell.memory().len());
-        let state = self.health.state(self.now).name();
+        let state = self.health.state(self.now);
         let (log_lines_dropped, log_lines_unwritten) = (self.log.dropped, self.log.unwritten);
         let (streams_refused, refused_streams) = (self.refused.len(), self.refused.shown());
         SlotStatus {
@@ -338,7 +339,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
     fn call(&mut self, batch: &[I], now: Now, out: &mut Vec<O>) -> Result<(), Fault> {
         let Some(cell) = &mut self.cell else {
             let last = self.status.last_fault.as_deref().unwrap_or("it could not be made again");
-            return Err(Fault::NoCell(format!("{}, last: {last}", self.health.state(self.now).name())));
+            return Err(Fault::NoCell(format!("{}, last: {last}", self.health.state(self.now).word())));
         };
         let before = out.len();
         let start = Instant::now();
@@ -426,7 +427,7 @@ impl<I: CellPacket + Into<Packet>, O: CellPacket> Slot<I, O> {
     }
 
     /// What it has logged that is not for the journal; lines that `take` does not take stay.
-    pub(crate) fn take_lines(&mut self, take: impl FnMut(&str, &LogTo, &Line) -> bool) {
+    pub(crate) fn take_log(&mut self, take: impl FnMut(&str, &LogTo, &LogEntry) -> bool) {
         self.log.take(take);
     }
 }

@@ -1,6 +1,6 @@
 //! The status socket: a line asks, JSON answers.
 //!
-//! `status` gets a snapshot, and the connection is closed. `tap PATTERN` gets a line for each packet on streams that the
+//! `status` gets a snapshot, `report` the same as text, `doctor` what is wrong in it, and the connection is closed. `tap PATTERN` gets a line for each packet on streams that the
 //! pattern chooses, as sources make it and as routes keep it, until one side closes. A tap never slows the packets
 //! down: what it cannot take is counted and left out. `dead list`, `dead replay all`, `dead discard 3 4` are about dead letters; what
 //! changes something is for root and the agent's own user.
@@ -24,7 +24,9 @@ use tokio::{
 };
 
 use crate::{
+    doctor::{self, Finding},
     inbox::{DeadQuestion, Doorbell, Question, Which},
+    report::report,
     tap::{TAP_QUEUE, Tap},
 };
 
@@ -110,8 +112,13 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
     let mut reader = BufReader::new(reader.take(MAX_QUESTION));
     tokio::time::timeout(PATIENCE, reader.read_line(&mut question)).await??;
     match question.trim_end().split_once(' ') {
-        None if question.trim_end() == "status" => {
-            let answer = serde_json::to_vec(&questions.snapshot().await?)?;
+        None if ["status", "report", "doctor"].contains(&question.trim_end()) => {
+            let snapshot = questions.snapshot().await?;
+            let answer = match question.trim_end() {
+                "report" => report(&snapshot).into_bytes(),
+                "doctor" => serde_json::to_vec(&doctor::about(&snapshot))?,
+                _ => serde_json::to_vec(&snapshot)?,
+            };
             tokio::time::timeout(PATIENCE, writer.write_all(&answer)).await??;
         }
         // A question that was cut off is not carried out.
@@ -144,7 +151,7 @@ async fn answer(stream: UnixStream, questions: &Questions) -> anyhow::Result<()>
                 writer.write_all(format!("{{\"error\":{:?}}}\n", format!("`{pattern}`: {error}")).as_bytes()).await?
             }
         },
-        _ => writer.write_all(b"{\"error\":\"ask `status`, `dead` or `tap PATTERN`\"}\n").await?,
+        _ => writer.write_all(b"{\"error\":\"ask `status`, `report`, `doctor`, `dead` or `tap PATTERN`\"}\n").await?,
     }
     writer.shutdown().await?;
     Ok(())
@@ -213,6 +220,29 @@ fn connect(socket: &str, question: &str) -> anyhow::Result<BlockingStream> {
 /// If there is no agent at the socket, or it does not answer.
 pub fn ask(socket: &str) -> anyhow::Result<String> {
     answer_to(socket, "status")
+}
+
+/// Asks a running agent for its status as a person reads it.
+///
+/// # Errors
+/// If there is no agent at the socket, or it does not answer.
+pub(crate) fn ask_report(socket: &str) -> anyhow::Result<String> {
+    answer_to(socket, "report").and_then(|text| understood(text, socket))
+}
+
+/// Asks a running agent what it finds about itself.
+///
+/// # Errors
+/// If there is no agent at the socket, or it does not answer.
+pub(crate) fn ask_doctor(socket: &str) -> anyhow::Result<Vec<Finding>> {
+    let text = answer_to(socket, "doctor").and_then(|text| understood(text, socket))?;
+    serde_json::from_str(&text).with_context(|| format!("the answer of the agent at {socket}"))
+}
+
+/// An agent of an older porin does not know every question.
+fn understood(text: String, socket: &str) -> anyhow::Result<String> {
+    ensure!(!text.starts_with("{\"error\""), "the agent at {socket} is of an older porin: restart it");
+    Ok(text)
 }
 
 /// Asks a running agent about dead letters: `list`, `replay all`, `discard 3 4`. Gives the JSON of its answer.

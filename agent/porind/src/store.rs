@@ -23,7 +23,7 @@ use porin_core::{
     dead::{DeadCommit, DeadLetter},
     ids::{Epoch, Seq, StreamId},
     outbox::{Load, Loaded, QueueCommit, Stored},
-    packet::Kind,
+    packet::PacketKind,
     record::Record,
     time::Unix,
     trust::Release,
@@ -63,7 +63,7 @@ pub(crate) struct Commit {
     /// New names from this id on.
     pub(crate) streams: (u32, Vec<String>),
     /// Streams that are found to have packets of a kind.
-    pub(crate) kinds: Vec<(Kind, u32, String)>,
+    pub(crate) kinds: Vec<(PacketKind, u32, String)>,
     /// By slot: digest of the component, state.
     pub(crate) states: Vec<(String, Digest, Vec<u8>)>,
     /// Packets on which cells faulted.
@@ -200,12 +200,12 @@ impl Store {
     }
 
     /// What streams have had.
-    pub(crate) fn stream_kinds(&self) -> anyhow::Result<Vec<(StreamId, Kind)>> {
+    pub(crate) fn stream_kinds(&self) -> anyhow::Result<Vec<(StreamId, PacketKind)>> {
         self.with(|db| {
             let table = db.begin_read()?.open_table(NAMES)?;
             let mut kinds = Vec::new();
             for (names, kind) in
-                [(Names::StreamsWithMessages, Kind::Messages), (Names::StreamsWithReadings, Kind::Readings)]
+                [(Names::StreamsWithMessages, PacketKind::Messages), (Names::StreamsWithReadings, PacketKind::Readings)]
             {
                 for row in table.range((names as u8, 0)..=(names as u8, u32::MAX))? {
                     kinds.push((StreamId(row?.0.value().1), kind));
@@ -346,8 +346,8 @@ impl Store {
                 }
                 for (kind, id, name) in &commit.kinds {
                     let names_of = match kind {
-                        Kind::Messages => Names::StreamsWithMessages,
-                        Kind::Readings => Names::StreamsWithReadings,
+                        PacketKind::Messages => Names::StreamsWithMessages,
+                        PacketKind::Readings => Names::StreamsWithReadings,
                     };
                     names.insert((names_of as u8, *id), name.as_str())?;
                 }

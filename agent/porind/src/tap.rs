@@ -28,7 +28,7 @@ pub(crate) struct Tap {
 
 /// A packet on its way in, or kept by a route.
 #[derive(Serialize)]
-struct Line<'a> {
+struct TappedPacket<'a> {
     at: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
@@ -43,7 +43,7 @@ struct Line<'a> {
     quality: u32,
 }
 
-impl<'a> Line<'a> {
+impl<'a> TappedPacket<'a> {
     fn new(pipeline: &'a Pipeline, route: Option<RouteId>, stream: &'a str, time_us: u64, quality: u32) -> Self {
         let at = if route.is_some() { "out" } else { "in" };
         let route = route.map(|route| pipeline.route(route).map_or("", |route| &route.name));
@@ -75,7 +75,7 @@ impl Tap {
         }
         let value = RawValue::from_string(payload::value_as_json(*value)).ok();
         let (time_us, quality, stream) = (time.0, quality.0, pipeline.name(*stream));
-        self.line(&Line { value, ..Line::new(pipeline, route, stream, time_us, quality) });
+        self.line(&TappedPacket { value, ..TappedPacket::new(pipeline, route, stream, time_us, quality) });
     }
 
     /// Shows a message likewise.
@@ -86,7 +86,7 @@ impl Tap {
         }
         let (time_us, quality, stream) = (time.0, quality.0, pipeline.name(*stream));
         let (topic, bytes) = (Some(&**topic), Some(payload.len()));
-        self.line(&Line { topic, bytes, ..Line::new(pipeline, route, stream, time_us, quality) });
+        self.line(&TappedPacket { topic, bytes, ..TappedPacket::new(pipeline, route, stream, time_us, quality) });
     }
 
     /// Shows a packet that a route keeps.
@@ -108,7 +108,7 @@ impl Tap {
         room
     }
 
-    fn line(&mut self, line: &Line<'_>) {
+    fn line(&mut self, line: &TappedPacket<'_>) {
         if self.missed > 0 && self.lines.try_send(format!("{{\"missed\":{}}}\n", self.missed)).is_ok() {
             self.missed = 0;
         }

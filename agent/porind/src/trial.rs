@@ -21,7 +21,7 @@ use porin_core::{
 };
 use tracing::warn;
 
-use crate::pipeline::{Kept, Pipeline, To};
+use crate::pipeline::{Forwarded, Pipeline, To};
 
 /// Whose output is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,8 @@ impl Trial {
     pub(crate) fn both<R>(
         &mut self,
         pipeline: &mut Pipeline,
-        call: impl Fn(&mut Pipeline, &mut dyn FnMut(To, Kept<'_>)) -> R,
-        keep: &mut dyn FnMut(To, Kept<'_>),
+        call: impl Fn(&mut Pipeline, &mut dyn FnMut(To, Forwarded<'_>)) -> R,
+        keep: &mut dyn FnMut(To, Forwarded<'_>),
         earlier: &mut u64,
     ) -> R {
         self.mark.set(true);
@@ -157,7 +157,7 @@ impl Trial {
     /// Dead letters and log lines of the set whose output is not sent are nobody's.
     pub(crate) fn forget_side_effects(&mut self) {
         self.other.take_dead(porin_core::time::Unix(0), drop);
-        self.other.take_lines(|_, _, _| true);
+        self.other.take_log(|_, _, _| true);
     }
 
     /// When the set whose output is not sent wants to hear of the time.
@@ -174,7 +174,7 @@ fn worse(before: &[SlotStatus], after: &[SlotStatus], old: &[SlotStatus]) -> Opt
     let found = before.iter().zip(after).find(|(before, after)| {
         let (faults, faulted) = (after.faults - before.faults, after.faulted - before.faulted);
         match old.iter().find(|old| old.name == after.name) {
-            Some(old) if old.state == State::Quarantined.name() => false,
+            Some(old) if old.state == State::Quarantined => false,
             Some(old) => faults > troubles(old).0 || faulted > troubles(old).1,
             None => faults > 0 || faulted > 0,
         }
@@ -214,19 +214,19 @@ enum Packets {
 }
 
 impl Held {
-    fn push(&mut self, to: To, kept: Kept<'_>) {
+    fn push(&mut self, to: To, kept: Forwarded<'_>) {
         let packets = match kept {
-            Kept::Readings(readings) => Packets::Readings(readings.to_vec()),
-            Kept::Messages(messages) => Packets::Messages(messages.to_vec()),
+            Forwarded::Readings(readings) => Packets::Readings(readings.to_vec()),
+            Forwarded::Messages(messages) => Packets::Messages(messages.to_vec()),
         };
         self.0.push((to, packets));
     }
 
-    fn give(&self, keep: &mut dyn FnMut(To, Kept<'_>)) {
+    fn give(&self, keep: &mut dyn FnMut(To, Forwarded<'_>)) {
         for (to, packets) in &self.0 {
             match packets {
-                Packets::Readings(readings) => keep(*to, Kept::Readings(readings)),
-                Packets::Messages(messages) => keep(*to, Kept::Messages(messages)),
+                Packets::Readings(readings) => keep(*to, Forwarded::Readings(readings)),
+                Packets::Messages(messages) => keep(*to, Forwarded::Messages(messages)),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use porin_core::{
     config::Config,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     time::{Now, Unix},
 };
 use porin_test_support::target_dir;
@@ -48,7 +48,7 @@ fn a_packet_costs_no_allocation() {
     );
     let mut pipeline =
         porind::pipeline(&Config::parse(&config).expect("good")).expect("the cell is built by `make test`");
-    let stream = pipeline.admit("a", Kind::Readings).expect("room");
+    let stream = pipeline.admit("a", PacketKind::Readings).expect("room");
     let reading = |time: u64| Reading { time: Unix(time), value: (time % 7) as f64, stream, quality: Quality::GOOD };
     let batch: Vec<_> = (0..64).map(reading).collect();
     let mut run = |batches: u64| {

@@ -8,13 +8,14 @@ use std::{fs, path::Path};
 
 use porin_core::{
     config::Config,
+    health::State,
     limits::CellLimits,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     status::SlotStatus,
     time::{Monotonic, Now, Unix},
 };
 use porin_test_support::{Ends, Hostile, rows, target_dir, top, zoo};
-use porind::{Kept, Pipeline};
+use porind::{Forwarded, Pipeline};
 
 /// Failed calls after which a cell is called no more: the default.
 const FAULTS: u64 = 16;
@@ -42,13 +43,13 @@ fn config(hostile: Option<&Path>, policy: &str) -> Config {
 /// Recorded data through the pipeline. `None`: it does not even start.
 fn run(config: &Config, readings: &[Reading]) -> Option<(Output, Pipeline)> {
     let mut pipeline = porind::pipeline(config).ok()?;
-    let stream = pipeline.admit("buoy/temp", Kind::Readings).expect("there is room");
+    let stream = pipeline.admit("buoy/temp", PacketKind::Readings).expect("there is room");
     let good = pipeline.status().0.iter().position(|route| route.name == "good").expect("it is there");
     let mut output = Output::new();
     let mut now = Now::default();
-    let mut keep = |to: porind::To, kept: Kept<'_>| {
+    let mut keep = |to: porind::To, kept: Forwarded<'_>| {
         if to.route.0 as usize == good
-            && let Kept::Readings(readings) = kept
+            && let Forwarded::Readings(readings) = kept
         {
             output.extend(readings.iter().map(|reading| (reading.time.0, reading.value.to_bits())));
         }
@@ -111,7 +112,7 @@ fn a_neighbours_output_is_the_same_bit_by_bit_beside_every_hostile_cell_and_what
         let fate = [dropped, passed, dead_lettered][number % 3];
         assert!(fate == faulted, "{name}: {bad:?}");
         if name == "loops in process" {
-            assert_eq!((bad.state, *processed), ("quarantined", 0));
+            assert_eq!((bad.state, *processed), (State::Quarantined, 0));
         }
         drop(pipeline);
         warm = if warm == 0 { resident_kb() } else { warm };

@@ -61,7 +61,7 @@ impl Accounts {
             let ended = ["confirmed", "rejected", "rolled-back", "inconsistent"].contains(&account.state.name());
             ended && account.desired.as_ref().is_some_and(|(_, number)| *number == seq)
         });
-        let code = account.reason.map(|reason| reason.code).unwrap_or_default();
+        let code = account.reason.map_or_else(String::new, |reason| reason.code.to_string());
         (account.state.name().to_owned(), code)
     }
 

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_core::config::Level;
+use porin_core::{config::Level, words::Word};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

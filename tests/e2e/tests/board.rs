@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_core::config::Level;
+use porin_core::{config::Level, words::Word};
 use porin_e2e::{
     Subscriber,
     appliance::{ID, Owner, PASSWORD, image},

@@ -7,7 +7,10 @@ use std::{
     process::{Command, Output},
 };
 
-use porin_core::trust::{self, Envelope, Key, Kind, Role, Root, Signature, Verified, documents::Document};
+use porin_core::{
+    reason::Code,
+    trust::{self, DocumentKind, Envelope, Key, Role, Root, Signature, Verified, documents::Document},
+};
 use porin_e2e::program;
 use porin_test_support::target_dir;
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -123,9 +126,9 @@ fn a_release_is_what_a_gateway_with_the_same_root_takes() {
     assert!(pieces == release.pieces && trust::Digest::of(&component) == release.sha256);
     assert_eq!((release.health.min_per_mille, release.health.max_per_mille), (10, 500));
     assert_eq!(said["release"], envelope.digest().to_string());
-    assert_eq!(check(&owner.root(1), 8).expect_err("below").code(), "below-floor");
+    assert_eq!(check(&owner.root(1), 8).expect_err("below").code(), Code::BelowFloor);
     // Nobody else's.
-    assert_eq!(check(&Owner::new().root(1), 0).expect_err("unknown key").code(), "too-few-signatures");
+    assert_eq!(check(&Owner::new().root(1), 0).expect_err("unknown key").code(), Code::TooFewSignatures);
 }
 
 #[test]
@@ -222,8 +225,8 @@ fn a_root_that_would_not_count_is_not_written() {
     let key = |pair: &Ed25519KeyPair| Key(pair.public_key().as_ref().try_into().expect("32 bytes"));
     let role = Role { keys: pairs.iter().map(key).collect(), threshold: 2 };
     let root = Root { root: role, ..(*owner.root(1)).clone() };
-    let mut envelope = Envelope { kind: Kind::Root, payload: root.encode(), signatures: vec![] };
-    let input = trust::signing_input(Kind::Root, &envelope.payload);
+    let mut envelope = Envelope { kind: DocumentKind::Root, payload: root.encode(), signatures: vec![] };
+    let input = trust::signing_input(DocumentKind::Root, &envelope.payload);
     for pair in &pairs {
         let bytes = pair.sign(&input).as_ref().try_into().expect("64 bytes");
         envelope.signatures.push(Signature::new(&key(pair), bytes));

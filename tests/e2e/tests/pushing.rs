@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use porin_core::trust::Reported;
+use porin_core::{reason::Code, trust::Reported};
 use porin_e2e::{Accounts, Broker, Gateway, Operator, Process, Subscriber, wait_until};
 use porin_test_support::{EMPTY, WatCell, authority, marking_cell, target_dir};
 use serde_json::{Value, json};
@@ -220,7 +220,8 @@ fn a_group_is_pushed_to_at_once_and_a_gateway_that_wants_its_word_back_is_enroll
     // One that comes later takes up what is there for its group, and says that it cannot tell how old it is. The next push proves it.
     let (late, _later) = gateway("late", broker.port, &operator, groups);
     accounts.wait("late", "it runs what its group does", |account| {
-        account.state.name() == "confirmed" && account.reason.as_ref().is_some_and(|reason| reason.code == "unproven")
+        account.state.name() == "confirmed"
+            && account.reason.as_ref().is_some_and(|reason| reason.code == Code::Unproven)
     });
     assert_eq!(from(&late, "mark"), "release acme/mark 0.1.0, number 1");
     let (code, said, stderr) = operator.push(&cell, "group:north", &["--slot", "mark", "--seq", "3"]);

@@ -9,6 +9,7 @@ use std::{
 
 use porin_core::{
     payload,
+    reason::Code,
     trust::{Health, Release},
 };
 use porin_e2e::{Accounts, Broker, Gateway, Process, Subscriber, porind, wait_until};
@@ -237,7 +238,9 @@ fn bad_cells_are_refused_or_rolled_back_by_themselves_and_no_packet_is_lost() {
         accounts.retain(&[order("gw1", seq, None, &set(&published, slot, QUICK))]);
         let account = if ends.0 == "refused" {
             // Somebody may have taken the signatures off on the way: it waits for a whole one.
-            accounts.wait("gw1", what, |account| account.refused.as_ref().is_some_and(|reason| reason.code == ends.1))
+            accounts.wait("gw1", what, |account| {
+                account.refused.as_ref().is_some_and(|reason| reason.code.word() == ends.1)
+            })
         } else {
             let (state, code) = accounts.end_of("gw1", seq);
             assert_eq!((state.as_str(), code.as_str()), ends, "{what}");
@@ -264,7 +267,7 @@ fn documents_that_do_not_count_change_nothing_and_the_reason_is_reported() {
     // Not even a good one, as long as nobody knows whether it is new.
     accounts.retain(&[order("gw1", 1, None, &set(&good, "", QUICK))]);
     accounts.wait("gw1", "the gateway wants its word back", |account| {
-        account.refused.as_ref().is_some_and(|reason| reason.code == "other-nonce")
+        account.refused.as_ref().is_some_and(|reason| reason.code == Code::OtherNonce)
     });
     let first = order("gw1", 1, accounts.nonce("gw1"), &set(&other, "", QUICK));
     accounts.retain(std::slice::from_ref(&first));
@@ -295,7 +298,7 @@ fn documents_that_do_not_count_change_nothing_and_the_reason_is_reported() {
         let before = accounts.last("gw1").expect("it reports").refusals;
         accounts.retain(&[("porin/v1/gw/gw1/desired".into(), document)]);
         let account = accounts.wait("gw1", code, |account| account.refusals > before);
-        assert_eq!(account.refused.expect("a reason").code, code);
+        assert_eq!(account.refused.expect("a reason").code.word(), code);
         assert_eq!(
             (account.state.name(), account.slots[0].release.as_ref().map(|release| release.seq)),
             ("confirmed", Some(1))
@@ -405,10 +408,10 @@ fn a_store_that_was_lost_takes_nothing_until_the_operator_gives_the_new_ones_wor
     agent = gateway.run(&["--json"]);
     let account = accounts
         .wait("gw1", "it refuses what is retained", |account| account.key != before.key && account.refused.is_some());
-    assert_eq!((account.state.name(), account.refused.expect("a reason").code), ("local", "other-nonce".into()));
+    assert_eq!((account.state.name(), account.refused.expect("a reason").code), ("local", Code::OtherNonce));
     assert!(account.slots[0].release.is_none() && account.nonce.is_some() && account.floors.is_empty());
     let reason = account.reason.expect("why it waits");
-    assert_eq!(reason.code, "lost-store");
+    assert_eq!(reason.code, Code::LostStore);
     assert!(reason.text.contains("floors that are gone: acme/cell 1"), "{reason}");
     accounts.retain(&[order("gw1", 2, account.nonce, &set(&new, "", QUICK))]);
     assert_eq!(accounts.end_of("gw1", 2).0, "confirmed");

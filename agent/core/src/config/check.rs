@@ -31,12 +31,13 @@ use crate::{
     clock::Trust,
     ids::{Overflow, Priority, QueueId},
     outbox::{Bounds, Publish},
-    packet::Kind,
+    packet::PacketKind,
     payload::Encoding,
     setup::{Param, Value},
     stream::{MAX_NAME_BYTES, MAX_NAME_SLASHES, Pattern, check_name},
     topic::TopicKind,
     trust::documents::is_name,
+    words::Word,
 };
 
 /// Bytes of a topic: AWS IoT's limit.
@@ -239,8 +240,8 @@ impl Parser<'_> {
                 parsed.or_else(|error| self.fail(text.span(), format!("streams `{}`: {error}", text.get_ref())))
             };
             let streams = raw.streams.iter().map(pattern).collect::<Checked<Vec<_>>>()?;
-            let kinds = [Kind::Readings, Kind::Messages].map(|kind| (kind.name(), kind));
-            let input = self.one_of(raw.packets.as_ref(), "packets", Kind::Readings, &kinds)?;
+            let kinds = [PacketKind::Readings, PacketKind::Messages].map(|kind| (kind.name(), kind));
+            let input = self.one_of(raw.packets.as_ref(), "packets", PacketKind::Readings, &kinds)?;
             let mut flowing = input;
             let mut chain = Vec::new();
             for name in &raw.slots {
@@ -263,11 +264,11 @@ impl Parser<'_> {
             }
             let publishes = [("at-once", Publish::AtOnce), ("after-commit", Publish::AfterCommit)];
             let publish = self.one_of(raw.publish.as_ref(), "publish", Publish::AtOnce, &publishes)?;
-            let priority = self.one_of(raw.priority.as_ref(), "priority", Priority::Normal, &Priority::ALL)?;
-            let overflow = self.one_of(raw.overflow.as_ref(), "overflow", Overflow::DropOldest, &Overflow::ALL)?;
+            let priority = self.one_of(raw.priority.as_ref(), "priority", Priority::Normal, Priority::WORDS)?;
+            let overflow = self.one_of(raw.overflow.as_ref(), "overflow", Overflow::DropOldest, Overflow::WORDS)?;
             let expire_us = self.expire(raw.expire.as_ref())?.unwrap_or(u64::MAX);
             let encoding = self.one_of(raw.encoding.as_ref(), "encoding", Encoding::Json, &Encoding::ALL)?;
-            if flowing == Kind::Messages && encoding != Encoding::Json {
+            if flowing == PacketKind::Messages && encoding != Encoding::Json {
                 let span = raw.encoding.as_ref().map_or(0..0, Spanned::span);
                 return self.fail(
                     span,

@@ -3,6 +3,7 @@
 use alloc::{boxed::Box, string::String};
 
 use super::{Broker, LinkConfig, TopicTemplate};
+use crate::words::Word;
 
 /// The name by which routes mean the uplink.
 pub const UPLINK: &str = "uplink";
@@ -111,9 +112,6 @@ pub enum Level {
 }
 
 impl Level {
-    /// Every one, by its word in a configuration.
-    pub const ALL: [(&'static str, Self); 2] = [("low", Self::Low), ("high", Self::High)];
-
     /// The other one.
     #[must_use]
     pub const fn other(self) -> Self {
@@ -122,13 +120,8 @@ impl Level {
             Self::High => Self::Low,
         }
     }
+}
 
-    /// Its word.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::High => "high",
-        }
-    }
+impl Word for Level {
+    const WORDS: &'static [(&'static str, Self)] = &[("low", Self::Low), ("high", Self::High)];
 }

@@ -265,7 +265,7 @@ slots = ["short", "frames", "quiet"]
 #[test]
 fn only_a_decoding_slot_changes_what_a_route_carries() {
     let route = &Config::parse(DECODES).expect("it is good").cells.routes[0];
-    assert_eq!((route.input, route.slots[1].world.output()), (Kind::Messages, Kind::Readings));
+    assert_eq!((route.input, route.slots[1].world.output()), (PacketKind::Messages, PacketKind::Readings));
     let check = |good: &str, bad: &str, expected: &str| refuses(DECODES, good, bad, expected);
     check(
         "\"short\", \"frames\"",

@@ -7,7 +7,7 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Digest, Key, Kind, Refusal};
+use super::{Digest, DocumentKind, Key, Refusal};
 use crate::{limits::CellLimits, time::Unix};
 
 const VERSION: u8 = 1;
@@ -162,7 +162,7 @@ const REQUEST_US: u64 = 3_600_000_000;
 /// What is signed.
 pub trait Document: Serialize + DeserializeOwned {
     /// What it is.
-    const KIND: Kind;
+    const KIND: DocumentKind;
 
     /// What is wrong with its texts and numbers.
     ///
@@ -196,7 +196,7 @@ pub trait Document: Serialize + DeserializeOwned {
 }
 
 impl Document for Root {
-    const KIND: Kind = Kind::Root;
+    const KIND: DocumentKind = DocumentKind::Root;
 
     fn check(&self) -> Result<(), &'static str> {
         let Self { version, fleet, root, operator, publishers, .. } = self;
@@ -214,7 +214,7 @@ impl Document for Root {
 }
 
 impl Document for Release {
-    const KIND: Kind = Kind::Release;
+    const KIND: DocumentKind = DocumentKind::Release;
 
     fn check(&self) -> Result<(), &'static str> {
         let Self { cell, semver, size, pieces, world, imports, boards, health, .. } = self;
@@ -232,7 +232,7 @@ impl Document for Release {
 }
 
 impl Document for Desired {
-    const KIND: Kind = Kind::Desired;
+    const KIND: DocumentKind = DocumentKind::Desired;
 
     fn check(&self) -> Result<(), &'static str> {
         let (Target::Gateway(name) | Target::Group(name)) = &self.target;
@@ -244,7 +244,7 @@ impl Document for Desired {
 }
 
 impl Document for Request {
-    const KIND: Kind = Kind::Request;
+    const KIND: DocumentKind = DocumentKind::Request;
 
     fn check(&self) -> Result<(), &'static str> {
         ensure(is_name(&self.fleet) && is_name(&self.gateway), "a fleet's and a gateway's name")?;

@@ -7,7 +7,7 @@ use alloc::{format, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Key, Kind, Refusal};
+use super::{Digest, DocumentKind, Key, Refusal};
 
 /// Bytes of an envelope. The largest documents are desired states of some twenty slots, 6 KB.
 pub const MAX_ENVELOPE: usize = 16_384;
@@ -21,7 +21,7 @@ const VERSION: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// What it is.
-    pub kind: Kind,
+    pub kind: DocumentKind,
     /// The document's bytes.
     pub payload: Vec<u8>,
     /// Who says so.
@@ -47,7 +47,7 @@ struct V1<'a> {
 
 /// The bytes that are signed for a document: DSSE 1.0.2, "PAE".
 #[must_use]
-pub fn signing_input(kind: Kind, payload: &[u8]) -> Vec<u8> {
+pub fn signing_input(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
     let media_type = kind.media_type();
     let mut bytes = format!("DSSEv1 {} {media_type} {} ", media_type.len(), payload.len()).into_bytes();
     bytes.extend_from_slice(payload);
@@ -87,7 +87,7 @@ impl Envelope {
         }
         let broken = Refusal::Malformed("a damaged envelope");
         let (V1 { kind, payload, signatures }, rest) = postcard::take_from_bytes(rest).map_err(|_| broken.clone())?;
-        let kind = Kind::ALL.into_iter().find(|known| known.number() == kind);
+        let kind = DocumentKind::ALL.into_iter().find(|known| known.number() == kind);
         let kind = kind.ok_or(Refusal::Malformed("a document of no known kind"))?;
         if !rest.is_empty() {
             return Err(broken);

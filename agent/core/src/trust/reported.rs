@@ -8,13 +8,14 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Digest, Key, Kind, Target,
+    Digest, DocumentKind, Key, Target,
     documents::{Document, MAX_NAMES, MAX_SET, are_names, ensure, is_name},
 };
-use crate::time::Unix;
-
-/// Bytes of a sentence that says why.
-pub const MAX_TEXT: usize = 400;
+use crate::{
+    reason::{MAX_TEXT, Reason},
+    time::Unix,
+    words::Word,
+};
 
 /// Slots and floors that are told of. More do not fit into a desired state.
 const MAX_LIST: usize = 128;
@@ -74,9 +75,10 @@ pub enum ClockWord {
 }
 
 /// What a gateway is doing about its desired state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpdateState {
     /// There is none: the owner's configuration runs.
+    #[default]
     Local,
     /// Parts of it are on their way.
     Fetching,
@@ -107,58 +109,34 @@ impl UpdateState {
             Self::Local | Self::Confirmed | Self::Rejected | Self::RolledBack | Self::Inconsistent => false,
         }
     }
+}
 
+impl UpdateState {
     /// The word for it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Fetching => "fetching",
-            Self::Stalled => "stalled",
-            Self::Staged => "staged",
-            Self::Shadow => "shadow",
-            Self::Canary => "canary",
-            Self::Confirmed => "confirmed",
-            Self::Rejected => "rejected",
-            Self::RolledBack => "rolled-back",
-            Self::Inconsistent => "inconsistent",
-        }
+        self.word()
     }
 }
 
-/// Why something is not done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{code}: {text}")]
-pub struct Reason {
-    /// The word for machines: stable.
-    pub code: String,
-    /// For people.
-    pub text: String,
-    /// The slot that it is about.
-    pub slot: Option<String>,
+impl Word for UpdateState {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("local", Self::Local),
+        ("fetching", Self::Fetching),
+        ("stalled", Self::Stalled),
+        ("staged", Self::Staged),
+        ("shadow", Self::Shadow),
+        ("canary", Self::Canary),
+        ("confirmed", Self::Confirmed),
+        ("rejected", Self::Rejected),
+        ("rolled-back", Self::RolledBack),
+        ("inconsistent", Self::Inconsistent),
+    ];
 }
 
-impl Reason {
-    /// One that is about no slot, its text cut to what is reported.
-    #[must_use]
-    pub fn new(code: &str, text: &str) -> Self {
-        let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_TEXT - 4).last().unwrap_or(0);
-        let text = if text.len() <= MAX_TEXT { text } else { &text[..end] };
-        // It ends up on terminals, and some of it comes from cells.
-        let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { code: code.into(), text, slot: None }
-    }
-
-    /// The same about a slot.
-    #[must_use]
-    pub fn of(self, slot: &str) -> Self {
-        Self { slot: Some(slot.into()), ..self }
-    }
-
-    fn check(&self) -> Result<(), &'static str> {
-        let slot = self.slot.as_deref().is_none_or(|slot| slot.len() <= 100);
-        ensure(is_name(&self.code) && self.text.len() <= MAX_TEXT && slot, "a reason")
-    }
+fn check_reason(reason: &Reason) -> Result<(), &'static str> {
+    let slot = reason.slot.as_deref().is_none_or(|slot| slot.len() <= 100);
+    ensure(is_name(reason.code.word()) && reason.text.len() <= MAX_TEXT && slot, "a reason")
 }
 
 /// What runs in a slot.
@@ -190,7 +168,7 @@ pub struct ReleaseReport {
 }
 
 impl Document for Reported {
-    const KIND: Kind = Kind::Reported;
+    const KIND: DocumentKind = DocumentKind::Reported;
 
     fn check(&self) -> Result<(), &'static str> {
         ensure(is_name(&self.gateway) && is_name(&self.fleet), "a gateway's and a fleet's name")?;
@@ -214,7 +192,7 @@ impl Document for Reported {
         let named = |(Target::Gateway(name) | Target::Group(name), _): &(Target, u64)| is_name(name);
         ensure(targets.into_iter().all(named), "a target's name")?;
         ensure(self.floors.iter().all(|(cell, _)| is_name(cell)), "a cell's name")?;
-        self.reason.iter().chain(&self.refused).try_for_each(Reason::check)?;
+        self.reason.iter().chain(&self.refused).try_for_each(check_reason)?;
         self.slots.iter().try_for_each(|slot| {
             ensure(slot.name.len() <= 100 && slot.state.len() <= 63, "a slot's name and state")?;
             ensure(slot.fresh.as_ref().is_none_or(|reason| reason.len() <= MAX_TEXT), "a cell's reason")?;

@@ -4,9 +4,11 @@ use alloc::{string::ToString, vec, vec::Vec};
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
+use crate::reason::{Code, Reason};
+
 use super::{
     documents::Document,
-    reported::{ClockWord, Reason, ReleaseReport, SlotReport, UpdateState},
+    reported::{ClockWord, ReleaseReport, SlotReport, UpdateState},
     *,
 };
 
@@ -103,7 +105,8 @@ fn publish(of: &Release, seeds: &[u8], slot: &str) -> Result<Verified<Release>, 
 }
 
 fn code<T: fmt::Debug>(outcome: Result<T, Refusal>) -> &'static str {
-    outcome.expect_err("refused").code()
+    let code = outcome.expect_err("refused").code();
+    Code::KNOWN.iter().find(|known| **known == code).expect("it is known").word()
 }
 
 // Envelopes.
@@ -145,7 +148,7 @@ fn a_document_never_passes_for_one_of_another_kind() {
     assert_eq!(code(desired(&root, &bytes, None, NOW, GATEWAY)), "wrong-type");
     // The type is signed, too: a relabelled envelope has no good signature.
     let mut relabelled = envelope(&state(1), &[20]);
-    relabelled.kind = Kind::Release;
+    relabelled.kind = DocumentKind::Release;
     let outcome = release(&root, &relabelled.encode(), relabelled.digest(), |_| 0, NOW, GATEWAY, "quiet");
     assert_eq!(code(outcome), "too-few-signatures");
 }
@@ -153,7 +156,7 @@ fn a_document_never_passes_for_one_of_another_kind() {
 #[test]
 fn dsse_says_what_is_signed() {
     // Its own example has the type `http://example.com/HelloWorld`; this is the same form with ours.
-    let input = signing_input(Kind::Root, b"hello world");
+    let input = signing_input(DocumentKind::Root, b"hello world");
     assert_eq!(input, b"DSSEv1 38 application/vnd.porin.root.v1+postcard 11 hello world");
 }
 
@@ -501,8 +504,8 @@ fn account() -> Reported {
         known: vec![(target.clone(), 4)],
         desired: Some((target, 4)),
         state: UpdateState::RolledBack,
-        reason: Some(Reason::new("fault", "trap: unreachable").of("quiet")),
-        refused: Some(Reason::new("older", "number 3, number 4 is known")),
+        reason: Some(Reason::new(Code::Fault, "trap: unreachable").of("quiet")),
+        refused: Some(Reason::new(Code::Older, "number 3, number 4 is known")),
         refusals: 1,
         slots: vec![slot],
         floors: vec![("acme/x".into(), 2)],
@@ -528,7 +531,7 @@ fn a_reported_state_is_bounded_and_signed_by_the_key_that_it_names() {
     check(|account| account.slots[0].state = "a\nb".into());
     check(|account| account.set = "\u{1b}[2J".into());
     check(|account| account.known[0].0 = Target::Group("#".into()));
-    let long = Reason::new("fault", &"é".repeat(400));
+    let long = Reason::new(Code::Fault, &"é".repeat(400));
     assert!(long.text.len() <= 400 && long.text.len() > 390, "{}", long.text.len());
-    assert_eq!(Reason::new("fault", "a\u{1b}[2Jb\nc").text, "a [2Jb c");
+    assert_eq!(Reason::new(Code::Fault, "a\u{1b}[2Jb\nc").text, "a [2Jb c");
 }

@@ -3,7 +3,7 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
 use super::{
-    Desired, Digest, Envelope, Kind, Refusal, Release, Reported, Request, Role, Root, Target, Verified,
+    Desired, Digest, DocumentKind, Envelope, Refusal, Release, Reported, Request, Role, Root, Target, Verified,
     documents::Document,
 };
 use crate::time::Unix;
@@ -261,7 +261,7 @@ fn signed(envelope: &Envelope, role: &Role, name: &str) -> Result<(), Refusal> {
 }
 
 fn payload<D: Document>(envelope: &Envelope) -> Result<D, Refusal> {
-    let (found, expected): (Kind, Kind) = (envelope.kind, D::KIND);
+    let (found, expected): (DocumentKind, DocumentKind) = (envelope.kind, D::KIND);
     if found != expected { Err(Refusal::WrongType { found, expected }) } else { D::decode(&envelope.payload) }
 }
 

@@ -7,18 +7,15 @@ use alloc::{
 };
 
 use super::{
-    Accepted, Action, MAX_REFUSALS, MINUTE_US, Me, Moment, Phase, STALL_US, Told, Update,
+    Accepted, Action, MAX_REFUSALS, MINUTE_US, Me, Moment, Phase, STALL_US, Step, Told, Update,
     rows::{Key, Number, target_name},
 };
 use crate::{
     config::Wanted,
+    reason::Reason,
     time::Monotonic,
     topic::Topic,
-    trust::{
-        self, Digest, Envelope, Gateway, Memory, Refusal, Target,
-        documents::PIECE,
-        reported::{Reason, UpdateState},
-    },
+    trust::{self, Digest, Envelope, Gateway, Memory, Refusal, Target, documents::PIECE, reported::UpdateState},
 };
 
 impl Update {
@@ -79,7 +76,7 @@ impl Update {
         let reason = Reason::new(refusal.code(), &refusal.to_string());
         // A hostile broker may say the same for ever.
         if self.refused.replace(reason.clone()).as_ref() != Some(&reason) {
-            actions.push(Action::Tell(Told { what: "refused", seq: None, reason: Some(reason) }));
+            actions.push(Action::Tell(Told { step: Step::Refused, seq: None, reason: Some(reason) }));
         }
     }
 
@@ -136,13 +133,13 @@ impl Update {
         self.issued = self.issued.max(desired.issued);
         self.accepted.insert(target, Accepted { desired, payload: envelope.payload });
         self.refused = None;
-        actions.push(Action::Tell(Told { what: "accepted", seq, reason: None }));
+        actions.push(Action::Tell(Told { step: Step::Accepted, seq, reason: None }));
         // A group's may change nothing for a gateway that has one of its own.
         let goal = self.goal().map(|goal| goal.desired.digest());
         if self.trial.map(|trial| trial.desired) != goal || self.phase == Phase::Settled {
             if self.is_trying() {
                 actions.push(Action::Discard);
-                actions.push(Action::Tell(Told { what: "superseded", seq, reason: None }));
+                actions.push(Action::Tell(Told { step: Step::Superseded, seq, reason: None }));
             }
             self.set = None;
             self.begin(now);

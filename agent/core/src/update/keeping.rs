@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     config::{CellSet, Config, DesiredSet, Provenance, Releases, wanted},
+    reason::{Code, Reason},
     time::{Monotonic, Unix},
-    trust::{self, Desired, Digest, Envelope, Refusal, Release, Verified, reported::Reason},
+    trust::{self, Desired, Digest, Envelope, Refusal, Release, Verified},
 };
 
 impl Update {
@@ -171,12 +172,12 @@ impl Update {
         let wanted = wanted(&confirmed.set).unwrap_or_default();
         let releases = wanted.iter().filter_map(|wanted| known(wanted.release.as_ref()?)).collect();
         let set = DesiredSet::parse(&confirmed.set, &config.gateway, local, &releases);
-        set.map(|set| set.cells).map_err(|error| Reason::new("inconsistent", &error.to_string()))
+        set.map(|set| set.cells).map_err(|error| Reason::new(Code::Inconsistent, &error.to_string()))
     }
 
     /// What is kept cannot be run any more.
     pub fn inconsistent(&mut self, why: &str) {
-        self.inconsistent = Some(Reason::new("inconsistent", why));
+        self.inconsistent = Some(Reason::new(Code::Inconsistent, why));
         self.running = self.local.clone();
     }
 

@@ -7,8 +7,9 @@ use alloc::{format, string::String, vec::Vec};
 
 use crate::{
     config::Probation,
+    reason::{Code, Reason},
     status::{RefusedStream, SlotStatus},
-    trust::{Health, reported::Reason},
+    trust::Health,
 };
 
 /// A packet may cost so many times what it costs the cell before...
@@ -54,12 +55,12 @@ pub fn verdict(compared: &[Compared<'_>], rule: Probation, stage_us: u64, elapse
     for Compared { new, .. } in compared {
         if new.faults > 0 {
             let fault = new.last_fault.as_deref().unwrap_or("unknown");
-            return Verdict::Failed(Reason::new("fault", fault).of(&new.name));
+            return Verdict::Failed(Reason::new(Code::Fault, fault).of(&new.name));
         }
         let flood = new.log_lines_dropped.saturating_sub(new.log_lines_unwritten);
         if flood > 0 {
             let text = format!("{flood} lines more than the slot may log");
-            return Verdict::Failed(Reason::new("log-flood", &text).of(&new.name));
+            return Verdict::Failed(Reason::new(Code::LogFlood, &text).of(&new.name));
         }
     }
     if elapsed_us < stage_us || compared.iter().any(|cell| cell.new.input < rule.packets) {
@@ -83,7 +84,7 @@ pub fn newly_refused(new: &[SlotStatus], old: &[SlotStatus]) -> Option<Reason> {
         }
         let is_new = |stream: &&RefusedStream| old.iter().all(|before| before.stream != stream.stream);
         let RefusedStream { stream, reason } = new.refused_streams.iter().find(is_new)?;
-        Some(Reason::new("unfit", &format!("it does not take stream `{stream}`: {reason}")).of(&new.name))
+        Some(Reason::new(Code::Unfit, &format!("it does not take stream `{stream}`: {reason}")).of(&new.name))
     })
 }
 
@@ -108,7 +109,7 @@ fn unhealthy(Compared { new, old, health }: &Compared<'_>) -> Option<Reason> {
         if !(min..=max).contains(&per_mille) {
             let (min, max) = (percent(min), percent(max));
             let text = format!("{} of {} packets came out, {min} to {max} % should", new.output, new.input);
-            return reason("output-ratio", &text);
+            return reason(Code::OutputRatio, &text);
         }
     }
     let old = old.filter(|old| old.processed > 0 && new.processed > 0)?;
@@ -117,14 +118,14 @@ fn unhealthy(Compared { new, old, health }: &Compared<'_>) -> Option<Reason> {
     let loud = old.output == 0 && new.output > new.input / 2;
     if health.is_none_or(|health| health == Health::UNSAID) && (silent || loud) {
         let text = format!("old: {} of {}, new: {} of {}", old.output, old.input, new.output, new.input);
-        return reason("output-ratio", &text);
+        return reason(Code::OutputRatio, &text);
     }
     let (fuel, before) = (new.fuel / new.processed, old.fuel / old.processed);
     if fuel > before.saturating_mul(MORE_FUEL).max(LITTLE_FUEL) {
-        return reason("fuel", &format!("a packet costs {fuel} fuel, it cost {before}"));
+        return reason(Code::Fuel, &format!("a packet costs {fuel} fuel, it cost {before}"));
     }
     if new.memory_bytes > old.memory_bytes.saturating_mul(MORE_MEMORY).max(LITTLE_MEMORY) {
-        return reason("memory", &format!("{} bytes, the cell before has {}", new.memory_bytes, old.memory_bytes));
+        return reason(Code::Memory, &format!("{} bytes, the cell before has {}", new.memory_bytes, old.memory_bytes));
     }
     None
 }
@@ -156,7 +157,7 @@ mod tests {
 
     fn code(new: &SlotStatus, elapsed_us: u64) -> String {
         match check(new, elapsed_us) {
-            Verdict::Failed(reason) => reason.code,
+            Verdict::Failed(reason) => reason.code.to_string(),
             other @ (Verdict::Open | Verdict::Passed) => format!("{other:?}"),
         }
     }

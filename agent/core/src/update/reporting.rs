@@ -13,11 +13,13 @@ use super::{
 };
 use crate::{
     config::Provenance,
+    reason::{Code, Reason, bounded},
     status::SlotStatus,
     trust::{
         Digest, Memory, Reported, Time,
-        reported::{ClockWord, Reason, ReleaseReport, SlotReport, UpdateState},
+        reported::{ClockWord, ReleaseReport, SlotReport, UpdateState},
     },
+    words::Word,
 };
 
 impl Update {
@@ -41,9 +43,9 @@ impl Update {
             SlotReport {
                 name: status.name.clone(),
                 sha256: Digest::parse(&status.digest).unwrap_or(Digest([0; 32])),
-                state: status.state.to_owned(),
+                state: status.state.word().to_owned(),
                 release,
-                fresh: status.fresh.as_deref().map(|why| Reason::new("", why).text),
+                fresh: status.fresh.as_deref().map(bounded),
             }
         };
         Reported {
@@ -98,7 +100,7 @@ impl Update {
 
     /// What came out in the last stage that was passed.
     pub(super) fn outputs(&self) -> Option<Reason> {
-        self.compared.as_ref().map(|outputs| Reason::new("compared", outputs))
+        self.compared.as_ref().map(|outputs| Reason::new(Code::Compared, outputs))
     }
 
     /// Why what is taken up cannot be told from an old one, if it cannot.
@@ -106,11 +108,11 @@ impl Update {
         match self.memory() {
             Memory::Numbers => None,
             Memory::New(_) if self.unproven => Some(Reason::new(
-                "unproven",
+                Code::Unproven,
                 "taken up by a gateway that remembered no numbers: it may be an older one of its group; a push proves it",
             )),
             Memory::New(_) => None,
-            Memory::Lost(_) => Some(Reason::new("lost-store", &self.lost())),
+            Memory::Lost(_) => Some(Reason::new(Code::LostStore, &self.lost())),
         }
     }
 
@@ -146,7 +148,7 @@ impl Update {
             Phase::Fetching { stalled: false, .. } => (UpdateState::Fetching, None),
             Phase::Fetching { stalled: true, .. } => {
                 let missing = self.missing().unwrap_or_default();
-                (UpdateState::Stalled, Some(Reason::new("stalled", &format!("nothing comes from {missing}"))))
+                (UpdateState::Stalled, Some(Reason::new(Code::Stalled, &format!("nothing comes from {missing}"))))
             }
             Phase::Ready | Phase::Staging => (UpdateState::Staged, None),
             Phase::Shadow { .. } => (UpdateState::Shadow, None),

@@ -9,9 +9,9 @@ use alloc::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::trust::{
-    Digest, Target,
-    reported::{Reason, UpdateState},
+use crate::{
+    reason::Reason,
+    trust::{Digest, Target, reported::UpdateState},
 };
 
 const VERSION: u8 = 1;

@@ -10,6 +10,8 @@ use super::{
 };
 use crate::{
     config::Provenance,
+    health::State,
+    reason::Code,
     trust::{
         Envelope, Health, Key as PublicKey, Memory, Publisher, Release, Reported, Role, Signature,
         documents::{Document, PIECE},
@@ -197,7 +199,10 @@ impl Rig {
                     Action::Discard => (self.trying, self.switched) = (false, false),
                     Action::Send { .. } => {}
                     Action::Tell(told) => {
-                        self.told.push((told.what, told.reason.map(|reason| reason.code).unwrap_or_default()));
+                        self.told.push((
+                            told.step.word(),
+                            told.reason.map_or_else(String::new, |reason| reason.code.to_string()),
+                        ));
                     }
                 }
             }
@@ -265,11 +270,11 @@ impl Rig {
 
     fn state(&self) -> (&'static str, String) {
         let (state, reason) = self.update.state();
-        (state.name(), reason.map(|reason| reason.code).unwrap_or_default())
+        (state.name(), reason.map_or_else(String::new, |reason| reason.code.to_string()))
     }
 
     fn refused(&self) -> String {
-        self.update.refused.clone().map(|reason| reason.code).unwrap_or_default()
+        self.update.refused.as_ref().map_or_else(String::new, |reason| reason.code.to_string())
     }
 
     fn told(&self) -> Vec<&'static str> {
@@ -440,7 +445,7 @@ fn what_is_not_for_this_gateway_changes_nothing_and_says_why() {
     let three = three.replace("slots = [\"quiet\"]", "slots = [\"quiet\", \"loud\", \"more\"]");
     check(&|rig| rig.desire(2, three.clone()), ("rejected", "over-memory"), "");
     let staging = |rig: &mut Rig| {
-        rig.stage = Err(NotStaged::Unfit(Reason::new("undeclared-import", "it imports wasi:sockets")));
+        rig.stage = Err(NotStaged::Unfit(Reason::new(Code::UndeclaredImport, "it imports wasi:sockets")));
         rig.desire(2, set(digest(3), ""));
     };
     check(&staging, ("rejected", "undeclared-import"), "");
@@ -610,7 +615,7 @@ fn a_gateway_that_lost_its_store_takes_nothing_without_its_word_and_reports_whic
         rig.run(60);
         assert_eq!((rig.state().0, rig.refused().as_str(), rig.running()), ("local", "other-nonce", 0));
         let (_, reason) = rig.update.state();
-        assert!(reason.is_some_and(|reason| reason.code == "lost-store" && reason.text.contains("acme/pass 2")));
+        assert!(reason.is_some_and(|reason| reason.code == Code::LostStore && reason.text.contains("acme/pass 2")));
     }
     // The operator knows that they are gone.
     rig.desire(3, set(digest(3), "min_seq = 3"));
@@ -670,7 +675,7 @@ fn a_canary_that_fell_back_is_rolled_back_whatever_its_numbers_say() {
     rig.desire(1, set(digest(1), ""));
     rig.run(20);
     assert_eq!(rig.state().0, "canary");
-    rig.step(Event::FellBack(Reason::new("fault", "trap").of("loud")));
+    rig.step(Event::FellBack(Reason::new(Code::Fault, "trap").of("loud")));
     rig.run(60);
     assert_eq!((rig.state(), rig.running(), rig.trying), (("rolled-back", "fault".into()), 0, false));
 }
@@ -824,7 +829,7 @@ fn what_is_reported_is_what_a_decoder_takes() {
     let slots = [SlotStatus {
         name: "quiet".into(),
         digest: release(1).sha256.to_string(),
-        state: "running",
+        state: State::Running,
         ..SlotStatus::default()
     }];
     let epoch = Epoch { store: 7, starts: 2 };
@@ -838,7 +843,7 @@ fn what_is_reported_is_what_a_decoder_takes() {
     assert_eq!((release.cell.as_str(), release.seq, report.floors.len()), ("acme/pass", 1, 1));
     let bytes = signed(&report, &[8]);
     assert_eq!(*trust::reported(&bytes).expect("its own"), report);
-    assert_eq!(trust::reported(&signed(&report, &[9])).expect_err("another key").code(), "too-few-signatures");
+    assert_eq!(trust::reported(&signed(&report, &[9])).expect_err("another key").code(), Code::TooFewSignatures);
     let stranger = signed(&Reported { key: key(9), ..report.clone() }, &[9]);
     assert_eq!(trust::reported(&stranger).expect("its own").key, key(9));
 }

@@ -8,18 +8,16 @@ use alloc::{
 };
 
 use super::{
-    Accepted, Action, Moment, NotStaged, Phase, Update,
+    Accepted, Action, Moment, NotStaged, Phase, Step, Update,
     probation::{self, Compared, Verdict},
     rows::{Blocked, Failed, Key, Trial},
 };
 use crate::{
     config::{CellSet, Config, DesiredSet, Probation, Provenance, Slot},
+    reason::{Code, Reason},
     setup::World,
     status::SlotStatus,
-    trust::{
-        Digest,
-        reported::{Reason, UpdateState},
-    },
+    trust::{Digest, reported::UpdateState},
 };
 
 /// Starts of a trial that may be cut short: a power cut or two are nobody's fault.
@@ -34,7 +32,7 @@ impl Update {
         let Some(Accepted { desired: goal, .. }) = self.goal() else { return };
         let desired = goal.digest();
         let outcome = DesiredSet::parse(&goal.set, &config.gateway, &self.local, &self.checked);
-        let outcome = outcome.map_err(|error| Reason::new("bad-set", &error.to_string()));
+        let outcome = outcome.map_err(|error| Reason::new(Code::BadSet, &error.to_string()));
         let set = match outcome.and_then(|set| may_run(&set.cells, config).map(|()| set)) {
             Ok(set) => set,
             Err(reason) => return self.fail(UpdateState::Rejected, reason, actions),
@@ -42,8 +40,8 @@ impl Update {
         let before = self.trial.filter(|trial| trial.desired == desired).map_or(0, |trial| trial.attempt);
         if before >= MAX_ATTEMPTS {
             let (code, text) = match self.crashed {
-                true => ("agent-crash", "the agent ended within a call into a new cell, three times over"),
-                false => ("interrupted", "its probation was cut short three times"),
+                true => (Code::AgentCrash, "the agent ended within a call into a new cell, three times over"),
+                false => (Code::Interrupted, "its probation was cut short three times"),
             };
             return self.fail(UpdateState::RolledBack, Reason::new(code, text), actions);
         }
@@ -73,7 +71,7 @@ impl Update {
         };
         match outcome {
             Err(NotStaged::Unfit(reason)) => {
-                if reason.code == "damaged" {
+                if reason.code == Code::Damaged {
                     self.forget_pieces();
                 }
                 self.fail(UpdateState::Rejected, reason, actions);
@@ -82,7 +80,7 @@ impl Update {
             Ok(()) if !changes => self.confirm(),
             Ok(()) if shadow_us > 0 => {
                 self.phase = Phase::Shadow { since: now.mono };
-                actions.push(self.told("shadow", None));
+                actions.push(self.told(Step::Shadow, None));
             }
             Ok(()) if canary_us > 0 => self.switch(now, actions),
             Ok(()) => self.confirm(),
@@ -92,7 +90,7 @@ impl Update {
     fn switch(&mut self, now: Moment, actions: &mut Vec<Action>) {
         self.phase = Phase::Canary { since: now.mono };
         actions.push(Action::Switch);
-        actions.push(self.told("canary", self.outputs()));
+        actions.push(self.told(Step::Canary, self.outputs()));
     }
 
     pub(super) fn compared(&mut self, now: Moment, new: &[SlotStatus], old: &[SlotStatus], actions: &mut Vec<Action>) {
@@ -187,7 +185,7 @@ impl Update {
         (self.trial, self.inconsistent, self.crashed) = (None, None, false);
         self.phase = Phase::Settled;
         actions.push(Action::Confirm);
-        actions.push(self.told("confirmed", self.outputs()));
+        actions.push(self.told(Step::Confirmed, self.outputs()));
         if self.failed.take().is_some() {
             self.unsaved.push(Key::Failed.delete());
         }
@@ -199,7 +197,8 @@ impl Update {
         if self.is_trying() {
             actions.push(Action::Discard);
         }
-        actions.push(self.told(state.name(), Some(reason.clone())));
+        let step = if state == UpdateState::RolledBack { Step::RolledBack } else { Step::Rejected };
+        actions.push(self.told(step, Some(reason.clone())));
         let Some(goal) = self.goal() else { return };
         let desired = goal.desired.digest();
         if state == UpdateState::RolledBack {
@@ -237,18 +236,18 @@ fn may_run(cells: &CellSet, config: &Config) -> Result<(), Reason> {
         let Provenance::Signed(release) = &slot.cell else { continue };
         if !World::ALL.iter().any(|world| world.name() == release.world) {
             let text = format!("the release is of the world `{}`, which this agent does not know", release.world);
-            return Err(Reason::new("unknown-world", &text).of(&slot.name));
+            return Err(Reason::new(Code::UnknownWorld, &text).of(&slot.name));
         }
         if release.world != slot.world.name() {
             let text = format!("the release is of the world `{}`, the slot of `{}`", release.world, slot.world.name());
-            return Err(Reason::new("other-world", &text).of(&slot.name));
+            return Err(Reason::new(Code::OtherWorld, &text).of(&slot.name));
         }
     }
-    config.policy.allows(cells).map_err(|text| Reason::new("beyond-policy", &text))?;
+    config.policy.allows(cells).map_err(|text| Reason::new(Code::BeyondPolicy, &text))?;
     let memory: usize = cells.slots().map(|slot| slot.limits.memory_bytes).sum();
     if memory > MEMORY_BYTES {
         let text = format!("its cells may use {memory} bytes together, a set may have {MEMORY_BYTES}");
-        return Err(Reason::new("over-memory", &text));
+        return Err(Reason::new(Code::OverMemory, &text));
     }
     Ok(())
 }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use porin_core::config::{Broker, Config, Defaults};
+use porin_core::{
+    config::{Broker, Config, Defaults},
+    status::Snapshot,
+};
 use porind::command;
 
 use super::up::Places;
@@ -16,6 +19,11 @@ use crate::{
     failure::{Exit, Failure},
     output,
 };
+
+/// The status of the agent at a socket. `None`: none answers.
+pub(crate) fn snapshot(socket: &str) -> Option<Snapshot> {
+    serde_json::from_str(&porind::ask_status(socket).ok()?).ok()
+}
 
 /// The configuration of an agent that runs as a service.
 const OF_THE_SERVICE: &str = "/etc/porin/porin.toml";

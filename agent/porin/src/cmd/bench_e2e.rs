@@ -15,10 +15,9 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
 
 use self::sensors::{BOUND, Sensors};
-use super::broker::free_address;
+use super::{agent::snapshot, broker::free_address};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -262,11 +261,9 @@ impl Running {
             }
             Subject::Porind | Subject::InCell => {
                 let socket = self.folder.path().join("s").display().to_string();
-                let status =
-                    porind::ask_status(&socket).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-                let status = status.unwrap_or_default();
-                let seen = status.pointer("/sources/0/received").and_then(Value::as_u64).unwrap_or(0);
-                (seen, status.pointer("/outbox/waiting") == Some(&Value::from(0)))
+                snapshot(&socket).map_or((0, false), |status| {
+                    (status.sources.iter().map(|source| source.received).sum(), status.outbox.waiting == 0)
+                })
             }
         }
     }
@@ -323,10 +320,9 @@ fn latency(arguments: &Arguments, broker: &Mosquitto, per_second: f64) -> anyhow
     let running = Running::start(arguments, broker, Subject::Porind, 1)?;
     wait_until("the subject to listen", || Ok(running.listens()))?;
     let times = Sensors::new(broker.port, 1).publish_and_time(per_second, Duration::from_secs(4))?;
-    let status: Value = serde_json::from_str(&porind::ask_status(&running.socket())?)?;
-    let number = |name: &str| status["outbox"][name].as_f64().unwrap_or(0.0);
-    let mean = number("commit_us") / number("commits").max(1.0) / 1e3;
-    Ok((times, [mean, number("slowest_commit_us") / 1e3]))
+    let outbox = snapshot(&running.socket()).context("the agent does not answer")?.outbox;
+    let mean = outbox.commit_us as f64 / outbox.commits.max(1) as f64 / 1e3;
+    Ok((times, [mean, outbox.slowest_commit_us as f64 / 1e3]))
 }
 
 /// From the start of the process to its first publish at a subscriber: a retained message waits for it.

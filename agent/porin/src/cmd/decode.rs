@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 
 /// A packet on a line of its own.
 #[derive(Serialize)]
-struct Line<'a> {
+struct DecodedLine<'a> {
     gw: &'a str,
     epoch: String,
     seq: u64,
@@ -84,11 +84,11 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 
 fn print(output: &mut impl Write, decoded: &Decoded) -> anyhow::Result<()> {
     let (gw, epoch) = (decoded.gateway.as_str(), decoded.epoch);
-    let mut print = |line: &Line<'_>| anyhow::Ok(writeln!(output, "{}", serde_json::to_string(line)?)?);
+    let mut print = |line: &DecodedLine<'_>| anyhow::Ok(writeln!(output, "{}", serde_json::to_string(line)?)?);
     for DecodedPacket { seq, stream, time_us, value, quality } in &decoded.packets {
         let value = Some(RawValue::from_string(payload::value_as_json(*value))?);
         let (seq, time_us, quality, epoch) = (seq.0, *time_us, *quality, epoch.to_string());
-        print(&Line { gw, epoch, seq, stream, time_us, value, topic: None, payload: None, quality })?;
+        print(&DecodedLine { gw, epoch, seq, stream, time_us, value, topic: None, payload: None, quality })?;
     }
     for DecodedMessage { seq, stream, time_us, topic, payload, quality } in &decoded.messages {
         let payload = Some(match std::str::from_utf8(payload) {
@@ -96,7 +96,7 @@ fn print(output: &mut impl Write, decoded: &Decoded) -> anyhow::Result<()> {
             Err(_) => Body::Base64 { base64: BASE64_STANDARD.encode(payload) },
         });
         let (seq, time_us, quality, epoch) = (seq.0, *time_us, *quality, epoch.to_string());
-        print(&Line { gw, epoch, seq, stream, time_us, value: None, topic: Some(topic), payload, quality })?;
+        print(&DecodedLine { gw, epoch, seq, stream, time_us, value: None, topic: Some(topic), payload, quality })?;
     }
     Ok(())
 }

@@ -11,7 +11,6 @@ mod sensors;
 mod table;
 mod update;
 
-use porin_core::topic::Topic;
 use std::{
     collections::BTreeMap,
     fs,
@@ -23,11 +22,11 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use porin_core::{status::Snapshot, topic::Topic};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::broker::Broker;
+use super::{agent::snapshot, broker::Broker};
 
 /// A run of the agent may take this long; the slowest takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -77,7 +76,7 @@ pub(crate) struct Run {
     /// What passed on the wire.
     pub(crate) wire: meter::Reading,
     /// The agent's last status.
-    pub(crate) status: Value,
+    pub(crate) status: Snapshot,
 }
 
 const SETS: [&str; 3] = ["buoy", "glucose", "vehicle_gps"];
@@ -113,7 +112,7 @@ async fn demo(arguments: &Arguments) -> anyhow::Result<()> {
             Some(broker) => agent_with_sensors(&arguments.porind, &config, broker, &data).await?,
         };
         let seconds = start.elapsed().as_secs_f64();
-        let expected = status["outbox"]["acknowledged"].as_u64().context("the agent's status has no count")?;
+        let expected = status.outbox.acknowledged;
         let received = all_received(&cloud, gateway, expected).await?;
         let wire = std::mem::take(&mut *wire.lock().ok().context("the meter failed")?);
         eprintln!("{expected} packets in {} messages, {seconds:.1} s", wire.publishes);
@@ -153,12 +152,17 @@ async fn all_received(cloud: &cloud::Gateways, gateway: &str, expected: u64) -> 
 }
 
 /// Runs the agent to its end and gives its last status.
-pub(super) async fn agent(program: &Path, config: &Path) -> anyhow::Result<Value> {
+pub(super) async fn agent(program: &Path, config: &Path) -> anyhow::Result<Snapshot> {
     finished(start_agent(program, config, &["--until-drained"])?, config).await
 }
 
 /// Runs the agent with sensors that publish to a broker, until it has sent what came of all of it: a broker has no end.
-async fn agent_with_sensors(program: &Path, config: &Path, broker: SocketAddr, data: &Data) -> anyhow::Result<Value> {
+async fn agent_with_sensors(
+    program: &Path,
+    config: &Path,
+    broker: SocketAddr,
+    data: &Data,
+) -> anyhow::Result<Snapshot> {
     let child = start_agent(program, config, &[])?;
     let log = config.with_extension("log");
     let listens = || fs::read_to_string(&log).is_ok_and(|log| log.contains("listening to the local broker"));
@@ -167,11 +171,9 @@ async fn agent_with_sensors(program: &Path, config: &Path, broker: SocketAddr, d
     let expected: u64 = data.values().map(|stream| stream.readings.len() as u64).sum();
     let socket = config.with_extension("sock").display().to_string();
     let done = || {
-        let status = porind::ask_status(&socket).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-        status.is_some_and(|status| {
-            let sources = status["sources"].as_array().cloned().unwrap_or_default();
-            let received: u64 = sources.iter().filter_map(|source| source["received"].as_u64()).sum();
-            received >= expected && status["outbox"]["waiting"] == 0
+        snapshot(&socket).is_some_and(|status| {
+            let received: u64 = status.sources.iter().map(|source| source.received).sum();
+            received >= expected && status.outbox.waiting == 0
         })
     };
     wait_until(done).await.context("the agent does not send everything")?;
@@ -202,7 +204,7 @@ fn start_agent(program: &Path, config: &Path, args: &[&str]) -> anyhow::Result<C
     command.spawn().with_context(|| format!("starting {}", program.display()))
 }
 
-async fn finished(child: Child, config: &Path) -> anyhow::Result<Value> {
+async fn finished(child: Child, config: &Path) -> anyhow::Result<Snapshot> {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.context("the agent does not end")??;
     if !output.status.success() {
         let log = fs::read_to_string(config.with_extension("log")).unwrap_or_default();

@@ -3,8 +3,9 @@
 use std::io::Write;
 
 use porin_core::{
-    topic::{Topic, TopicKind},
+    topic::TopicKind,
     trust::{Reported, Verified, reported::ClockWord},
+    words::Word,
 };
 use serde_json::{Value, json};
 
@@ -33,10 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut stdout = crate::output::stdout();
     let accounts = fleet::accounts(&retained);
     for (gateway, account) in &accounts {
-        let state = retained.get(&Topic::State { gateway }.to_string());
-        let state: Value = state.and_then(|state| serde_json::from_slice(state).ok()).unwrap_or_default();
-        let online = fleet::plain(state["state"].as_str().unwrap_or("unknown"));
-        let online = online.as_str();
+        let online = fleet::presence(&retained, gateway).map_or("unknown", Word::word);
         if arguments.json {
             writeln!(stdout, "{}", as_json(account, online))?;
         } else {

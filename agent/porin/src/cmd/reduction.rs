@@ -141,7 +141,7 @@ impl Run<'_> {
         let path = folder.path().join("porin.toml");
         fs::write(&path, config)?;
         let status = demo::agent(&self.arguments.porind, &path).await?;
-        ensure!(status["imbalance"] == serde_json::json!([]), "the agent's books do not balance: {status}");
+        ensure!(status.imbalance.is_empty(), "the agent's books do not balance: {:?}", status.imbalance);
         let wire = wire.lock().ok().context("the meter failed")?;
         Ok(wire.topics.get("r").copied().unwrap_or(0))
     }

@@ -16,9 +16,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use console::Term;
-use porin_core::config::{Config, Defaults};
+use porin_core::{
+    config::{Config, Defaults},
+    status::Snapshot,
+};
 use porind::Until;
-use serde_json::Value;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -26,7 +28,7 @@ use tokio::{
 
 use self::{log::Log, table::Table, values::Values};
 use super::{
-    agent::{self, bad_config},
+    agent::{self, bad_config, snapshot},
     broker::{self, Broker},
 };
 use crate::failure::{Exit, Failure};
@@ -102,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     eprintln!("look at what it sends: mosquitto_sub -V 5 -h {} -p {} -v -t 'porin/#'", uplink.host, uplink.port);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let last = runtime.block_on(watched(config, arguments, live.then_some(term), log))?;
-    let text = if arguments.json { format!("{last}\n") } else { table::summary(&last) };
+    let text = if arguments.json { serde_json::to_string(&last)? + "\n" } else { table::summary(&last) };
     crate::output::stdout().write_all(text.as_bytes())?;
     match table::problems(&last) {
         problems if problems.is_empty() => Ok(()),
@@ -129,7 +131,7 @@ impl Drop for Note {
 }
 
 /// Runs the agent on a thread of its own and shows it until it ends. Gives its last status.
-async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log: Log) -> anyhow::Result<Value> {
+async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log: Log) -> anyhow::Result<Snapshot> {
     let socket = config.gateway.socket.clone();
     let until = if arguments.until_drained { Until::Drained } else { Until::Stopped };
     let (stop, stopped) = watch::channel(false);
@@ -151,7 +153,7 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
             _ = has_ended.changed() => break,
             _ = clock.tick() => {
                 // Not there yet, or not any more: the next look tells.
-                if let Some(status) = porind::ask_status(&socket).ok().and_then(|text| serde_json::from_str(&text).ok()) {
+                if let Some(status) = snapshot(&socket) {
                     if table.is_live() && !follows {
                         table.follow(Values::follow(socket.clone())?);
                         follows = true;
@@ -171,6 +173,5 @@ async fn watched(config: Config, arguments: &Arguments, term: Option<Term>, log:
         }
     }
     table.end()?;
-    let last = agent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    Ok(serde_json::to_value(last)?)
+    agent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_core::trust::{
-    Desired, Reported, Verified,
-    reported::{Reason, UpdateState},
+use porin_core::{
+    reason::{Code, Reason},
+    trust::{Desired, Reported, Verified, reported::UpdateState},
 };
 use serde_json::{Value as Json, json};
 
@@ -89,7 +89,7 @@ pub(crate) fn follow(
             }
             // It waits for a copy of a release that is signed by who counts; there is none.
             (true, UpdateState::Stalled, _) => {
-                let unsigned = account.refused.clone().filter(|reason| reason.code == "too-few-signatures");
+                let unsigned = account.refused.clone().filter(|reason| reason.code == Code::TooFewSignatures);
                 unsigned.map(|reason| Outcome::Refused("stalled", reason))
             }
             (false, _, _) => {
@@ -156,18 +156,10 @@ pub(crate) fn conclude(
         let slot = reason.slot.as_ref().map_or_else(String::new, |slot| format!(" (slot `{slot}`)"));
         format!("{gateway}: {state}: {reason}{slot}")
     };
-    let hint = match first.code.as_str() {
-        "output-ratio" => Some("if that is what it should do: --passes MIN..MAX in percent, other than 0..100"),
-        "not-granted" => Some("--grant allows it, if the gateway's policy does, too"),
-        "below-floor" => Some("a lower number than may run; release the cell again"),
-        "too-few-signatures" => Some("does the gateway's [updates] root belong to these keys? `porin keys show`"),
-        "other-nonce" => Some("the gateway has been started anew meanwhile; push again"),
-        _ => None,
-    };
     Err(Failure {
         exit: Exit::Refused,
         message: format!("{}; what ran before runs on", refused.iter().map(why).collect::<Vec<_>>().join("\n")),
-        hint: hint.map(Into::into),
+        hint: Some(first.code.hint().into()),
     }
     .into())
 }

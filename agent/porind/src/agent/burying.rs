@@ -130,7 +130,7 @@ impl Agent {
     pub(super) fn pass_on_logs(&mut self) {
         let Self { core: Core { pipeline, .. }, parts, link, files, now, .. } = self;
         let max_payload = link.max_payload();
-        pipeline.take_lines(|slot, to, line| match to {
+        pipeline.take_log(|slot, to, line| match to {
             LogTo::Journal => true,
             LogTo::File(file) => files.write(file, &mut line_as_json(now.unix, slot, line), Box::new(drop)),
             LogTo::Mqtt(topic) => {

@@ -4,7 +4,7 @@ use porin_core::{
     calibration::Calibration,
     config,
     ids::{Seq, StreamId},
-    packet::{Kind, Message, Reading},
+    packet::{Message, PacketKind, Reading},
     status::{InputStatus, PartStatus, SourceStatus},
 };
 use tracing::{error, info, warn};
@@ -16,7 +16,7 @@ use crate::source;
 #[derive(Clone)]
 pub(super) struct Admitted {
     pub(super) stream: StreamId,
-    pub(super) kind: Kind,
+    pub(super) kind: PacketKind,
     /// What corrects its readings.
     pub(super) calibration: Option<Calibration>,
 }
@@ -47,7 +47,7 @@ impl Source {
 }
 
 impl Agent {
-    pub(super) fn admit(&mut self, source: usize, local: u32, name: &str, kind: Kind) {
+    pub(super) fn admit(&mut self, source: usize, local: u32, name: &str, kind: PacketKind) {
         let stream = self.core.pipeline.admit(name, kind).ok();
         if let Some(trial) = &mut self.trial {
             // It has an id already, if there is room for one.

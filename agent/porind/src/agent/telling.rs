@@ -36,7 +36,7 @@ impl Agent {
             epoch: store.epoch.to_string(),
             uptime_s: uptime.running_s(),
             clock_trusted: clock.is_trusted(),
-            certificate_time: clock.certificate_time(self.clock_chip).word(),
+            certificate_time: clock.certificate_time(self.clock_chip).judged_by(),
             uplink: UplinkStatus { connected, in_flight: outbox.window(), ..link.status.clone() },
             sources: self.sources.iter().map(|source| source.status.clone()).collect(),
             streams,

@@ -6,14 +6,14 @@ use anyhow::Context;
 use porin_core::{
     config::{CellSet, Config, DesiredSet, Provenance},
     health::State,
+    reason::{Code, Reason},
     status::{SlotStatus, UpdateStatus},
     time::{Monotonic, Unix},
     topic::Topic,
     trust::{
-        Digest, Envelope, Key, Kind, Release, Reported, Signature, Time, documents::Document, reported::Reason,
-        signing_input,
+        Digest, DocumentKind, Envelope, Key, Release, Reported, Signature, Time, documents::Document, signing_input,
     },
-    update::{About, Action, Event, Moment, NotStaged, Told, Update, probation::newly_refused},
+    update::{About, Action, Event, Moment, NotStaged, Step, Told, Update, probation::newly_refused},
 };
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
@@ -108,9 +108,11 @@ impl Updating {
     /// Whether there is nothing to do.
     #[cfg(test)]
     pub(super) fn is_settled(&mut self) -> bool {
+        use porin_core::trust::reported::UpdateState;
         // No test waits for a second to pass.
         self.due = Monotonic(0);
-        !self.update.has_unsaved() && matches!(self.update.state().0.name(), "confirmed" | "rejected" | "rolled-back")
+        let state = self.update.state().0;
+        !self.update.has_unsaved() && !state.is_under_way() && state != UpdateState::Local
     }
 
     /// Whether a desired state is on its way to the slots.
@@ -124,7 +126,7 @@ impl Updating {
         let root = self.update.root();
         UpdateStatus {
             cells_from: self.update.cells_from(),
-            state: state.name().to_owned(),
+            state,
             reason: reason.map(|reason| reason.to_string()),
             refused: self.update.refused().map(ToString::to_string),
             fleet: root.fleet.clone(),
@@ -212,12 +214,12 @@ impl Agent {
             Action::Send { seq, route, us } => self.answer_with_recording(seq, &route, us),
             Action::Tell(told) => {
                 let reason = told.reason.as_ref().map(ToString::to_string);
-                match told.what {
-                    "rejected" | "rolled-back" => {
-                        warn!(what = told.what, seq = told.seq, reason, "the update ended and the old cells go on")
+                match (told.step, told.step.word()) {
+                    (Step::Rejected | Step::RolledBack, what) => {
+                        warn!(what, seq = told.seq, reason, "the update ended and the old cells go on")
                     }
-                    "refused" => warn!(reason, "document rejected"),
-                    what => info!(what, seq = told.seq, "update"),
+                    (Step::Refused, _) => warn!(reason, "document rejected"),
+                    (_, what) => info!(what, seq = told.seq, "update"),
                 }
                 updating.tell(self.now.unix, told);
             }
@@ -236,7 +238,7 @@ impl Agent {
         let component = |release: &Release| components.get(&release.sha256).cloned().context("it was not read");
         let unfit = |error: anyhow::Error| {
             let misfit = error.chain().find_map(|cause| cause.downcast_ref::<Misfit>());
-            let code = misfit.map_or("unfit", |Misfit(code, _)| code);
+            let code = misfit.map_or(Code::Unfit, |Misfit(code, _)| code.clone());
             NotStaged::Unfit(Reason::new(code, &format!("{error:#}")))
         };
         let mark = Mark::open(&self.parts.config.gateway.socket);
@@ -304,7 +306,7 @@ impl Agent {
     /// A new cell has faulted as a canary, and the old set goes on already.
     pub(super) fn tell_of_fallback(&mut self) {
         if let Some((slot, fault)) = self.trial.as_mut().and_then(Trial::take_fault) {
-            self.update_event(Event::FellBack(Reason::new("fault", &fault).of(&slot)));
+            self.update_event(Event::FellBack(Reason::new(Code::Fault, &fault).of(&slot)));
         }
     }
 
@@ -345,11 +347,11 @@ impl Agent {
     fn tell_of_quarantine(&mut self) {
         let Some(updating) = &mut self.updating else { return };
         let slots = self.core.pipeline.slot_status();
-        let now: Vec<_> = slots.into_iter().filter(|slot| slot.state == State::Quarantined.name()).collect();
+        let now: Vec<_> = slots.into_iter().filter(|slot| slot.state == State::Quarantined).collect();
         for SlotStatus { name, last_fault, .. } in &now {
             if !updating.quarantined.contains(name) {
-                let reason = Reason::new("fault", last_fault.as_deref().unwrap_or_default()).of(name);
-                updating.tell(self.now.unix, Told { what: "quarantined", seq: None, reason: Some(reason) });
+                let reason = Reason::new(Code::Fault, last_fault.as_deref().unwrap_or_default()).of(name);
+                updating.tell(self.now.unix, Told { step: Step::Quarantined, seq: None, reason: Some(reason) });
                 updating.changed = true;
             }
         }
@@ -395,7 +397,7 @@ impl Agent {
         {
             let reason = told.reason.as_ref();
             let event = json!({
-                "v": 1, "gw": gateway, "time_us": at.0, "event": told.what, "desired": told.seq,
+                "v": 1, "gw": gateway, "time_us": at.0, "event": told.step.word(), "desired": told.seq,
                 "slot": reason.and_then(|reason| reason.slot.as_ref()),
                 "reason": reason.map(|reason| &reason.code), "text": reason.map(|reason| &reason.text),
             });
@@ -429,7 +431,7 @@ impl Agent {
             warn!(bytes = payload.len(), "reported state not published: it is larger than the broker allows");
             return true;
         }
-        let (topic, content_type) = (Topic::Reported { gateway }.to_string(), Kind::Reported.media_type());
+        let (topic, content_type) = (Topic::Reported { gateway }.to_string(), DocumentKind::Reported.media_type());
         let publish = Publish { connection, ticket: None, topic, retain: true, content_type, payload };
         let _ = self.parts.link.try_send(Request::Publish(publish));
         true
@@ -438,7 +440,7 @@ impl Agent {
 
 fn sign(said: &Reported, pair: &Ed25519KeyPair, key: Key) -> Vec<u8> {
     let payload = said.encode();
-    let signature = pair.sign(&signing_input(Kind::Reported, &payload));
+    let signature = pair.sign(&signing_input(DocumentKind::Reported, &payload));
     let bytes = signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes");
-    Envelope { kind: Kind::Reported, payload, signatures: vec![Signature::new(&key, bytes)] }.encode()
+    Envelope { kind: DocumentKind::Reported, payload, signatures: vec![Signature::new(&key, bytes)] }.encode()
 }

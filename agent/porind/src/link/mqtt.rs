@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_core::{clock::CertificateTime, config::LinkConfig, outbox::Ticket};
+use porin_core::{clock::CertificateTime, config::LinkConfig, outbox::Ticket, status::Presence};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
@@ -314,7 +314,7 @@ impl<'a> Connection<'a> {
             _ = is_up.wait_for(|up| *up) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        self.tell_state("online").await;
+        self.tell_state(Presence::Online).await;
         loop {
             let request = tokio::select! {
                 request = requests.recv() => request,
@@ -340,7 +340,7 @@ impl<'a> Connection<'a> {
                 }
             }
         }
-        self.tell_state("offline").await;
+        self.tell_state(Presence::Offline).await;
         self.client.disconnect().await;
         // The other half ends once the farewell is written, and this one with it.
         std::future::pending().await
@@ -359,9 +359,9 @@ impl<'a> Connection<'a> {
     }
 
     /// Birth or farewell.
-    async fn tell_state(&self, state: &str) {
+    async fn tell_state(&self, presence: Presence) {
         let Some(identity) = self.identity else { return };
-        self.hand_over(None, identity.topic(), true, identity.payload(state).into(), JSON).await;
+        self.hand_over(None, identity.topic(), true, identity.payload(presence).into(), JSON).await;
     }
 
     async fn hand_over(

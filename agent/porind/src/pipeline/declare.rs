@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use porin_core::{
     config::{Config, GatewayConfig, Slot, StreamConfig},
     ids::{Overflow, StreamId},
-    packet::Kind,
+    packet::PacketKind,
     setup::{Setup, StreamInfo, World},
     stream::{Full, NameTable, check_name},
 };
@@ -33,7 +33,7 @@ impl Pipeline {
         config: &Config,
         routes: Vec<LoadedRoute>,
         names: NameTable,
-        kinds: Vec<(StreamId, Kind)>,
+        kinds: Vec<(StreamId, PacketKind)>,
         unfit: Unfit,
     ) -> anyhow::Result<Self> {
         let known = known_streams(&config.gateway);
@@ -48,7 +48,7 @@ impl Pipeline {
             let names = names.filter(|(_, name)| wanted(name) && !made_by_a_slot(name, &templates, &pipeline.names));
             // Streams of the other kind are declared when they bring something after all.
             let had = |id: StreamId, kind| pipeline.seen.contains(&(id, kind));
-            let unknown = |id| !had(id, Kind::Readings) && !had(id, Kind::Messages);
+            let unknown = |id| !had(id, PacketKind::Readings) && !had(id, PacketKind::Messages);
             let names = names.filter(|(id, _)| had(*id, config.input) || unknown(*id));
             let declared: BTreeSet<_> = names.map(|(id, _)| id).collect();
             let streams: Vec<_> = declared.iter().copied().collect();
@@ -106,7 +106,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Full`] beyond `max_streams`.
-    pub fn admit(&mut self, name: &str, kind: Kind) -> Result<StreamId, Full> {
+    pub fn admit(&mut self, name: &str, kind: PacketKind) -> Result<StreamId, Full> {
         let id = self.names.intern(name)?;
         if self.streams.len() <= id.0 as usize {
             self.streams.resize_with(self.names.names().len(), Stream::default);
@@ -133,7 +133,7 @@ impl Pipeline {
     }
 
     /// Whether a route that gives up nothing wants the stream: then its source may have to wait.
-    pub(crate) fn may_block(&mut self, id: StreamId, kind: Kind) -> bool {
+    pub(crate) fn may_block(&mut self, id: StreamId, kind: PacketKind) -> bool {
         let Some(stream) = self.streams.get_mut(id.0 as usize) else { return false };
         let routes = stream.routes.of(kind).as_deref().unwrap_or_default();
         let mut configs = routes.iter().map(|route| &self.routes[*route].config);

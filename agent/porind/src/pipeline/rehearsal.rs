@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porin_core::{ids::StreamId, packet::Kind, status::SlotStatus};
+use porin_core::{ids::StreamId, packet::PacketKind, status::SlotStatus};
 
 use super::{Next, Pipeline, Recorder, Route};
 
@@ -50,8 +50,8 @@ impl Pipeline {
                     messages.iter().filter(|packet| self.declares(index, packet.stream)).cloned().collect();
                 let Route { readings: flow, messages: others, config, .. } = &mut self.routes[index];
                 match config.input {
-                    Kind::Readings => flow.input.extend(readings),
-                    Kind::Messages => others.input.extend(messages),
+                    PacketKind::Readings => flow.input.extend(readings),
+                    PacketKind::Messages => others.input.extend(messages),
                 }
                 self.run(index, 0, now, &mut |_, _| {});
                 let faulted = self.routes[index].slots.iter().any(|slot| slot.faults() > 0);

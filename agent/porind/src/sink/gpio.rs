@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The line and its thread.
-pub(super) struct Line {
+pub(super) struct HeldLine {
     state: Arc<(Mutex<State>, Condvar)>,
     thread: Option<JoinHandle<()>>,
     start: Instant,
@@ -72,7 +72,7 @@ impl State {
     }
 }
 
-impl Line {
+impl HeldLine {
     pub(super) fn start(config: OutputLine, status: SinkStatus) -> Self {
         let start = Instant::now();
         let state = State { output: Output::new(config.clone()), decisions: 0, status, stops: false };
@@ -124,7 +124,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for HeldLine {
     /// The line takes its safe level, then nobody holds it any more.
     fn drop(&mut self) {
         self.stop();
@@ -169,7 +169,7 @@ fn hold(config: &OutputLine, start: Instant, (state, changed): &(Mutex<State>, C
                 if let Some(decision) = decision {
                     guard.went_by(decision);
                 }
-                (guard.status.ok, guard.status.level) = (true, Some(wanted.word()));
+                (guard.status.ok, guard.status.level) = (true, Some(wanted));
             }
             Err(error) => {
                 let error = format!("{error:#}");
@@ -208,7 +208,7 @@ mod tests {
     fn what_comes_late_moves_nothing() {
         let line = GpioLine::Named("NOBODY".into());
         let config = OutputLine { line, on: Level::High, safe: Level::Low, hold_us: None };
-        let line = Line::start(config, SinkStatus::default());
+        let line = HeldLine::start(config, SinkStatus::default());
         let packet =
             Packet::Reading(Reading { time: Unix(0), value: 1.0, stream: StreamId(0), quality: Quality::GOOD });
         for (age, waiting, lost, level) in [(Age::Late, 0, 1, Level::Low), (Age::Now, 1, 1, Level::High)] {

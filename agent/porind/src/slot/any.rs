@@ -9,7 +9,7 @@ use porin_core::{
     time::Now,
 };
 
-use super::{Slot, log::Line};
+use super::{Slot, log::LogEntry};
 use crate::store::Digest;
 
 /// A slot of any world.
@@ -97,8 +97,8 @@ impl AnySlot {
         any!(self, slot => slot.take_dead())
     }
 
-    pub(crate) fn take_lines(&mut self, take: impl FnMut(&str, &LogTo, &Line) -> bool) {
-        any!(self, slot => slot.take_lines(take));
+    pub(crate) fn take_log(&mut self, take: impl FnMut(&str, &LogTo, &LogEntry) -> bool) {
+        any!(self, slot => slot.take_log(take));
     }
 
     pub(crate) fn faults(&self) -> u64 {

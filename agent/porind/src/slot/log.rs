@@ -13,7 +13,7 @@ const MAX_LINES: usize = 64;
 
 /// A line that is not for the journal.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct LogEntry {
     pub(crate) level: Level,
     pub(crate) context: String,
     pub(crate) message: String,
@@ -27,7 +27,7 @@ pub(super) struct SlotLog {
     slot: String,
     to: LogTo,
     rate: Bucket,
-    lines: Vec<Line>,
+    lines: Vec<LogEntry>,
     /// Beyond what a call or a second may bring, or what can wait.
     pub(super) dropped: u64,
     /// Of them, those for which there was no room to wait.
@@ -54,7 +54,7 @@ impl SlotLog {
                     self.dropped += 1;
                     self.unwritten += 1;
                 }
-                LogTo::File(_) | LogTo::Mqtt(_) => self.lines.push(Line { level, context, message }),
+                LogTo::File(_) | LogTo::Mqtt(_) => self.lines.push(LogEntry { level, context, message }),
             }
         }
     }
@@ -71,7 +71,7 @@ impl SlotLog {
     }
 
     /// Gives lines away in order, until `take` does not take one: slot, where to, what.
-    pub(super) fn take(&mut self, mut take: impl FnMut(&str, &LogTo, &Line) -> bool) {
+    pub(super) fn take(&mut self, mut take: impl FnMut(&str, &LogTo, &LogEntry) -> bool) {
         let taken = self.lines.iter().take_while(|line| take(&self.slot, &self.to, line)).count();
         self.lines.drain(..taken);
     }

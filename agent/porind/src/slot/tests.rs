@@ -134,7 +134,7 @@ fn a_cell_that_faults_too_often_is_called_no_more_and_costs_nothing_more() {
     process(&mut slot, &[13; 100]);
     let status = slot.status();
     // The batch, and fifteen packets alone; nobody tries the other 85.
-    assert_eq!((status.state, status.faults, status.faulted, status.dead_lettered), ("quarantined", 16, 100, 100));
+    assert_eq!((status.state, status.faults, status.faulted, status.dead_lettered), (State::Quarantined, 16, 100, 100));
     process(&mut slot, &[1, 2, 3]);
     slot.tick(0, at(1_000_000), &mut Vec::new());
     let later = slot.status();
@@ -151,7 +151,7 @@ fn faults_that_are_far_apart_do_not_add_up() {
     for minute in 0..100 {
         slot.process(&batch(&[13]), at(minute * 60), &mut Vec::new());
     }
-    assert_eq!((slot.status().state, slot.status().faults), ("running", 200));
+    assert_eq!((slot.status().state, slot.status().faults), (State::Running, 200));
 }
 
 #[test]
@@ -171,12 +171,12 @@ fn a_cell_that_cannot_be_made_again_is_tried_later_and_its_packets_wait_for_noth
         slot.save();
         (slot.status().state, slot.status().processed, slot.status().passed)
     };
-    assert_eq!(feed(10, &[1, 2]), ("running", 2, 0));
-    assert_eq!(feed(10, &[13, 3]), ("back-off", 2, 2));
-    assert_eq!(feed(10, &[4, 5]), ("back-off", 2, 4));
+    assert_eq!(feed(10, &[1, 2]), (State::Running, 2, 0));
+    assert_eq!(feed(10, &[13, 3]), (State::BackOff, 2, 2));
+    assert_eq!(feed(10, &[4, 5]), (State::BackOff, 2, 4));
     // It is tried again, in vain, and then after two seconds, not one.
-    assert_eq!(feed(11, &[6]), ("back-off", 2, 5));
-    assert_eq!(feed(12, &[7]), ("back-off", 2, 6));
+    assert_eq!(feed(11, &[6]), (State::BackOff, 2, 5));
+    assert_eq!(feed(12, &[7]), (State::BackOff, 2, 6));
     let fuel = slot.status().lost_fuel;
     slot.process(&batch(&[8]), at(12), &mut Vec::new());
     assert_eq!(slot.status().lost_fuel, fuel, "nothing is tried before it is time");
@@ -200,9 +200,9 @@ fn a_stream_that_appears_while_there_is_no_cell_is_asked_for_when_it_is_made_aga
     slot.health.not_rebuilt(at(10).mono);
     let stream = StreamInfo { id: StreamId(1), name: "b".into(), unit: String::new(), params: vec![] };
     assert!(slot.add_stream(stream, vec![]), "there was no cell to ask");
-    assert_eq!(feed(&mut slot, 10), ("back-off", 0, 2, 0));
-    assert_eq!(feed(&mut slot, 12), ("running", 1, 3, 1));
-    assert_eq!(feed(&mut slot, 13), ("running", 2, 4, 2));
+    assert_eq!(feed(&mut slot, 10), (State::BackOff, 0, 2, 0));
+    assert_eq!(feed(&mut slot, 12), (State::Running, 1, 3, 1));
+    assert_eq!(feed(&mut slot, 13), (State::Running, 2, 4, 2));
     let status = slot.status();
     assert_eq!((status.streams_refused, status.refused_streams[0].reason.as_str()), (1, "cell: a text"));
     assert_eq!((status.input, status.faults), (6, 0));
@@ -240,7 +240,7 @@ fn a_log_is_bounded_by_the_second_and_goes_where_the_slot_says() {
     let mut lines = |from: u64, to: u64| {
         (from..to).for_each(|second| slot.process(&batch(&[1]), at(second / 10), &mut Vec::new()));
         let mut lines = Vec::new();
-        slot.take_lines(|slot, to, line| {
+        slot.take_log(|slot, to, line| {
             lines.push(format!("{slot} {to:?} {:?} {}: {}", line.level, line.context, line.message));
             true
         });

@@ -12,7 +12,7 @@ use gpiocdev::{
 use porin_core::{
     config::{Bias, Edge, Edges, GpioInput, GpioLine, GpioSource as Config, Level},
     ids::StreamId,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     poll::Schedule,
     pulses::Pulses,
     status::PartStatus,
@@ -54,7 +54,7 @@ impl Gpio {
         for (index, input) in self.0.inputs.iter().enumerate() {
             let status = PartStatus { name: name(&input.line), ok: true, ..PartStatus::default() };
             for (local, stream) in (first(index)..).zip(streams(input)) {
-                outlet.send(FromSource::Stream { local, name: stream.to_owned(), kind: Kind::Readings }).await?;
+                outlet.send(FromSource::Stream { local, name: stream.to_owned(), kind: PacketKind::Readings }).await?;
             }
             outlet.send(FromSource::Part(index, status.clone())).await?;
             tasks.spawn_local(watch(index, input.clone(), status, sender.clone()));

@@ -20,7 +20,7 @@ use porin_core::{
     framing::{Framer, Framing},
     ids::StreamId,
     lines::Lines as Meaning,
-    packet::{Kind, Message, Quality, Reading},
+    packet::{Message, PacketKind, Quality, Reading},
     status::InputStatus,
 };
 use tokio::{
@@ -306,7 +306,9 @@ impl Lines {
             Meaning::Readings(reader) => reader,
             Meaning::Message(name) => {
                 let (name, topic, payload) = (name.clone(), name.as_str().into(), line.into());
-                let Some(local) = self.stream(&name, Kind::Messages, outlet).await? else { return Ok(Err(too_many())) };
+                let Some(local) = self.stream(&name, PacketKind::Messages, outlet).await? else {
+                    return Ok(Err(too_many()));
+                };
                 self.messages.push(Message { time, stream: StreamId(local), quality, topic, payload });
                 return Ok(Ok(()));
             }
@@ -317,14 +319,16 @@ impl Lines {
             return Ok(Err(reason));
         }
         for (name, value) in found {
-            let Some(local) = self.stream(&name, Kind::Readings, outlet).await? else { return Ok(Err(too_many())) };
+            let Some(local) = self.stream(&name, PacketKind::Readings, outlet).await? else {
+                return Ok(Err(too_many()));
+            };
             self.readings.push(Reading { time, value, stream: StreamId(local), quality });
         }
         Ok(Ok(()))
     }
 
     /// The source's own number of a stream; `None`: there are too many.
-    async fn stream(&mut self, name: &str, kind: Kind, outlet: &mut Outlet) -> anyhow::Result<Option<u32>> {
+    async fn stream(&mut self, name: &str, kind: PacketKind, outlet: &mut Outlet) -> anyhow::Result<Option<u32>> {
         if let Some(local) = self.streams.get(name) {
             return Ok(Some(*local));
         }

@@ -71,14 +71,14 @@ impl Modbus {
 struct Slaves<'a> {
     slaves: &'a [Slave],
     requests: Vec<Vec<Request>>,
-    line: Line<'a>,
+    line: Connection<'a>,
 }
 
 impl<'a> Slaves<'a> {
     fn new(config: &'a Config) -> Self {
         let requests = config.slaves.iter().map(|slave| requests(&slave.registers)).collect();
         let patience = Duration::from_micros(config.timeout_us);
-        Self { slaves: &config.slaves, requests, line: Line { place: &config.line, patience, context: None } }
+        Self { slaves: &config.slaves, requests, line: Connection { place: &config.line, patience, context: None } }
     }
 
     async fn ask(&mut self, part: usize) -> Answer {
@@ -93,7 +93,7 @@ impl<'a> Slaves<'a> {
 }
 
 /// A serial line or a connection, opened when it is first needed.
-struct Line<'a> {
+struct Connection<'a> {
     place: &'a ModbusLine,
     patience: Duration,
     context: Option<Context>,
@@ -106,7 +106,7 @@ enum Failure {
     Other(String),
 }
 
-impl Line<'_> {
+impl Connection<'_> {
     async fn ask(&mut self, unit: u8, request: &Request) -> Result<Vec<u16>, String> {
         let was_open = self.context.is_some();
         let mut answer = self.ask_once(unit, request).await;

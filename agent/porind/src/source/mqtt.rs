@@ -21,7 +21,7 @@ use porin_core::{
     config::MqttSource as Config,
     ids::StreamId,
     mapping::Found,
-    packet::{Kind, MAX_TOPIC, Message, Quality, Reading},
+    packet::{MAX_TOPIC, Message, PacketKind, Quality, Reading},
     status::InputStatus,
     time::Unix,
 };
@@ -79,7 +79,7 @@ pub(crate) struct Mqtt {
     certificate_time: watch::Receiver<CertificateTime>,
     /// Publishes that were handed over and are to be acknowledged: what the loop settles.
     to_settle: u64,
-    streams: HashMap<(Kind, String), u32>,
+    streams: HashMap<(PacketKind, String), u32>,
     /// By topic filter; and those that have changed.
     inputs: Vec<InputStatus>,
     changed: BTreeSet<usize>,
@@ -214,8 +214,8 @@ impl Mqtt {
         let outcome = mapping.apply(&captures, &publish.payload, arrival, |found| {
             empty = false;
             let (name, kind) = match &found {
-                Found::Reading(name, ..) => (*name, Kind::Readings),
-                Found::Message(name, ..) => (*name, Kind::Messages),
+                Found::Reading(name, ..) => (*name, PacketKind::Readings),
+                Found::Message(name, ..) => (*name, PacketKind::Messages),
             };
             let Some(stream) = local(streams, name, kind, &mut new) else {
                 too_many = Some(format!("the source has more than {MAX_STREAMS} streams"));
@@ -254,10 +254,10 @@ fn shown(bytes: &[u8]) -> String {
 /// The source's own number of a stream, given out now if it is new; `None` if there are too many. A mapping makes packets of
 /// one kind, but two mappings may use one name: then it is two streams here, and one in the pipeline.
 fn local(
-    streams: &mut HashMap<(Kind, String), u32>,
+    streams: &mut HashMap<(PacketKind, String), u32>,
     name: &str,
-    kind: Kind,
-    new: &mut Vec<(u32, String, Kind)>,
+    kind: PacketKind,
+    new: &mut Vec<(u32, String, PacketKind)>,
 ) -> Option<StreamId> {
     // The look-up takes a name of its own; it is short, and freed at once.
     let key = (kind, name.to_owned());

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use porin_core::{
     ids::StreamId,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     poll::Schedule,
     status::PartStatus,
     time::{Monotonic, Unix},
@@ -76,7 +76,7 @@ impl Polled {
         for (index, part) in self.parts.iter().enumerate() {
             first.push(local);
             for name in &part.streams {
-                outlet.send(FromSource::Stream { local, name: name.clone(), kind: Kind::Readings }).await?;
+                outlet.send(FromSource::Stream { local, name: name.clone(), kind: PacketKind::Readings }).await?;
                 local += 1;
             }
             outlet.send(FromSource::Part(index, self.status[index].clone())).await?;

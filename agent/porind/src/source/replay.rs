@@ -17,7 +17,7 @@ use flate2::bufread::MultiGzDecoder;
 use porin_core::{
     config::Replay as Config,
     ids::StreamId,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     stream::check_name,
     time::Unix,
 };
@@ -104,7 +104,7 @@ impl Replay {
                     return Ok(Err(format!("the stream `{}` has {error}", name.escape_debug())));
                 }
                 let local = u32::try_from(self.channels.len())?;
-                outlet.send(FromSource::Stream { local, name, kind: Kind::Readings }).await?;
+                outlet.send(FromSource::Stream { local, name, kind: PacketKind::Readings }).await?;
                 self.channels.insert(channel.to_owned(), local);
                 local
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use porin_core::{
     config::SimulatorSource as Config,
     ids::StreamId,
-    packet::{Kind, Quality, Reading},
+    packet::{PacketKind, Quality, Reading},
     simulator::Simulator,
     time::Unix,
 };
@@ -32,7 +32,7 @@ impl Simulated {
     pub(crate) async fn run(&mut self, outlet: &mut Outlet) -> anyhow::Result<()> {
         for number in 0..self.config.behaviour.count {
             let name = self.config.streams.replace("{n}", &(number + 1).to_string());
-            outlet.send(FromSource::Stream { local: number, name, kind: Kind::Readings }).await?;
+            outlet.send(FromSource::Stream { local: number, name, kind: PacketKind::Readings }).await?;
         }
         let started = Instant::now();
         let (mut begin, mut quality) = (BEGIN_US, Quality::GOOD);

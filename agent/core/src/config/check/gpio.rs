@@ -5,7 +5,10 @@ use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use toml::Spanned;
 
 use super::{Checked, Parser, raw};
-use crate::config::{Bias, Edge, Edges, GpioInput, GpioSource, Level};
+use crate::{
+    config::{Bias, Edge, Edges, GpioInput, GpioSource, Level},
+    words::Word,
+};
 
 /// The kernel counts a debounce period in 32 bits of microseconds; a bounce takes some milliseconds.
 const MAX_DEBOUNCE_US: u64 = 10_000_000;
@@ -43,7 +46,7 @@ impl Parser<'_> {
             inputs.push(GpioInput {
                 line: self.gpio_line(&line)?,
                 stream: stream.into_inner(),
-                active: self.one_of(active.as_ref(), "active", Level::High, &Level::ALL)?,
+                active: self.one_of(active.as_ref(), "active", Level::High, Level::WORDS)?,
                 bias: self.one_of(bias.as_ref(), "bias", Bias::default(), &Bias::ALL)?,
                 debounce_us,
                 edges,

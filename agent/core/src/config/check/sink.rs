@@ -12,6 +12,7 @@ use crate::{
     },
     fault::FaultPolicy,
     stream::check_name,
+    words::Word,
 };
 
 /// Bytes of a file, and how many older ones are kept: 4 MB in all.
@@ -73,8 +74,8 @@ impl Parser<'_> {
         };
         Ok(OutputLine {
             line: self.gpio_line(&line)?,
-            on: self.one_of(on.as_ref(), "on", Level::High, &Level::ALL)?,
-            safe: self.one_of(Some(&safe), "safe", Level::Low, &Level::ALL)?,
+            on: self.one_of(on.as_ref(), "on", Level::High, Level::WORDS)?,
+            safe: self.one_of(Some(&safe), "safe", Level::Low, Level::WORDS)?,
             hold_us,
         })
     }

@@ -1,9 +1,9 @@
 //! What the demo prints, and what it insists on.
 
-use porin_core::topic::Topic;
 use std::{fs, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+use porin_core::{status::SlotStatus, topic::Topic};
 
 use super::{Data, Recorded, Run};
 use crate::output;
@@ -75,7 +75,7 @@ pub(super) fn print(
     write_cells(&mut out, cells, cells_folder)?;
 
     for (run, what) in [(each, "1."), (batch, "2."), (cells, "3.")] {
-        if let Some(imbalance) = run.status["imbalance"].as_array().filter(|list| !list.is_empty()) {
+        if let imbalance @ [_, ..] = run.status.imbalance.as_slice() {
             wrong.push(format!("run {what}: the agent's own counters do not add up: {imbalance:?}"));
         }
     }
@@ -98,12 +98,12 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn new(name: &'a str, recorded: &Recorded, each: &Run, batch: &Run, cells: &'a Run) -> Self {
-        let status = cells.status["streams"].as_array().into_iter().flatten().find(|stream| stream["name"] == name);
+        let status = cells.status.streams.iter().find(|stream| stream.name == name);
         let rebuilt = cells.received.streams.get(name).map_or(&[][..], Vec::as_slice);
         Self {
             name,
             readings: recorded.readings.len() as u64,
-            forwarded: status.and_then(|stream| stream["forwarded"].as_u64()).unwrap_or(0),
+            forwarded: status.map_or(0, |stream| stream.forwarded),
             received: rebuilt.len() as u64,
             bytes: [("each", each), ("batch", batch), ("cells", cells)].map(|(gateway, run)| {
                 let topic = Topic::Data { gateway, below: name }.to_string();
@@ -173,17 +173,13 @@ fn write_cells(out: &mut String, cells: &Run, folder: &Path) -> anyhow::Result<(
         "{:<22} {:>8} {:>9} {:>9} {:>12} {:>8}",
         "cell in slot", "in", "out", "bytes", "fuel/packet", "faults"
     )?;
-    for slot in
-        cells.status["routes"].as_array().into_iter().flatten().flat_map(|route| route["slots"].as_array()).flatten()
-    {
-        let name = slot["name"].as_str().unwrap_or_default();
-        let number = |key: &str| slot[key].as_u64().with_context(|| format!("the status of slot {name} has no {key}"));
+    for slot in cells.status.routes.iter().flat_map(|route| &route.slots) {
+        let SlotStatus { name, input, output, faults, .. } = slot;
         let cell = if name == "limits" { "threshold" } else { "deadband" };
         let bytes = fs::metadata(folder.join(cell).with_extension("wasm"))?.len();
-        let (input, output) = (number("input")?, number("output")?);
         #[allow(clippy::cast_precision_loss)]
-        let fuel = number("fuel")? as f64 / input.max(1) as f64;
-        writeln!(out, "{name:<22} {input:>8} {output:>9} {bytes:>9} {fuel:>12.0} {:>8}", number("faults")?)?;
+        let fuel = slot.fuel as f64 / (*input).max(1) as f64;
+        writeln!(out, "{name:<22} {input:>8} {output:>9} {bytes:>9} {fuel:>12.0} {faults:>8}")?;
     }
     writeln!(
         out,

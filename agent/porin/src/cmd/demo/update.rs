@@ -15,7 +15,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{Arguments, Broker, Data, PATIENCE, all_received, cloud, finished, signal, start_agent, wait_until};
+use super::{
+    Arguments, Broker, Data, PATIENCE, all_received, cloud, finished, signal, snapshot, start_agent, wait_until,
+};
 
 const SET: &str = "glucose";
 
@@ -29,7 +31,7 @@ const RECONNECT: &str = "3s";
 const PASSED_ON: Duration = Duration::from_secs(1);
 
 /// What happened, in the table's rows.
-struct Told {
+struct Outcome {
     what: &'static str,
     answer: String,
 }
@@ -58,8 +60,8 @@ pub(super) async fn tell(arguments: &Arguments, folder: &Path, data: &Data) -> a
     let config = config(arguments, folder, &address.to_string(), data)?;
     let agent = start_agent(&arguments.porind, &config, &["--until-drained"])?;
     let socket = config.with_extension("sock").display().to_string();
-    let status = || porind::ask_status(&socket).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    wait_until(|| status().is_some_and(|status| status["uplink"]["connected"] == true)).await?;
+    let uplink = || snapshot(&socket).map(|status| status.uplink);
+    wait_until(|| uplink().is_some_and(|uplink| uplink.connected)).await?;
 
     let cell = fs::canonicalize(arguments.cells.join("deadband.wasm"))?.display().to_string();
     let push = async |keys: &str, params: &str| -> anyhow::Result<(Option<i32>, Value, f64)> {
@@ -81,30 +83,29 @@ pub(super) async fn tell(arguments: &Arguments, folder: &Path, data: &Data) -> a
         ensure!(found == Some(code) && answer.contains(&word), "{what}: expected {word}, got {found:?}: {said}");
         let answer = answer.join(" ");
         eprintln!("{what} ... {}, {seconds:.1} s", answer.trim());
-        told.push(Told { what, answer: answer.trim().into() });
+        told.push(Outcome { what, answer: answer.trim().into() });
         Ok(())
     };
     expect("a signed update takes over", push("keys", "percent=2.0").await?, 0, "confirmed")?;
     expect("a bad one, which would forward nothing", push("keys", "percent=5000.0").await?, 5, "output-ratio")?;
     expect("a forged one, signed by strangers", push("forged-keys", "percent=0.0").await?, 5, "too-few-signatures")?;
 
-    let before = status().and_then(|status| status["uplink"]["connections"].as_u64()).unwrap_or(0);
+    let before = uplink().map_or(0, |uplink| uplink.connections);
     // This broker keeps nothing on a disk: what it has taken and not passed on when it ends would be its own loss. It is given the time.
     signal(&agent, Signal::STOP)?;
     tokio::time::sleep(PASSED_ON).await;
     drop(broker);
     signal(&agent, Signal::CONT)?;
-    wait_until(|| status().is_some_and(|status| status["uplink"]["connected"] == false)).await?;
+    wait_until(|| uplink().is_some_and(|uplink| !uplink.connected)).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let _broker = Broker::start_at(address)?;
-    wait_until(|| status().is_some_and(|status| status["uplink"]["connections"].as_u64() > Some(before))).await?;
+    wait_until(|| uplink().is_some_and(|uplink| uplink.connections > before)).await?;
     let waited = "the agent connects again, and sends what waited";
     eprintln!("the broker goes away and comes back ... {waited}");
-    told.push(Told { what: "the broker goes away and comes back", answer: waited.into() });
+    told.push(Outcome { what: "the broker goes away and comes back", answer: waited.into() });
 
     let status = finished(agent, &config).await?;
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let (made, kept) = (number(&status["sources"][0]["received"]), number(&status["outbox"]["appended"]));
+    let (made, kept) = (status.sources.iter().map(|source| source.received).sum::<u64>(), status.outbox.appended);
     let received = all_received(&gateways, "lab", kept).await?;
     let lost = kept.saturating_sub(received.packets);
     let recorded: usize =
@@ -112,8 +113,8 @@ pub(super) async fn tell(arguments: &Arguments, folder: &Path, data: &Data) -> a
     print(&told, made, kept, received.packets, received.duplicates, lost)?;
     ensure!(made == recorded as u64, "{made} of {recorded} recorded readings came to the cells");
     ensure!(lost == 0 && received.packets == kept, "{} of {kept} packets were received", received.packets);
-    let slot = &status["routes"][0]["slots"][0];
-    ensure!(slot["from"].as_str().is_some_and(|from| from.starts_with("release ")), "the slot has {}", slot["from"]);
+    let slot = status.routes.iter().flat_map(|route| &route.slots).next().context("there is no slot")?;
+    ensure!(slot.from.starts_with("release "), "the slot has {}", slot.from);
     Ok(())
 }
 
@@ -144,11 +145,11 @@ fn config(arguments: &Arguments, folder: &Path, broker: &str, data: &Data) -> an
     Ok(path)
 }
 
-fn print(told: &[Told], made: u64, kept: u64, received: u64, again: u64, lost: u64) -> anyhow::Result<()> {
+fn print(told: &[Outcome], made: u64, kept: u64, received: u64, again: u64, lost: u64) -> anyhow::Result<()> {
     use std::io::Write;
     let mut out = crate::output::stdout();
     writeln!(out, "\n{:<40} what came of it", "while packets flow")?;
-    told.iter().try_for_each(|Told { what, answer }| writeln!(out, "{what:<40} {answer}"))?;
+    told.iter().try_for_each(|Outcome { what, answer }| writeln!(out, "{what:<40} {answer}"))?;
     writeln!(
         out,
         "\n{made} readings came to the cells, {kept} were kept; the subscriber received {received} ({again} came again, and were dropped by name), {lost} lost."

@@ -8,7 +8,10 @@ use std::{
 };
 
 use console::{Term, truncate_str};
-use serde_json::Value;
+use porin_core::{
+    health::State,
+    status::{SlotStatus, Snapshot, StreamStatus},
+};
 
 use super::{
     keyboard::{Keyboard, Scroll},
@@ -44,9 +47,8 @@ pub(super) struct Table {
 struct Rates(VecDeque<(Instant, HashMap<String, u64>)>);
 
 impl Rates {
-    fn take(&mut self, status: &Value) {
-        let name = |stream: &Value| stream["name"].as_str().unwrap_or_default().to_owned();
-        let counts = list(status, "streams").iter().map(|stream| (name(stream), count(stream, "/received")));
+    fn take(&mut self, status: &Snapshot) {
+        let counts = status.streams.iter().map(|stream| (stream.name.clone(), stream.received));
         self.0.push_back((Instant::now(), counts.collect()));
         if self.0.len() > SNAPSHOTS {
             self.0.pop_front();
@@ -81,7 +83,7 @@ impl Table {
     }
 
     /// Shows a snapshot in place of the last one.
-    pub(super) fn show(&mut self, status: &Value) -> anyhow::Result<()> {
+    pub(super) fn show(&mut self, status: &Snapshot) -> anyhow::Result<()> {
         let Some(term) = &self.term else {
             return Ok(writeln!(crate::output::stdout(), "{}", line(status))?);
         };
@@ -146,75 +148,64 @@ fn scrolled(first: usize, key: Scroll, rows: usize, streams: usize) -> usize {
     to.min(streams.saturating_sub(rows))
 }
 
-fn count(value: &Value, pointer: &str) -> u64 {
-    value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value[key].as_array().map_or(&[], Vec::as_slice)
-}
-
 #[allow(clippy::cast_precision_loss)] // for the eyes
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 /// Packets that sources made; copies of them that came to routes, and that routes forwarded.
-fn totals(status: &Value) -> (u64, u64, u64) {
-    let sum = |key: &str, field: &str| list(status, key).iter().map(|item| count(item, field)).sum();
-    (sum("sources", "/received"), sum("routes", "/received"), sum("routes", "/forwarded"))
+fn totals(status: &Snapshot) -> (u64, u64, u64) {
+    let received = status.sources.iter().map(|source| source.received).sum();
+    let routed = status.routes.iter().map(|route| route.received).sum();
+    (received, routed, status.routes.iter().map(|route| route.forwarded).sum())
 }
 
 /// What the copies that were not sent would have taken, at the bytes that those sent took.
-fn saved_bytes(status: &Value) -> u64 {
+fn saved_bytes(status: &Snapshot) -> u64 {
     let (_, routed, forwarded) = totals(status);
-    let bytes = count(status, "/uplink/bytes");
-    bytes.checked_div(forwarded).unwrap_or(0).saturating_mul(routed.saturating_sub(forwarded))
+    status.uplink.bytes.checked_div(forwarded).unwrap_or(0).saturating_mul(routed.saturating_sub(forwarded))
 }
 
 /// A snapshot in one line, for a file.
-fn line(status: &Value) -> String {
+fn line(status: &Snapshot) -> String {
     let (received, _, forwarded) = totals(status);
-    let connected = if status["uplink"]["connected"] == true { "connected" } else { "no connection" };
+    let connected = if status.uplink.connected { "connected" } else { "no connection" };
     format!(
         "{} s: {received} packets in, {forwarded} forwarded, {} bytes sent, {} waiting, {connected}",
-        count(status, "/uptime_s"),
-        count(status, "/uplink/bytes"),
-        count(status, "/outbox/waiting"),
+        status.uptime_s, status.uplink.bytes, status.outbox.waiting,
     )
 }
 
 /// What was sent, and what was not.
-fn saved(status: &Value) -> String {
+fn saved(status: &Snapshot) -> String {
     let (received, routed, forwarded) = totals(status);
-    let (sent, saved) = (count(status, "/uplink/bytes"), saved_bytes(status));
+    let (sent, saved) = (status.uplink.bytes, saved_bytes(status));
     format!(
         "{received} packets in; routes kept {forwarded} of {routed}; {} publishes of {sent} bytes\n\
          about {saved} bytes saved at the same batching ({:.0} %)\n",
-        count(status, "/uplink/publishes"),
+        status.uplink.publishes,
         ratio(saved, saved + sent) * 100.0,
     )
 }
 
 /// Streams that had a packet.
-fn active(status: &Value) -> Vec<&Value> {
-    let had = |stream: &&Value| count(stream, "/received") + count(stream, "/forwarded") > 0;
-    list(status, "streams").iter().filter(had).collect()
+fn active(status: &Snapshot) -> Vec<&StreamStatus> {
+    status.streams.iter().filter(|stream| stream.received + stream.forwarded > 0).collect()
 }
 
-fn kept(stream: &Value) -> String {
-    match count(stream, "/received") {
+fn kept(stream: &StreamStatus) -> String {
+    match stream.received {
         0 => "-".into(),
-        received => format!("{:.1} %", ratio(count(stream, "/forwarded"), received) * 100.0),
+        received => format!("{:.1} %", ratio(stream.forwarded, received) * 100.0),
     }
 }
 
 /// `rows` streams from the `first` on with what they do now, in 80 columns.
-fn live(status: &Value, first: usize, rows: usize, values: &Values, rates: &Rates) -> String {
+fn live(status: &Snapshot, first: usize, rows: usize, values: &Values, rates: &Rates) -> String {
     let mut text = format!("{:<32} {:>10} {:>8} {:>8}  last 16 values\n", "stream", "value", "per s", "kept");
     let streams = active(status);
     for stream in streams.iter().skip(first).take(rows) {
-        let name = stream["name"].as_str().unwrap_or_default();
+        let name = stream.name.as_str();
         let (value, sparkline) = values.of(name);
         let rate = rates.of(name);
         let rate = if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") };
@@ -232,12 +223,11 @@ fn live(status: &Value, first: usize, rows: usize, values: &Values, rates: &Rate
     text
 }
 
-fn streams(status: &Value, rows: usize) -> String {
+fn streams(status: &Snapshot, rows: usize) -> String {
     let mut text = format!("{:<40} {:>12} {:>12} {:>8}\n", "stream", "raw", "forwarded", "kept");
     let streams = active(status);
     for stream in streams.iter().take(rows) {
-        let name = stream["name"].as_str().unwrap_or_default();
-        let (received, forwarded) = (count(stream, "/received"), count(stream, "/forwarded"));
+        let StreamStatus { name, received, forwarded } = stream;
         let _ = writeln!(text, "{name:<40} {received:>12} {forwarded:>12} {:>8}", kept(stream));
     }
     if streams.len() > rows {
@@ -246,8 +236,8 @@ fn streams(status: &Value, rows: usize) -> String {
     text
 }
 
-fn slots(status: &Value) -> String {
-    let slots: Vec<_> = list(status, "routes").iter().flat_map(|route| list(route, "slots")).collect();
+fn slots(status: &Snapshot) -> String {
+    let slots: Vec<_> = status.routes.iter().flat_map(|route| &route.slots).collect();
     if slots.is_empty() {
         return String::new();
     }
@@ -256,49 +246,50 @@ fn slots(status: &Value) -> String {
         "cell in slot", "in", "out", "fuel/packet", "µs/packet", "faults"
     );
     for slot in slots {
-        let input = count(slot, "/processed").max(1);
+        let SlotStatus { name, input, output, faults, .. } = slot;
+        let processed = slot.processed.max(1);
         let _ = writeln!(
             text,
             "{:<27} {:>10} {:>10} {:>11} {:>9.2} {:>6}",
-            truncate_str(slot["name"].as_str().unwrap_or_default(), 27, "…"),
-            count(slot, "/input"),
-            count(slot, "/output"),
-            count(slot, "/fuel") / input,
-            ratio(count(slot, "/nanoseconds"), input) / 1_000.0,
-            count(slot, "/faults"),
+            truncate_str(name, 27, "…"),
+            input,
+            output,
+            slot.fuel / processed,
+            ratio(slot.nanoseconds, processed) / 1_000.0,
+            faults,
         );
     }
     text
 }
 
-fn outbox(status: &Value) -> String {
-    let number = |field: &str| count(status, &format!("/outbox/{field}"));
+fn outbox(status: &Snapshot) -> String {
+    let outbox = &status.outbox;
     format!(
         "outbox: {} waiting, {} acknowledged, {} discarded, {} dead letters\n",
-        number("waiting"),
-        number("acknowledged"),
-        number("evicted") + number("expired"),
-        number("dead_lettered")
+        outbox.waiting,
+        outbox.acknowledged,
+        outbox.evicted + outbox.expired,
+        outbox.dead_lettered
     )
 }
 
 /// The end of the story.
-pub(super) fn summary(status: &Value) -> String {
+pub(super) fn summary(status: &Snapshot) -> String {
     format!("{}\n{}\n{}{}", streams(status, 20), slots(status), outbox(status), saved(status))
 }
 
 /// What went wrong, for the end and the exit code.
-pub(super) fn problems(status: &Value) -> Vec<String> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut problems: Vec<_> = list(status, "imbalance").iter().map(text).collect();
-    for slot in list(status, "routes").iter().flat_map(|route| list(route, "slots")) {
-        if slot["state"] == "quarantined" {
-            problems.push(format!("slot `{}` is in quarantine: {}", text(&slot["name"]), text(&slot["last_fault"])));
+pub(super) fn problems(status: &Snapshot) -> Vec<String> {
+    let mut problems = status.imbalance.clone();
+    for slot in status.routes.iter().flat_map(|route| &route.slots) {
+        if slot.state == State::Quarantined {
+            let fault = slot.last_fault.as_deref().unwrap_or_default();
+            problems.push(format!("slot `{}` is in quarantine: {fault}", slot.name));
         }
     }
-    for source in list(status, "sources") {
-        if count(source, "/received") == 0 && source["last_error"].is_string() {
-            problems.push(format!("source `{}` gave nothing: {}", text(&source["name"]), text(&source["last_error"])));
+    for source in &status.sources {
+        if let (0, Some(error)) = (source.received, &source.last_error) {
+            problems.push(format!("source `{}` gave nothing: {error}", source.name));
         }
     }
     problems
@@ -306,18 +297,19 @@ pub(super) fn problems(status: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use porin_core::status::{RouteStatus, SourceStatus, UplinkStatus};
 
     use super::*;
 
     #[test]
     fn copies_for_two_routes_are_not_counted_as_two_packets() {
-        let route = |forwarded: u64| json!({ "received": 100, "forwarded": forwarded, "slots": [] });
-        let status = json!({
-            "sources": [{ "received": 100 }],
-            "routes": [route(100), route(10)],
-            "uplink": { "bytes": 1100, "publishes": 5 }
-        });
+        let route = |forwarded| RouteStatus { received: 100, forwarded, ..RouteStatus::default() };
+        let status = Snapshot {
+            sources: vec![SourceStatus { received: 100, ..SourceStatus::default() }],
+            routes: vec![route(100), route(10)],
+            uplink: UplinkStatus { bytes: 1100, publishes: 5, ..UplinkStatus::default() },
+            ..Snapshot::default()
+        };
         let text = saved(&status);
         assert!(text.starts_with("100 packets in; routes kept 110 of 200; 5 publishes of 1100 bytes\n"), "{text}");
         assert!(text.contains("about 900 bytes saved"), "{text}");
@@ -325,11 +317,19 @@ mod tests {
 
     #[test]
     fn a_cell_in_quarantine_and_a_source_that_gave_nothing_are_problems() {
-        let slot = json!({ "name": "odd", "state": "quarantined", "last_fault": "trap" });
-        let status = json!({
-            "sources": [{ "name": "a", "received": 0, "last_error": "no such file" }, { "name": "b", "received": 1 }],
-            "routes": [{ "slots": [slot] }], "imbalance": []
-        });
+        let slot = SlotStatus {
+            name: "odd".into(),
+            state: State::Quarantined,
+            last_fault: Some("trap".into()),
+            ..SlotStatus::default()
+        };
+        let silent =
+            SourceStatus { name: "a".into(), last_error: Some("no such file".into()), ..SourceStatus::default() };
+        let status = Snapshot {
+            sources: vec![silent, SourceStatus { name: "b".into(), received: 1, ..SourceStatus::default() }],
+            routes: vec![RouteStatus { slots: vec![slot], ..RouteStatus::default() }],
+            ..Snapshot::default()
+        };
         let expected = ["slot `odd` is in quarantine: trap", "source `a` gave nothing: no such file"];
         assert_eq!(problems(&status), expected);
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use porin_core::config::LinkConfig;
+use porin_core::{config::LinkConfig, status::Presence};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS,
     StateError, SubscribeReasonCode, TlsError, mqttbytes::Error,
@@ -33,7 +33,7 @@ pub(super) fn connection(config: &LinkConfig, identity: Option<&Identity>, acces
         .set_inflight(config.in_flight)
         .set_transport(access.transport);
     if let Some(identity) = identity {
-        let payload = identity.payload("offline");
+        let payload = identity.payload(Presence::Offline);
         options.set_last_will(LastWill::new(identity.topic(), payload, QoS::AtLeastOnce, true));
     }
     if let Some((username, password)) = access.login {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use porin_core::config::LinkConfig;
+use porin_core::{config::LinkConfig, status::Presence};
 use rumqttc::{
     NetworkOptions, Outgoing, TlsError,
     v5::{
@@ -37,7 +37,7 @@ pub(super) fn connection(config: &LinkConfig, identity: Option<&Identity>, acces
         .set_connection_timeout(CONNECT_S)
         .set_transport(access.transport);
     if let Some(identity) = identity {
-        let payload = identity.payload("offline");
+        let payload = identity.payload(Presence::Offline);
         options.set_last_will(LastWill::new(identity.topic(), payload, QoS::AtLeastOnce, true, None));
     }
     if let Some((username, password)) = access.login {

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use porin_core::{
     ids::StreamId,
     outbox::Ticket,
-    packet::{Kind, Quality},
+    packet::{PacketKind, Quality},
     payload::{self, Decoded},
     status::Snapshot,
 };
@@ -191,7 +191,7 @@ impl<'a> Life<'a> {
             updating,
         };
         let mut agent = Agent::new(core, parts);
-        agent.step(Event::Source(0, FromSource::Stream { local: 0, name: "x".into(), kind: Kind::Readings }));
+        agent.step(Event::Source(0, FromSource::Stream { local: 0, name: "x".into(), kind: PacketKind::Readings }));
         agent.step(Event::Link(LinkEvent::Up { connection: 1, window: 12, max_bytes: 262_144 }));
         let durable = durable_count(&agent);
         assert!(world.told <= durable, "told of {}, and only {durable} are durable", world.told);
