@@ -2,7 +2,8 @@
 
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-CELLS := cloud-demo deadband hampel lht65 scale summary swinging-door threshold throttle topics
+# Every folder but the SDK is a cell.
+CELLS := $(filter-out sdk,$(patsubst cells/%/Cargo.toml,%,$(wildcard cells/*/Cargo.toml)))
 WASM := wasm32-unknown-unknown
 FUZZ := payload senml mapping lines framing record config component staging dead trust desired_set
 FOR := 60
@@ -207,6 +208,7 @@ broker:
 
 # An independent reader of SenML, and cloud-init's own schema. Without pip or network the tests that want them say that they are skipped.
 python:
+	@python3 -m pip --version >/dev/null 2>&1 || sh cross/apt.sh python3-pip || echo "no pip" >&2
 	@sh cross/debian.sh $(TARGET_DIR)/cloud-init amd64 "trixie main" cloud-init || echo "no cloud-init from Debian" >&2
 	@test -d $(TARGET_DIR)/python/pymodbus || python3 -m pip install -q --upgrade --no-deps --disable-pip-version-check --root-user-action=ignore \
 		--target $(TARGET_DIR)/python senml==0.1.0 pymodbus==3.11.3 pyserial==3.5 attrs==25.4.0 cbor2==5.7.1 PyYAML==6.0.3 \

@@ -85,7 +85,7 @@ fn packets_without_end_leave_a_cells_memory_and_the_processs_as_they_were() {
     let outputs = ["battery", "temperature", "humidity", "probe"].iter().zip(1..).map(|(name, id)| stream(id, name));
     let setup = Setup { outputs: outputs.collect(), ..setup };
     ends.push(("lht65", soak::<Message, Reading>("lht65", World::Decoder, &setup, &mut messages, |_| {})));
-    assert_eq!(ends.len(), porin_test_support::STOCK_CELLS.len(), "a stock cell is left out");
+    assert_eq!(ends.len(), porin_test_support::stock_cells().len(), "a stock cell is left out");
     for (name, [(memory, resident), (memory_then, resident_then)]) in ends {
         println!(
             "{name:<15} {memory_then:>8} bytes of its own, the process + {} KB",

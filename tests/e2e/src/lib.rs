@@ -28,7 +28,7 @@ use std::{
     io::Read,
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
-    process::{Child, Command, ExitStatus},
+    process::{Child, ChildStdout, Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -53,15 +53,6 @@ pub use self::{
 
 /// How long anything may take before a test fails. Never what a test measures.
 pub const PATIENCE: Duration = Duration::from_secs(180);
-
-/// Sends a process a signal. Not by the program `kill`: a small system has none.
-///
-/// # Panics
-/// If it cannot be sent.
-pub fn signal(child: &Child, name: Signal) {
-    let id = child.id().try_into().ok().and_then(Pid::from_raw).expect("a process has a number");
-    kill_process(id, name).unwrap_or_else(|error| panic!("{name:?}: {error}"));
-}
 
 /// Waits until something is so.
 ///
@@ -129,7 +120,17 @@ impl Process {
     /// # Panics
     /// If it cannot be sent.
     pub fn signal(&self, name: Signal) {
-        signal(&self.0, name);
+        // Not by the program `kill`: a small system has none.
+        let id = self.id().try_into().ok().and_then(Pid::from_raw).expect("a process has a number");
+        kill_process(id, name).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+    }
+
+    /// Its standard output.
+    ///
+    /// # Panics
+    /// If it is no pipe, or was taken before.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.0.stdout.take().expect("stdout is a pipe")
     }
 
     /// Waits for its end.
@@ -150,7 +151,7 @@ impl Process {
     /// # Panics
     /// If it does not end.
     pub fn output(mut self) -> (ExitStatus, String) {
-        let mut stdout = self.0.stdout.take().expect("stdout is a pipe");
+        let mut stdout = self.stdout();
         let reader = thread::spawn(move || {
             let mut text = String::new();
             stdout.read_to_string(&mut text).expect("stdout is text");

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use porin_e2e::{Broker, Signal, free_port, porind, program, publish_retained, signal};
+use porin_e2e::{Broker, Process, Signal, free_port, porind, program, publish_retained};
 use porin_test_support::{all_data, skip, target_dir, top};
 use portable_pty::{PtySize, native_pty_system};
 
@@ -84,18 +84,18 @@ fn devices_that_publish_become_streams_and_values_come_through() {
     let (code, again) = said(&mut init(folder.path(), &["--from", &url, "--seconds", "1"]));
     assert!(code == Some(5) && again.contains("porin.toml is there already"), "{again}");
     // Two commands from devices that publish to filtered values.
-    let mut up = Command::new(program("porin"))
-        .arg("up")
-        .current_dir(folder.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it starts");
-    let lines = BufReader::new(up.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let mut up = Process::spawn(
+        Command::new(program("porin"))
+            .arg("up")
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null()),
+    );
+    let lines = BufReader::new(up.stdout()).lines().map_while(Result::ok);
     let forwarded = lines.filter_map(|line| line.split(" packets in, ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
     assert!(forwarded.take(60).any(|forwarded| forwarded >= 4), "values are forwarded");
-    signal(&up, Signal::INT);
-    up.wait().expect("it ends");
+    up.signal(Signal::INT);
+    up.wait();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use porin_e2e::{Signal, program, signal, wait_until};
+use porin_e2e::{Process, Signal, program, wait_until};
 use porin_test_support::{skip, target_dir};
 use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 use serde_json::Value;
@@ -205,17 +205,17 @@ fn the_table_fits_both_sizes_and_scrolls() {
 #[test]
 fn into_a_file_there_are_lines_and_the_same_summary() {
     let folder = folder();
-    let mut child = Command::new(program("porin"))
-        .args(["up", "--config"])
-        .arg(folder.path().join("porin.toml"))
-        .stdout(fs::File::create(folder.path().join("out")).expect("a file"))
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it starts");
+    let mut child = Process::spawn(
+        Command::new(program("porin"))
+            .args(["up", "--config"])
+            .arg(folder.path().join("porin.toml"))
+            .stdout(fs::File::create(folder.path().join("out")).expect("a file"))
+            .stderr(Stdio::null()),
+    );
     let out = || fs::read_to_string(folder.path().join("out")).expect("a file");
     wait_until("there are lines", || out().lines().filter(|line| line.contains("packets in")).count() >= 2);
-    signal(&child, Signal::INT);
-    assert!(child.wait().expect("it ends").success());
+    child.signal(Signal::INT);
+    assert!(child.wait().success());
     let text = out();
     assert!(!text.contains('\u{1b}'), "no colours in a file: {text}");
     assert!(text.contains("bytes saved at the same batching") && text.contains("outbox: 0 waiting"), "{text}");
@@ -260,13 +260,13 @@ fn commands_find_the_agent_of_porin_up_in_this_folder_and_below() {
     let (code, stdout, stderr) = porin(folder.path(), &["check"]);
     assert!(code == Some(0) && stdout.contains("1 sources, 1 routes, 1 slots"), "{stdout}{stderr}");
     assert_eq!(porin(folder.path(), &["status"]).0, Some(4));
-    let mut agent = Command::new(program("porin"))
-        .args(["up", "--plain"])
-        .current_dir(folder.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it starts");
+    let mut agent = Process::spawn(
+        Command::new(program("porin"))
+            .args(["up", "--plain"])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
     for at in [folder.path(), &below] {
         wait_until("it answers and is connected", || {
             let (_, status, _) = porin(at, &["status", "--json"]);
@@ -282,8 +282,8 @@ fn commands_find_the_agent_of_porin_up_in_this_folder_and_below() {
         let time = stdout.split(' ').next().unwrap_or_default();
         assert!(time.len() == 27 && time.starts_with("20") && time.ends_with('Z'), "{stdout}");
     }
-    signal(&agent, Signal::TERM);
-    assert!(agent.wait().expect("it ends").success());
+    agent.terminate();
+    assert!(agent.wait().success());
     assert!(!folder.path().join(".porin/broker").exists(), "its broker is gone");
 }
 

@@ -7,7 +7,7 @@ use porin_fuzz::{
     ALL,
     counting::{self, Counting},
 };
-use porin_test_support::{STOCK_CELLS, cell, documented, top};
+use porin_test_support::{cell, documented, stock_cells, top};
 
 /// Damaged copies of each seed. `cargo fuzz` makes as many as there is time for.
 const COPIES: usize = 2_000;
@@ -71,7 +71,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             documents.push([&[1, 3, 12][..], &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0]].concat());
             documents
         }
-        "component" | "staging" => STOCK_CELLS.iter().map(|name| cell(name)).collect(),
+        "component" | "staging" => stock_cells().iter().map(|name| cell(name)).collect(),
         other => unreachable!("{other} has no seeds"),
     }
 }

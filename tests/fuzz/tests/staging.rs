@@ -8,7 +8,7 @@ use porin_fuzz::{
     counting::{self, Counting},
     staging,
 };
-use porin_test_support::{STOCK_CELLS, WatCell, cell, component, generated_cell};
+use porin_test_support::{WatCell, cell, component, generated_cell, stock_cells};
 use wasm_smith::{Component, Config, Module};
 
 /// Components that are tried at least, unless `PORIN_STAGED` names another number. Nine of ten are damaged copies of real cells.
@@ -54,7 +54,7 @@ fn damaged_and_generated_components_are_staged_without_a_panic_in_bounded_memory
     };
     let mut random = Random(7);
     let generated = [generated_cell(1), generated_cell(2)];
-    let cells: Vec<_> = STOCK_CELLS.iter().map(|name| cell(name)).chain(generated).collect();
+    let cells: Vec<_> = stock_cells().iter().map(|name| cell(name)).chain(generated).collect();
     let copies = wanted * 9 / 10 / cells.len();
     for bytes in &cells {
         for _ in 0..copies {

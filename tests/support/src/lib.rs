@@ -35,8 +35,19 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// The cells that porin brings along for slots: every package under `cells/` but the SDK and the example.
-pub const STOCK_CELLS: [&str; 9] =
-    ["deadband", "hampel", "lht65", "scale", "summary", "swinging-door", "threshold", "throttle", "topics"];
+///
+/// # Panics
+/// If the folder cannot be read.
+#[must_use]
+pub fn stock_cells() -> Vec<String> {
+    let folders = fs::read_dir(top().join("cells")).expect("the folder of the cells").map_while(Result::ok);
+    let cells = folders.filter(|folder| folder.path().join("Cargo.toml").exists());
+    let mut names: Vec<_> = cells.map(|cell| cell.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| !["sdk", "cloud-demo"].contains(&name.as_str()));
+    names.sort();
+    assert!(!names.is_empty());
+    names
+}
 
 /// A stock cell's component, as `make cells` built it.
 ///
