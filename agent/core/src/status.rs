@@ -248,7 +248,7 @@ pub struct SinkStatus {
     pub done: u64,
     /// Of them, those that could not be written or published, or that a line never went by because others came.
     pub lost: u64,
-    /// The level of an output line; `None`: it is none, or nobody holds it.
+    /// The level of an output line. `None`: the sink is no output line, or the agent does not hold it.
     #[serde(with = "words::optional")]
     pub level: Option<Level>,
     /// Why it last did not do what it was told.

@@ -117,7 +117,7 @@ pub enum Action {
     Tell(Told),
 }
 
-/// A step of an update, as it is told.
+/// A step of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A desired state counts.

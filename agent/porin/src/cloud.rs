@@ -98,8 +98,8 @@ enum Heard {
 /// Whether the broker keeps a publish for whoever subscribes later.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Retain {
-    ByTheBroker,
-    ByNobody,
+    Yes,
+    No,
 }
 
 /// The half that speaks, of either version.
@@ -111,7 +111,7 @@ enum Client {
 impl Client {
     /// `false`: not now; the next event says why.
     fn publish(&self, topic: &str, kept: Retain, payload: Vec<u8>) -> bool {
-        let retain = kept == Retain::ByTheBroker;
+        let retain = kept == Retain::Yes;
         match self {
             Self::V5(client) => client.try_publish(topic, QoS5::AtLeastOnce, retain, payload).is_ok(),
             Self::V311(client) => client.try_publish(topic, QoS::AtLeastOnce, retain, payload).is_ok(),
@@ -303,12 +303,12 @@ impl Cloud {
 
     /// Publishes, retained, and returns when the broker has everything.
     pub(crate) fn publish_all(&mut self, publishes: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
-        self.publish(publishes, Retain::ByTheBroker)
+        self.publish(publishes, Retain::Yes)
     }
 
     /// Publishes for whoever listens now.
     pub(crate) fn say(&mut self, topic: &str, payload: Vec<u8>) -> anyhow::Result<()> {
-        self.publish(&[(topic.to_owned(), payload)], Retain::ByNobody)
+        self.publish(&[(topic.to_owned(), payload)], Retain::No)
     }
 
     fn publish(&mut self, publishes: &[(String, Vec<u8>)], kept: Retain) -> anyhow::Result<()> {

@@ -58,7 +58,7 @@ pub enum Exit {
     Usage = 2,
     /// A comparison found a difference.
     Differs = 3,
-    /// Nobody answers.
+    /// No agent or gateway answers.
     Unreachable = 4,
     /// Too large, not signed, not granted, rolled back.
     Refused = 5,

@@ -100,7 +100,7 @@ fn route(text: &mut String, RouteStatus { name, received, forwarded, slots, .. }
     Ok(())
 }
 
-/// What is said only if there is something to say.
+/// Returns the text with words before it, or nothing if there is no text.
 fn also(words: &str, of: &Option<String>) -> String {
     of.as_ref().map_or_else(String::new, |of| format!("; {words}{of}"))
 }

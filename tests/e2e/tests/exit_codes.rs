@@ -78,7 +78,7 @@ fn each_exit_code_of_the_documentation_is_what_commands_return() {
         (3, porin(&["load", "check", "--broker", &at, "--idle", "0"])),
         (4, on(&silent, &["status"])),
         (4, porin(&["status", "-c", &there])),
-        (4, porin(&["ls", "nobody", "--broker", &at])),
+        (4, porin(&["ls", "absent", "--broker", &at])),
         (5, porin(&["init", "--out", &there])),
         (78, on(&wrong, &["check"])),
         (78, on(&wrong, &["run"])),

@@ -94,10 +94,10 @@ fn readable(account: &Verified<Reported>, online: &str) -> String {
         &account.key.id().to_string()[..16],
     );
     if let Some(reason) = &account.reason {
-        let _ = writeln!(text, "  why: {reason}");
+        let _ = writeln!(text, "  why: {reason} ({})", reason.code.meaning());
     }
     if let Some(refused) = &account.refused {
-        let _ = writeln!(text, "  last refused: {refused}");
+        let _ = writeln!(text, "  last refused: {refused} ({})", refused.code.meaning());
     }
     for slot in &account.slots {
         let what = match &slot.release {

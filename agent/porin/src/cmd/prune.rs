@@ -70,7 +70,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Somebody may be about to name it.
     let spared = Unix(wall_clock().0.saturating_sub(arguments.younger.0));
     let (mut gone, mut leaving) = (Vec::new(), BTreeSet::new());
-    for (topic, payload) in releases.iter().filter(|(_, payload)| !payload.is_empty()) {
+    // Publishes of the subscriptions before may still come: nothing but releases may be deleted here.
+    let below = TopicKind::Release.filter(&[""]);
+    for (topic, payload) in releases.iter().filter(|(topic, payload)| topic.starts_with(&below) && !payload.is_empty())
+    {
         let release = Envelope::decode(payload).ok().and_then(|envelope| recall::<Release>(&envelope.payload).ok());
         match release {
             Some(release) if named.contains(&release.digest()) || release.issued >= spared => {

@@ -111,8 +111,9 @@ impl Updating {
         use porin_core::trust::reported::UpdateState;
         // No test waits for a second to pass.
         self.due = Monotonic(0);
-        let state = self.update.state().0;
-        !self.update.has_unsaved() && !state.is_under_way() && state != UpdateState::Local
+        let has_ended =
+            matches!(self.update.state().0, UpdateState::Confirmed | UpdateState::Rejected | UpdateState::RolledBack);
+        !self.update.has_unsaved() && has_ended
     }
 
     /// Whether a desired state is on its way to the slots.
